@@ -1,0 +1,154 @@
+"""One request and its answer. Bodies are read within bounds; every answer leaves by one door."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from api.problems import BodyTooLarge
+
+if TYPE_CHECKING:
+    from api.app import State
+    from core.engine import Engine
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Header = tuple[bytes, bytes]
+Reply = tuple[int, list[Header], bytes]
+
+JSON: Header = (b"content-type", b"application/json")
+
+BODY_BYTES_MAX = 2**20  # a hundred lines with the longest names are 40 KB
+BATCH_BYTES_MAX = 2**23  # a batch: a thousand such requests of ordinary size
+LINGER_BYTES_MAX = 2**26  # what is read and dropped of a refused body, so that its sender sees why
+LINGER_SECONDS_MAX = 5.0
+
+_READ = frozenset(
+    {
+        b"content-length",
+        b"content-type",
+        b"idempotency-key",
+        b"if-match",
+        b"traceparent",
+        b"x-request-id",
+    }
+)
+_ECHOED: tuple[tuple[bytes, re.Pattern[bytes]], ...] = (
+    (
+        b"traceparent",
+        re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"),
+    ),
+    (b"x-request-id", re.compile(rb"[ -~]{1,255}")),
+)
+
+
+class Disconnected(Exception):
+    """The caller went away before its request was whole: nothing was done, nobody to answer."""
+
+
+class Call:
+    """A request as handlers see it.
+
+    ``raw_path`` is the path as sent; ``parameter`` the ``{…}`` of the route's path, decoded.
+    ``headers`` holds those that Stockade reads, by lower-case name; one that was sent twice is
+    joined by a comma (RFC 9110 §5.3), so that it fails where only one is allowed.
+    """
+
+    __slots__ = ("body", "headers", "method", "more", "parameter", "query", "raw_path", "state")
+
+    def __init__(self, scope: Scope, state: State) -> None:
+        self.state = state
+        self.method: str = scope["method"]
+        raw_path: bytes | None = scope.get("raw_path")
+        self.raw_path = quote(scope["path"]).encode("ascii") if raw_path is None else raw_path
+        self.query: bytes = scope["query_string"]
+        self.parameter = ""
+        self.body = b""
+        self.more = True  # there may be more of the body to come
+        self.headers: dict[bytes, bytes] = {}
+        headers = self.headers
+        for name, value in scope["headers"]:
+            if name in _READ:
+                headers[name] = headers[name] + b", " + value if name in headers else value
+
+    @property
+    def engine(self) -> Engine:
+        """The engine of the opened service. Raises StockUnavailable outside its life."""
+        return self.state.engine
+
+    @property
+    def instance(self) -> str:
+        """The path as sent, for problem documents."""
+        return self.raw_path.decode("ascii", "replace")
+
+    async def read(self, receive: Receive, bytes_max: int) -> None:
+        """Read the body into ``body``. Raises BodyTooLarge before more than that is kept."""
+        length = self.headers.get(b"content-length", b"0")
+        if length.isdigit() and int(length) > bytes_max:
+            raise BodyTooLarge
+        body = await self._chunk(receive)
+        if self.more:
+            chunks = [body]
+            size = len(body)
+            while self.more and size <= bytes_max:
+                chunks.append(await self._chunk(receive))
+                size += len(chunks[-1])
+            body = b"".join(chunks)
+        if len(body) > bytes_max:
+            raise BodyTooLarge
+        self.body = body
+
+    async def drop(self, receive: Receive, bytes_max: int) -> None:
+        """Read what is left of the body, or ``bytes_max`` of it, and forget it."""
+        dropped = 0
+        while self.more and dropped < bytes_max:
+            dropped += len(await self._chunk(receive))
+
+    async def _chunk(self, receive: Receive) -> bytes:
+        """The next piece of the body. Raises Disconnected."""
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Disconnected
+        self.more = message.get("more_body", False)
+        chunk: bytes = message.get("body", b"")
+        return chunk
+
+    def finish(self, reply: Reply) -> list[Header]:
+        """The headers of ``reply`` with its length and with what is passed through."""
+        _, headers, body = reply
+        headers.append((b"content-length", b"%d" % len(body)))
+        for name, pattern in _ECHOED:
+            value = self.headers.get(name)
+            if value is not None and pattern.fullmatch(value):
+                headers.append((name, value))
+        return headers
+
+
+async def send_reply(call: Call, reply: Reply, send: Send) -> None:
+    """Answer ``call``. A HEAD gets what its GET would, without the body."""
+    headers = call.finish(reply)
+    await send({"type": "http.response.start", "status": reply[0], "headers": headers})
+    body = b"" if call.method == "HEAD" else reply[2]
+    await send({"type": "http.response.body", "body": body})
+
+
+async def send_and_linger(call: Call, reply: Reply, receive: Receive, send: Send) -> None:
+    """Answer ``call`` before its body was read, then close.
+
+    A connection that is closed on a sender in mid-body is reset, and the answer lost with it. So
+    the answer goes out whole, and what still arrives is dropped, within bounds, before the end.
+    """
+    headers = [*call.finish(reply), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": reply[0], "headers": headers})
+    await send({"type": "http.response.body", "body": reply[2], "more_body": True})
+    # Whoever has not taken the answer when the time is up is cut off.
+    with suppress(TimeoutError, Disconnected):
+        async with asyncio.timeout(LINGER_SECONDS_MAX):
+            await call.drop(receive, LINGER_BYTES_MAX)
+    await send({"type": "http.response.body", "body": b""})

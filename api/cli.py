@@ -1,0 +1,136 @@
+"""The command line: ``stockade serve``, ``stockade settings``, ``stockade clock accept``.
+
+Every setting is a flag of every command. What goes wrong is one line on standard error, with
+status 2 for a wrong command line or setting and 1 for anything later.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib.metadata
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+
+from api.log import configure
+from core.errors import StartRefused, StockadeError
+from core.settings import Origins, Settings, descriptions, flag, load, shown
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status."""
+    chosen = _parser().parse_args(arguments)
+    flags = {name: getattr(chosen, name) for name in Settings.__struct_fields__}
+    try:
+        loaded = load(flags, os.environ, Path.cwd())
+    except StartRefused as refused:
+        return _complain(refused, 2)
+    configure(loaded.settings.log_level)
+    try:
+        match chosen.command:
+            case "serve":
+                _serve(loaded.settings)
+            case "settings":
+                _show(loaded, chosen.format)
+            case "clock accept":
+                _accept_clock(loaded.settings)
+    except StockadeError as error:
+        return _complain(error, 1)
+    return 0
+
+
+def _serve(settings: Settings) -> None:
+    from api.serve import serve
+
+    serve(settings)
+
+
+def _show(loaded: Origins, form: str) -> None:
+    """Print every setting with its value and where that came from."""
+    rows = [
+        {"name": name, "value": value, "origin": loaded.by_name[name]}
+        for name, value in shown(loaded.settings).items()
+    ]
+    if form == "json":
+        print(msgspec.json.format(msgspec.json.encode(rows)).decode())
+        return
+    table = [["-" if cell is None else str(cell) for cell in row.values()] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for line in table:
+        print("  ".join(map(str.ljust, line, widths)).rstrip())
+
+
+def _accept_clock(settings: Settings) -> None:
+    """Take the store's clock for the true one, in the store that is named or that runs on data."""
+    from core.embedded.valkey import find_running
+
+    if settings.valkey_url is None:
+        url = find_running(settings.data)
+        if url is None:
+            raise StartRefused(f"no service runs on {settings.data}; see --data")
+        settings = msgspec.structs.replace(settings, valkey_url=url)
+    from core.service import accept_clock
+
+    asyncio.run(accept_clock(settings))
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that complains in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"stockade: {message}; see {self.prog} --help\n")
+
+
+class _Version(argparse.Action):
+    """Prints the installed distribution's version, looked up only when asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        parser.exit(0, f"stockade {importlib.metadata.version('stockade')}\n")
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="stockade", description="Who gets the last unit.", allow_abbrev=False)
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _command(commands, "serve", "run the service")
+    settings = _command(commands, "settings", "show every setting, its value and its origin")
+    settings.add_argument("--format", choices=("text", "json"), default="text")
+    clock = commands.add_parser("clock", help="the store's clock", allow_abbrev=False)
+    clock_commands = clock.add_subparsers(required=True, metavar="COMMAND")
+    _command(
+        clock_commands, "accept", "take a store's clock that jumped for the true one", "clock "
+    )
+    return parser
+
+
+def _command(
+    commands: argparse._SubParsersAction[_Parser],
+    name: str,
+    help_text: str,
+    group: str = "",
+) -> _Parser:
+    """A command that takes every setting as a flag."""
+    parser = commands.add_parser(name, help=help_text, description=help_text, allow_abbrev=False)
+    parser.set_defaults(command=group + name)
+    defaults = Settings()
+    for setting, description in descriptions().items():
+        default = getattr(defaults, setting)
+        note = "" if default is None else f" ({default})"
+        parser.add_argument(
+            flag(setting), metavar="VALUE", help=f"{description}{note}".replace("%", "%%")
+        )
+    return parser
+
+
+def _complain(error: StockadeError, status: int) -> int:
+    print(f"stockade: {' '.join(error.detail.split())}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

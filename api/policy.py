@@ -1,0 +1,179 @@
+"""Channels, locations, SKUs: what may be sold where, and how it is shared."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import asdict
+
+from api import wire
+from api.call import JSON, Call, Reply
+from api.reservations import REPLAYED
+from api.stock import path_sku
+from api.wire import Body, Page, Parameters
+from core.errors import StaleVersion, UnknownChannel, UnknownLocation, UnknownSku
+from core.model import (
+    Channel,
+    ChannelSpec,
+    Key,
+    LocationSpec,
+    SkuSpec,
+    is_name,
+)
+
+if TYPE_CHECKING:
+    from core.engine import Put
+
+T = TypeVar("T", bound=Struct)
+
+CHANNEL = Body(ChannelSpec)
+LOCATION = Body(LocationSpec)
+SKU = Body(SkuSpec)
+
+
+class ChannelView(Struct, frozen=True):
+    """A channel as it is: what was put, with its name and version."""
+
+    name: str
+    version: int
+    floor_share: float | None
+    floor_units: int | None
+    ceiling_share: float | None
+    ceiling_units: int | None
+    borrow: bool
+    split: bool
+    locations: list[str]
+    ttl_seconds: int
+    max_hold_seconds: int
+    late_window_seconds: int
+
+
+def _channel_view(channel: Channel) -> ChannelView:
+    return ChannelView(channel.name, channel.version, **asdict(channel.spec))
+
+
+def _path_name(call: Call, kind: str) -> str:
+    """The name in the path. Raises InvalidRequest."""
+    if not is_name(call.parameter):
+        raise wire.invalid(
+            "{name}",
+            f"Expected the name of a {kind}: [a-z0-9][a-z0-9._-]{{0,31}}, not that of an account",
+        )
+    return call.parameter
+
+
+def _put(call: Call, body: Body[T], prefix: str) -> tuple[T, Key | None, int | None]:
+    """The request of a PUT, its key, and the version that it names."""
+    version = wire.if_match(call)
+    sent, request = body.read(call)
+    if sent is None:
+        return request, None, version
+    path = (prefix + call.parameter).encode()
+    return request, wire.scoped(b"PUT", path, sent, request), version
+
+
+def _put_reply(call: Call, put: Put[Any], view: Any) -> Reply:
+    headers = [JSON, wire.etag(put.value.version)]
+    if put.created:
+        headers.append((b"location", call.raw_path))
+    if put.replayed:
+        headers.append(REPLAYED)
+    return 201 if put.created else 200, headers, wire.encode(view)
+
+
+def _read_reply(call: Call, version: int, view: Any) -> Reply:
+    """``view``, if it is still of the version that If-Match names."""
+    wanted = wire.if_match(call)
+    if wanted is not None and wanted != version:
+        raise StaleVersion
+    return 200, [JSON, wire.etag(version)], wire.encode(view)
+
+
+def _must_exist(call: Call) -> bool:
+    """True for ``If-Match: *``: change it, never make it."""
+    return call.headers.get(b"if-match") == b"*"
+
+
+async def put_channel(call: Call) -> Reply:
+    """``PUT /v1/channels/{name}``."""
+    request, key, version = _put(call, CHANNEL, "/v1/channels/")
+    name = _path_name(call, "channel")
+    if _must_exist(call):
+        try:
+            await call.engine.channel(name)
+        except UnknownChannel:
+            raise StaleVersion from None
+    put = await call.engine.put_channel(name, request, key, version)
+    return _put_reply(call, put, _channel_view(put.value))
+
+
+async def read_channel(call: Call) -> Reply:
+    """``GET /v1/channels/{name}``."""
+    wire.if_match(call)
+    Parameters(call)
+    channel = await call.engine.channel(_path_name(call, "channel"))
+    return _read_reply(call, channel.version, _channel_view(channel))
+
+
+async def list_channels(call: Call) -> Reply:
+    """``GET /v1/channels``, by name."""
+    after, limit = Parameters(call, once=("cursor", "limit")).page()
+    views = {channel.name: _channel_view(channel) for channel in await call.engine.channels()}
+    return 200, [JSON], wire.encode(_page(views, after, limit))
+
+
+async def put_location(call: Call) -> Reply:
+    """``PUT /v1/locations/{name}``."""
+    request, key, version = _put(call, LOCATION, "/v1/locations/")
+    name = _path_name(call, "location")
+    if _must_exist(call):
+        try:
+            await call.engine.location(name)
+        except UnknownLocation:
+            raise StaleVersion from None
+    put = await call.engine.put_location(name, request, key, version)
+    return _put_reply(call, put, put.value)
+
+
+async def read_location(call: Call) -> Reply:
+    """``GET /v1/locations/{name}``."""
+    wire.if_match(call)
+    Parameters(call)
+    location = await call.engine.location(_path_name(call, "location"))
+    return _read_reply(call, location.version, location)
+
+
+async def list_locations(call: Call) -> Reply:
+    """``GET /v1/locations``, by name."""
+    after, limit = Parameters(call, once=("cursor", "limit")).page()
+    views = {location.name: location for location in await call.engine.locations()}
+    return 200, [JSON], wire.encode(_page(views, after, limit))
+
+
+async def put_sku(call: Call) -> Reply:
+    """``PUT /v1/skus/{sku}``: a SKU exists by this."""
+    request, key, version = _put(call, SKU, "/v1/skus/")
+    sku = path_sku(call)
+    if _must_exist(call):
+        try:
+            await call.engine.sku(sku)
+        except UnknownSku:
+            raise StaleVersion from None
+    put = await call.engine.put_sku(sku, request, key, version)
+    return _put_reply(call, put, put.value)
+
+
+async def read_sku(call: Call) -> Reply:
+    """``GET /v1/skus/{sku}``."""
+    wire.if_match(call)
+    Parameters(call)
+    view = await call.engine.sku(path_sku(call))
+    return _read_reply(call, view.version, view)
+
+
+def _page(views: dict[str, T], after: str, limit: int) -> Page[T]:
+    """The first ``limit`` of ``views`` whose names come after ``after``."""
+    names = sorted(name for name in views if name > after)
+    following = names[limit - 1] if len(names) > limit else None
+    return Page([views[name] for name in names[:limit]], wire.cursor(following))

@@ -1,0 +1,226 @@
+"""Every route there is. The router, the documentation and the tests read this table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct
+
+from api import pages, policy, reservations, stock
+from api.call import BATCH_BYTES_MAX, BODY_BYTES_MAX
+from api.routing import Handler, Query, Route
+from api.wire import ITEMS_DEFAULT, ITEMS_MAX, Page
+from core.model import (
+    SKU_PATTERN,
+    Batch,
+    Cancel,
+    ChannelSpec,
+    Commit,
+    Extend,
+    Fulfil,
+    LocationSpec,
+    LocationView,
+    Receive,
+    Release,
+    Reservation,
+    Reserve,
+    SkuSpec,
+    SkuStock,
+    SkuView,
+)
+
+PAGE = (
+    Query("cursor", {"type": "string"}, "Go on where `next_cursor` of the page before says."),
+    Query(
+        "limit",
+        {"type": "integer", "minimum": 1, "maximum": ITEMS_MAX, "default": ITEMS_DEFAULT},
+        "How many items at most.",
+    ),
+)
+SKUS: dict[str, Any] = {
+    "type": "array",
+    "items": {"type": "string", "pattern": SKU_PATTERN},
+    "maxItems": stock.SKUS_MAX,
+}
+CHANNEL = {"type": "string"}
+
+
+def _verb(
+    verb: str, handler: Handler, summary: str, body: type[Struct], problems: tuple[str, ...]
+) -> Route:
+    """A verb of a reservation."""
+    return Route(
+        "POST",
+        f"/v1/reservations/{{id}}/{verb}",
+        handler,
+        summary,
+        {200: Reservation},
+        body=body,
+        body_bytes_max=BODY_BYTES_MAX,
+        body_optional=True,
+        key=True,
+        if_match=True,
+        problems=("unknown_reservation", "invalid_state", *problems),
+    )
+
+
+def _put(
+    path: str,
+    handler: Handler,
+    summary: str,
+    body: type[Struct],
+    view: type[Struct],
+    problems: tuple[str, ...] = (),
+) -> Route:
+    """A policy, put whole."""
+    return Route(
+        "PUT",
+        path,
+        handler,
+        summary,
+        {200: view, 201: view},
+        body=body,
+        body_bytes_max=BODY_BYTES_MAX,
+        key=True,
+        if_match=True,
+        problems=problems,
+    )
+
+
+def _page(path: str, handler: Handler, summary: str) -> Route:
+    """A page that is no part of the contract's data."""
+    return Route("GET", path, handler, summary, {200: None})
+
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        "POST",
+        "/v1/reservations",
+        reservations.reserve,
+        "Reserve a basket: all of it or, unless `partial`, nothing",
+        {201: Reservation},
+        body=Reserve,
+        body_bytes_max=BODY_BYTES_MAX,
+        key=True,
+        problems=(
+            "unknown_sku",
+            "unknown_channel",
+            "unknown_location",
+            "insufficient_stock",
+            "durability_unavailable",
+        ),
+    ),
+    Route(
+        "POST",
+        "/v1/reservations/batch",
+        reservations.batch,
+        "Reserve many baskets, each on its own",
+        {200: reservations.BatchResults},
+        body=Batch,
+        body_bytes_max=BATCH_BYTES_MAX,
+        key=True,
+    ),
+    Route(
+        "GET",
+        "/v1/reservations/{id}",
+        reservations.read,
+        "A reservation as it is now",
+        {200: Reservation},
+        if_match=True,
+        problems=("unknown_reservation",),
+    ),
+    _verb(
+        "extend",
+        reservations.extend,
+        "Hold it longer: the later of its deadline and now + `ttl_seconds`",
+        Extend,
+        ("hold_limit",),
+    ),
+    _verb(
+        "commit",
+        reservations.commit,
+        "Sold: reserved → committed; after the deadline the units are taken anew if they can be",
+        Commit,
+        ("expired", "durability_unavailable"),
+    ),
+    _verb("release", reservations.release, "Give it up: reserved → released", Release, ()),
+    _verb(
+        "cancel",
+        reservations.cancel,
+        "Committed units back; without `lines` all that is left",
+        Cancel,
+        ("idempotency_key_required", "invalid_quantity"),
+    ),
+    _verb(
+        "fulfil",
+        reservations.fulfil,
+        "Shipped or handed over; without `lines` all that is left",
+        Fulfil,
+        ("idempotency_key_required", "invalid_quantity"),
+    ),
+    Route(
+        "GET",
+        "/v1/availability",
+        stock.availability,
+        "What a channel can take now, for product pages",
+        {200: stock.Availability},
+        query=(
+            Query("channel", CHANNEL, "The channel that asks.", required=True),
+            Query("sku", SKUS | {"minItems": 1}, "The SKUs; repeat it.", required=True),
+            Query("by_location", {"type": "boolean", "default": False}, "Per location as well."),
+        ),
+        problems=("unknown_sku", "unknown_channel"),
+    ),
+    Route(
+        "GET",
+        "/v1/stock",
+        stock.read_many,
+        "Stock of the SKUs asked for, or of all, page by page",
+        {200: Page[SkuStock]},
+        query=(Query("sku", SKUS, "The SKUs; repeat it. Not with `cursor` or `limit`."), *PAGE),
+        problems=("unknown_sku",),
+    ),
+    Route(
+        "GET",
+        "/v1/stock/{sku}",
+        stock.read,
+        "All pools of a SKU",
+        {200: SkuStock},
+        query=(Query("channel", CHANNEL, "Of this channel alone."),),
+        problems=("unknown_sku", "unknown_channel"),
+    ),
+    Route(
+        "POST",
+        "/v1/stock/receive",
+        stock.receive,
+        "Units that arrived, each line on its own",
+        {200: stock.StockResults},
+        body=Receive,
+        body_bytes_max=BATCH_BYTES_MAX,
+        key=True,
+    ),
+    _put("/v1/skus/{sku}", policy.put_sku, "Make or change a SKU", SkuSpec, SkuView,
+         ("unknown_channel", "unknown_location")),
+    Route("GET", "/v1/skus/{sku}", policy.read_sku, "A SKU's policy", {200: SkuView},
+          if_match=True, problems=("unknown_sku",)),
+    _put("/v1/locations/{name}", policy.put_location, "Make or change a location",
+         LocationSpec, LocationView),
+    Route("GET", "/v1/locations/{name}", policy.read_location, "A location",
+          {200: LocationView}, if_match=True, problems=("unknown_location",)),
+    Route("GET", "/v1/locations", policy.list_locations, "All locations, by name",
+          {200: Page[LocationView]}, query=PAGE),
+    _put("/v1/channels/{name}", policy.put_channel, "Make or change a channel",
+         ChannelSpec, policy.ChannelView, ("unknown_location",)),
+    Route("GET", "/v1/channels/{name}", policy.read_channel, "A channel",
+          {200: policy.ChannelView}, if_match=True, problems=("unknown_channel",)),
+    Route("GET", "/v1/channels", policy.list_channels, "All channels, by name",
+          {200: Page[policy.ChannelView]}, query=PAGE),
+    _page("/healthz", pages.healthz, "The process answers"),
+    Route("GET", "/readyz", pages.readyz, "This worker can take reservations now",
+          {200: None}, problems=("stock_unavailable", "draining")),
+    _page("/openapi.json", pages.openapi, "This document"),
+    _page("/docs", pages.docs, "This document, to be read and tried out"),
+    _page("/docs/rapidoc-min.js", pages.docs_script, "The viewer of /docs"),
+    Route("GET", "/problems/{code}", pages.problem, "What the `type` of a problem means",
+          {200: None}, problems=("unknown_route",)),
+)  # fmt: skip

@@ -1,0 +1,137 @@
+"""One worker: uvicorn with our application on the socket that the supervisor handed down.
+
+Run by ``api.serve`` as ``python -m api.worker LISTENER_FD``. Standard input is a socket to the
+supervisor: a line of settings comes in, ``ready`` or ``refused REASON`` goes out, and its end
+means that the supervisor is gone. Then, and on SIGTERM, the worker drains.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from typing import Any
+
+import uvicorn
+import uvloop
+
+from api.app import create_app
+from api.log import configure
+from core.errors import StockadeError
+from core.settings import Settings, decode
+
+BACKLOG = 2_048  # connections that wait to be taken; the system may cap it lower
+# Longer than load balancers and client pools keep a connection idle (60 s is usual), so that it
+# is they who close it: a server that closes first can meet a request on its way.
+KEEP_ALIVE_SECONDS = 75
+
+_CONTROL_FD = 0
+_log = logging.getLogger("stockade.worker")
+
+_Message = MutableMapping[str, Any]
+_Receive = Callable[[], Awaitable[_Message]]
+_Send = Callable[[_Message], Awaitable[None]]
+
+
+def main(listener_fd: int) -> int:
+    """Serve until told to stop. Returns the exit status."""
+    settings = decode(sys.stdin.buffer.readline())
+    configure(settings.log_level)
+    server = _Server(settings)
+    listener = socket.socket(fileno=listener_fd)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(server.serve(sockets=[listener]))
+    except SystemExit:  # uvicorn's way to say that the application did not start
+        _report(f"refused {server.application.refusal}")
+        return 1
+    return 0
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, told to stop by us alone, so that a stop is no death by signal."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.application = _Application(settings)
+        config = uvicorn.Config(
+            self.application,
+            loop="uvloop",
+            http="httptools",
+            ws="none",
+            lifespan="on",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            backlog=BACKLOG,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=settings.drain_seconds,
+        )
+        super().__init__(config)
+        logging.getLogger("uvicorn").setLevel(logging.WARNING)  # its notices are of no news here
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """SIGTERM, and the end of the supervisor, drain. uvicorn's own would raise it again."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._drain)
+        loop.add_reader(_CONTROL_FD, self._drain)
+        try:
+            yield
+        finally:
+            loop.remove_reader(_CONTROL_FD)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and tell the supervisor. What goes wrong is told by it, not by uvicorn."""
+        log = logging.getLogger("uvicorn")
+        log.setLevel(logging.CRITICAL + 1)
+        await super().startup(sockets)
+        log.setLevel(logging.WARNING)
+        _report("ready")
+
+    def _drain(self) -> None:
+        # First of all: whoever balances the load shall see it before the last connection closes.
+        self.application.app.state.draining = True
+        self.should_exit = True
+        asyncio.get_running_loop().remove_reader(_CONTROL_FD)
+
+
+class _Application:
+    """The application, with the reason kept if it refuses to start."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.app = create_app(settings)
+        self.refusal = ""
+
+    def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> Awaitable[None]:
+        """Pass all but the lifespan straight on: no frame of ours is on a request's way."""
+        if scope["type"] == "lifespan":
+            return self._lifespan(scope, receive, send)
+        return self.app(scope, receive, send)
+
+    async def _lifespan(self, scope: _Message, receive: _Receive, send: _Send) -> None:
+        try:
+            await self.app(scope, receive, send)
+        except StockadeError as error:
+            self.refusal = error.detail
+            raise
+        except Exception as error:
+            self.refusal = f"{type(error).__name__}: {error}"
+            _log.exception("the application failed")
+            raise
+
+
+def _report(line: str) -> None:
+    """Tell the supervisor. One that is gone shows at the other end of the same socket."""
+    with contextlib.suppress(OSError):
+        os.write(_CONTROL_FD, (" ".join(line.split()) + "\n").encode())
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))

@@ -1,0 +1,15 @@
+"""Stockade's core: who gets the last unit. Read it in this order.
+
+    errors      what can go wrong, each with its stable code
+    model       the values that cross walls: requests in, receipts and pools out
+    settings    one typed place for everything that can be set, and every limit with its reason
+    kernel      plans: pure decisions in C; read ``_plan.pxd`` first, ``reference.py`` for the rule
+    store       commits: key names, Lua scripts, and what is said to Valkey
+    lane        group commit: what waits is drained, planned, sent as one pipeline, replanned
+    engine      the use cases, one short function per verb
+    reaper      deadlines that passed, records that ended long ago
+    embedded    a private Valkey: find it, start it, guard it, stop it
+    service     opens, wires and closes all of it
+
+Nothing is re-exported: one name, one home, one import path.
+"""

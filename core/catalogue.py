@@ -1,0 +1,340 @@
+"""The use cases of policy: channels, locations, SKUs. Rare, so each is a read, a check, a script.
+
+A channel or location changes the policy's number: every plan that was made on the number before is
+refused by its script and made anew. A SKU's policy stands in its entry, and its rows are brought
+under it in the same script.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, TypeVar
+
+from core.errors import (
+    InvalidRequest,
+    KeyReused,
+    Overloaded,
+    StaleVersion,
+    StockUnavailable,
+    UnknownChannel,
+    UnknownLocation,
+    UnknownSku,
+)
+from core.kernel._plan import Batch, Policy, Row, Sku, Stage
+from core.lane import Lane
+from core.model import (
+    CHANNELS_MAX,
+    Channel,
+    ChannelSpec,
+    Key,
+    LocationSpec,
+    LocationView,
+    SkuChannel,
+    SkuSpec,
+    SkuView,
+    is_name,
+    is_sku,
+)
+from core.store import keys, scripts, wording
+from core.store.shard import PolicyEntries, Shard
+
+TRIES_MAX = 64  # facts and policy should get through, also during a sale
+
+T = TypeVar("T")
+
+
+class Put(Generic[T]):
+    """What a PUT left: the resource, whether it is new, whether the key was used before."""
+
+    __slots__ = ("created", "replayed", "value")
+
+    def __init__(self, value: T, created: bool, replayed: bool = False) -> None:
+        self.value = value
+        self.created = created
+        self.replayed = replayed
+
+
+def kernel_policy(entries: PolicyEntries) -> Policy:
+    """The policy as the kernel plans with it."""
+    return Policy(
+        entries.number,
+        {name: channel.spec for name, channel in entries.channels.items()},
+        {name: (place.sells, place.returns) for name, place in entries.locations.items()},
+    )
+
+
+def _check_limits(where: str, spec: ChannelSpec | SkuChannel) -> list[tuple[str, str]]:
+    """What one floor and one ceiling may not say: (pointer, why)."""
+    wrong = []
+    if spec.floor_share is not None and spec.floor_units is not None:
+        wrong.append((f"{where}/floor_units", "either floor_share or floor_units"))
+    if spec.ceiling_share is not None and spec.ceiling_units is not None:
+        wrong.append((f"{where}/ceiling_units", "either ceiling_share or ceiling_units"))
+    for name in ("floor_share", "ceiling_share"):
+        share = getattr(spec, name)
+        if share is not None and abs(share * 1e6 - round(share * 1e6)) > 1e-4:
+            wrong.append((f"{where}/{name}", "at most 6 decimals"))
+    for kind in ("share", "units"):
+        floor, ceiling = getattr(spec, f"floor_{kind}"), getattr(spec, f"ceiling_{kind}")
+        if floor is not None and ceiling is not None and floor > ceiling:
+            wrong.append((f"{where}/floor_{kind}", "the floor is above the ceiling"))
+    return wrong
+
+
+def _check_shares(
+    where: str, channels: dict[str, ChannelSpec], shares: dict[str, float | None]
+) -> list[tuple[str, str]]:
+    """Floors by share may not pass 1 at any location."""
+    totals: dict[str, int] = {}
+    for name, spec in channels.items():
+        share = round((shares.get(name) or 0) * 1_000_000)
+        for location in set(spec.locations):
+            totals[location] = totals.get(location, 0) + share
+    return [
+        (where, f"floor shares at {location} add up to {total / 1e6:g}, more than 1")
+        for location, total in sorted(totals.items())
+        if total > 1_000_000
+    ]
+
+
+def _refuse(wrong: list[tuple[str, str]]) -> None:
+    if wrong:
+        raise InvalidRequest("; ".join(why for _, why in wrong[:3]), wrong)
+
+
+class Catalogue:
+    """Channels, locations and SKUs of one shard."""
+
+    def __init__(
+        self, lane: Lane, shard: Shard, use_policy: Callable[[PolicyEntries], None]
+    ) -> None:
+        """``use_policy`` is told every policy that was read."""
+        self._lane = lane
+        self._shard = shard
+        self._use_policy = use_policy
+
+    # --- channels and locations ----------------------------------------------------------------
+
+    async def put_channel(
+        self, name: str, spec: ChannelSpec, key: Key | None = None, if_version: int | None = None
+    ) -> Put[Channel]:
+        """Creates or replaces a channel. Raises InvalidRequest, StaleVersion, KeyReused."""
+
+        def entry(policy: PolicyEntries, version: int) -> bytes:
+            self._check_channel(name, spec, policy)
+            return wording.channel_entry(version, spec)
+
+        created, replayed = await self._put(
+            "channel", keys.CHANNELS, name, entry, key, if_version, lambda p: p.channels.get(name)
+        )
+        return Put(await self.channel(name), created, replayed)
+
+    @staticmethod
+    def _check_channel(name: str, spec: ChannelSpec, policy: PolicyEntries) -> None:
+        wrong = _check_limits("", spec)
+        if spec.ttl_seconds > spec.max_hold_seconds:
+            wrong.append(("/ttl_seconds", "above max_hold_seconds"))
+        for number, location in enumerate(spec.locations):
+            if location not in policy.locations:
+                wrong.append((f"/locations/{number}", f"there is no location {location!r}"))
+        if len(set(spec.locations)) < len(spec.locations):
+            wrong.append(("/locations", "a location stands there twice"))
+        channels = {n: c.spec for n, c in policy.channels.items()} | {name: spec}
+        if len(channels) > CHANNELS_MAX:
+            wrong.append(("", f"at most {CHANNELS_MAX} channels"))
+        shares = {n: c.floor_share for n, c in channels.items()}
+        _refuse(wrong + _check_shares("/floor_share", channels, shares))
+
+    async def put_location(
+        self, name: str, spec: LocationSpec, key: Key | None = None, if_version: int | None = None
+    ) -> Put[LocationView]:
+        """Creates or replaces a location."""
+        created, replayed = await self._put(
+            "location", keys.LOCATIONS, name,
+            lambda _, version: wording.location_entry(version, spec), key, if_version,
+            lambda p: p.locations.get(name),
+        )  # fmt: skip
+        return Put(await self.location(name), created, replayed)
+
+    async def channel(self, name: str) -> Channel:
+        """A channel as it is. Raises UnknownChannel."""
+        found = (await self._entries()).channels.get(name)
+        if found is None:
+            raise UnknownChannel(f"there is no channel {name}")
+        return found
+
+    async def channels(self) -> list[Channel]:
+        """All channels by name."""
+        found = (await self._entries()).channels
+        return [found[name] for name in sorted(found)]
+
+    async def location(self, name: str) -> LocationView:
+        """A location as it is. Raises UnknownLocation."""
+        found = (await self._entries()).locations.get(name)
+        if found is None:
+            raise UnknownLocation(f"there is no location {name}")
+        return found
+
+    async def locations(self) -> list[LocationView]:
+        """All locations by name."""
+        found = (await self._entries()).locations
+        return [found[name] for name in sorted(found)]
+
+    async def _entries(self) -> PolicyEntries:
+        entries = await self._shard.policy()
+        self._use_policy(entries)
+        return entries
+
+    async def _put(
+        self,
+        kind: str,
+        hash_name: bytes,
+        name: str,
+        entry: Callable[[PolicyEntries, int], bytes],
+        key: Key | None,
+        if_version: int | None,
+        current: Callable[[PolicyEntries], Channel | LocationView | None],
+    ) -> tuple[bool, bool]:
+        """(created, replayed) of one entry of the policy, whatever others do meanwhile."""
+        if not is_name(name):
+            raise InvalidRequest(
+                f"{name!r} cannot name a {kind}: a-z 0-9 . _ -, 32 at most, not an account"
+            )
+        for _ in range(TRIES_MAX):
+            entries = await self._entries()
+            known = current(entries)
+            replay = await self._replay(key)
+            if replay is not None:
+                return replay, True
+            if if_version is not None and (known is None or known.version != if_version):
+                raise StaleVersion()
+            text = entry(entries, known.version + 1 if known else 1)
+            status = 200 if known else 201
+            field, value = self._key(key, status, name)
+            reply = await self._run(
+                scripts.POLICY,
+                [keys.META, hash_name, keys.EVENTS, *self._lane.short_window],
+                entries.number,
+                [kind, name, text, field, value],
+            )
+            if reply[0] == b"known":
+                return self._known(key, reply[5]), True
+            if reply[0] == b"applied":
+                await self._entries()
+                return known is None, False
+        raise Overloaded("others keep changing the policy; try again")
+
+    # --- SKUs ----------------------------------------------------------------------------------
+
+    async def put_sku(
+        self, name: str, spec: SkuSpec, key: Key | None = None, if_version: int | None = None
+    ) -> Put[SkuView]:
+        """Creates a SKU or changes its policy, at once for all its pools."""
+        if not is_sku(name):
+            raise InvalidRequest("1 to 64 visible ASCII characters without space @ { } \" \\ `")
+        for _ in range(TRIES_MAX):
+            entries = await self._entries()
+            policy = kernel_policy(entries)
+            replay = await self._replay(key)
+            if replay is not None:
+                return Put(await self.sku(name), replay, True)
+            old = (await self._shard.skus([name]))[0] or b""
+            number, locations, _ = wording.parse_sku(old) if old else (0, (), None)
+            if if_version is not None and number != if_version:
+                raise StaleVersion()
+            self._check_sku(spec, entries)
+            new = wording.sku_entry(number + 1, locations, spec)
+            stage = await self._meet(policy, name, new, locations)
+            field, value = self._key(key, 200 if old else 201, name)
+            reply = await self._run(
+                scripts.SKU,
+                [
+                    keys.META, keys.POOLS, keys.SKUS, keys.CATALOG, keys.EVENTS,
+                    *self._lane.short_window,
+                ],
+                entries.number,
+                [
+                    len(stage.pools), name, old, new, field, value, *stage.pools, *stage.old,
+                    *stage.new, *stage.deltas,
+                ],
+            )  # fmt: skip
+            if reply[0] == b"known":
+                return Put(await self.sku(name), self._known(key, reply[5]), True)
+            if reply[0] == b"applied":
+                return Put(wording.sku_view(name, new), not old)
+        raise Overloaded("this SKU's pools keep changing; try again")
+
+    async def sku(self, name: str) -> SkuView:
+        """A SKU's policy as it is. Raises UnknownSku."""
+        entry = (await self._shard.skus([name]))[0]
+        if entry is None:
+            raise UnknownSku(lines=[{"sku": name}])
+        return wording.sku_view(name, entry)
+
+    async def _meet(
+        self, policy: Policy, name: str, entry: bytes, locations: Iterable[str]
+    ) -> Stage:
+        """The SKU's rows as its new policy makes them."""
+        number, _, spec = wording.parse_sku(entry)
+        places = list(locations)
+        rows: dict[str, Row] = {}
+        for location, text in zip(
+            places, await self._shard.rows([f"{name}@{x}" for x in places]), strict=True
+        ):
+            rows[location] = Row(name, location)
+            rows[location].text = text or b""
+        sku = Sku(name, number, entry, spec, places, rows)
+        batch = Batch()
+        batch.begin(policy, {name: sku})
+        for row in rows.values():
+            if row.text and not batch.meet(row, sku):
+                raise InvalidRequest("a SKU may lie at 2,000 locations at most")
+        return batch.pack()
+
+    @staticmethod
+    def _check_sku(spec: SkuSpec, policy: PolicyEntries) -> None:
+        wrong = []
+        for location in spec.safety_by_location:
+            if location not in policy.locations:
+                wrong.append((f"/safety_by_location/{location}", "there is no such location"))
+        for name, override in spec.channels.items():
+            if name not in policy.channels:
+                wrong.append((f"/channels/{name}", "there is no such channel"))
+            wrong += _check_limits(f"/channels/{name}", override)
+        channels = {n: c.spec for n, c in policy.channels.items()}
+        shares = {n: o.floor_share for n, o in spec.channels.items()}
+        _refuse(wrong + _check_shares("/channels", channels, shares))
+
+    # --- how -----------------------------------------------------------------------------------
+
+    async def _replay(self, key: Key | None) -> bool | None:
+        """For a key that was used: was the resource created then. None for a new one."""
+        if key is None:
+            return None
+        value = await self._shard.key(self._lane.short_window, key.field)
+        return None if value is None else self._known(key, value)
+
+    @staticmethod
+    def _known(key: Key | None, value: bytes) -> bool:
+        fingerprint, status, _ = wording.parse_key(value)
+        if key is None or fingerprint != key.fingerprint:
+            raise KeyReused()
+        return status == 201
+
+    @staticmethod
+    def _key(key: Key | None, status: int, resource: str) -> tuple[bytes, bytes]:
+        if key is None:
+            return b"", b""
+        return wording.pack_key(key.field, key.fingerprint, status, resource)
+
+    async def _run(
+        self, script: scripts.Script, names: list[bytes], number: int, args: list[Any]
+    ) -> list[Any]:
+        """One script. Its reply, also if it says that another try is needed."""
+        head = self._lane.head(self._lane.now_ms, number)
+        reply: list[Any] = await self._shard.run(script, names, [*head, *args])
+        if reply[0] == b"epoch":
+            raise StockUnavailable("the store is not the one that this worker knows")
+        if reply[0] == b"clock":
+            self._lane.told_windows(reply)
+        return reply

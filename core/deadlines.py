@@ -1,0 +1,69 @@
+"""Which deadlines may have passed, as one worker knows it. Plain bookkeeping, no I/O.
+
+Ids wait in one list per second of their deadline. The store keeps a cursor: every list before it
+is empty. A refusal is only right if nothing is due, and asking must be cheap, so a list that was
+looked through is remembered by its length and by the earliest deadline in it: until one of the
+two changes, nothing in it can be due.
+"""
+
+from __future__ import annotations
+
+SECONDS_MAX = 64  # lists looked at in one script
+QUIET_MS = 2**52  # an empty list stays quiet until it grows
+
+
+class Deadlines:
+    """The lists between the cursor and now."""
+
+    def __init__(self) -> None:
+        self.cursor = 0
+        self.clear_round = -1  # pipeline that last found nothing due
+        self.clear_at = -1e9  # and when it was sent, monotonic seconds
+        self.drains: dict[int, list[str]] = {}  # ids to expire and tidy in the next pipeline
+        self._quiet: dict[int, tuple[int, int]] = {}
+        self._set_aside: set[str] = set()
+
+    def seconds(self, now_ms: int) -> list[int]:
+        """The seconds to look at: from the cursor to the one after now, which may have begun."""
+        last = now_ms // 1000 + 1
+        return list(range(min(self.cursor, last), last + 1))[:SECONDS_MAX]
+
+    def passed(self, now_ms: int) -> list[int]:
+        """Seconds that are over but not behind the cursor yet."""
+        return list(range(self.cursor, now_ms // 1000))[:SECONDS_MAX]
+
+    def quiet(self, second: int) -> tuple[int, int]:
+        """(ids in the list, time in ms) up to which it is known that nothing is due in it."""
+        return self._quiet.get(second, (-1, 0))
+
+    def looked(
+        self, found: dict[int, list[bytes]], server_ms: int, round: int, seen_at: float
+    ) -> None:
+        """Takes in a look: ids that may be due are drained next."""
+        clear = bool(found) and max(found) >= server_ms // 1000 and min(found) <= self.cursor
+        for second, ids in found.items():
+            names = [each.decode() for each in ids]
+            if any(each not in self._set_aside for each in names):
+                clear = False
+                if names[0]:
+                    self.drains[second] = names
+        if clear:
+            self.clear_round, self.clear_at = round, seen_at
+
+    def tidied(self, second: int, left: int, kept: int, earliest_ms: int) -> None:
+        """Takes in what a list holds after its ids were settled."""
+        if left == kept:
+            self._quiet[second] = (left, earliest_ms or QUIET_MS)
+        else:
+            self._quiet.pop(second, None)
+
+    def set_aside(self, reservation_id: str) -> None:
+        """A record that cannot expire: it must not keep every refusal waiting."""
+        self._set_aside.add(reservation_id)
+
+    def moved(self, cursor: int) -> None:
+        """The store's cursor, from any reply."""
+        if cursor != self.cursor:
+            self.cursor = cursor
+            for second in [each for each in self._quiet if each < cursor]:
+                del self._quiet[second]

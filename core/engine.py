@@ -1,0 +1,504 @@
+"""The use cases of reservations and stock, one short function per verb.
+
+The engine says what is asked of the lane and what its answers mean; it plans nothing itself.
+Every error is a leaf of ``core.errors``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final
+
+from core.errors import (
+    DurabilityUnavailable,
+    Expired,
+    HoldLimit,
+    InsufficientStock,
+    InvalidQuantity,
+    InvalidRequest,
+    InvalidState,
+    KeyRequired,
+    KeyReused,
+    Overloaded,
+    StaleVersion,
+    StockadeError,
+    StockUnavailable,
+    UnknownChannel,
+    UnknownReservation,
+    UnknownSku,
+)
+from core.lane import Lane
+from core.model import (
+    Cancel,
+    ChannelSpec,
+    Commit,
+    Durability,
+    Extend,
+    Fulfil,
+    Key,
+    Line,
+    PartLine,
+    Pool,
+    Receive,
+    Release,
+    Reserve,
+    SkuStock,
+    is_name,
+    is_reservation_id,
+    is_sku,
+)
+from core.ops import Group, Known, ReacquireOp, Receipt, ReceiveOp, ReserveOp, SettleOp
+from core.store import keys, wording
+from core.store.shard import Shard
+
+LATE_TRIES_MAX = 16  # a late commit that always loses against others
+
+log = logging.getLogger("stockade.engine")
+
+
+class StockResult:
+    """What became of one line of stock: the pool as it is now, or an error."""
+
+    __slots__ = ("error", "pool", "replayed")
+
+    def __init__(
+        self, pool: Pool | None, error: StockadeError | None = None, replayed: bool = False
+    ) -> None:
+        self.pool = pool
+        self.error = error
+        self.replayed = replayed
+
+
+class Engine:
+    """One worker's use cases over its lane."""
+
+    def __init__(
+        self,
+        lane: Lane,
+        shard: Shard,
+        refresh_policy: Callable[[], Awaitable[None]],
+    ) -> None:
+        """``refresh_policy`` reads the policy again if it changed."""
+        self._lane = lane
+        self._shard = shard
+        self.durability: Final = lane.durability
+        self._refresh_policy = refresh_policy
+        self._loop = asyncio.get_running_loop()
+
+    # --- reservations --------------------------------------------------------------------------
+
+    async def reserve(self, request: Reserve, key: Key | None = None) -> Receipt:
+        """Takes units until a deadline.
+
+        Raises InsufficientStock, UnknownSku, UnknownChannel, UnknownLocation, InvalidRequest,
+        KeyReused, DurabilityUnavailable or Unavailable.
+        """
+        spec = self._specs.get(request.channel)
+        if spec is None:
+            spec = await self._channel(request.channel)
+        future = self._loop.create_future()
+        self._lane.reserve(self._demand(request, spec, key, future))
+        result = await future
+        if type(result) is Receipt:
+            return result
+        return await self._resolved(result)
+
+    async def reserve_batch(
+        self, requests: Sequence[Reserve], idempotency: Sequence[Key | None]
+    ) -> list[Receipt | StockadeError]:
+        """Many demands at once, each on its own; results in order, errors as values."""
+        future: asyncio.Future[list[Any]] = self._loop.create_future()
+        group = Group(len(requests), future)
+        for index, (request, key) in enumerate(zip(requests, idempotency, strict=True)):
+            try:
+                spec = self._specs.get(request.channel)
+                if spec is None:
+                    spec = await self._channel(request.channel)
+                self._lane.reserve(self._demand(request, spec, key, group, index))
+            except StockadeError as error:
+                group.set(index, error)
+        results = await future
+        for index, result in enumerate(results):
+            if type(result) is not Receipt:
+                try:
+                    results[index] = await self._resolved(result)
+                except StockadeError as error:
+                    results[index] = error
+        return results
+
+    async def commit(
+        self, id: str, request: Commit, key: Key | None = None, if_version: int | None = None
+    ) -> Receipt:
+        """Reserved → committed; after the deadline the units are taken anew if they are there.
+
+        Raises Expired (too late, or units gone), InvalidState, StaleVersion, KeyReused,
+        UnknownReservation or Unavailable.
+        """
+        self._check_durability(request.durability)
+        reference = wording.encode_text(request.reference) if request.reference else b""
+        for _ in range(LATE_TRIES_MAX):
+            code, record = await self._ask("commit", id, key, if_version, argument=reference)
+            if code != "late":
+                return self._receipt(id, code, record)
+            state = wording.record_head(record)[0]
+            if state == "L" and request.late != "reacquire":
+                raise InvalidState("it was released; ask for late: reacquire", state="released")
+            if request.late == "refuse":
+                raise Expired("the deadline passed, and the request refuses a late commit")
+            if state == "R":
+                await self._ask("expire", id)
+                continue
+            result = await self._reacquire(id, record, request, key)
+            if isinstance(result, tuple):
+                continue  # another verb was faster; the record is read again
+            if isinstance(result, InsufficientStock):
+                raise Expired("the deadline passed and the units are gone", result.lines)
+            return result if type(result) is Receipt else await self._resolved(result)
+        raise Overloaded("others kept changing this reservation; try again")
+
+    async def extend(
+        self, id: str, request: Extend, key: Key | None = None, if_version: int | None = None
+    ) -> Receipt:
+        """A later deadline. Raises HoldLimit past the channel's max_hold_seconds."""
+        record, _ = await self._record(id)
+        spec = await self._channel(wording.record_head(record)[5])
+        if request.ttl_seconds > spec.max_hold_seconds:
+            raise self._ttl_error(spec)
+        op = self._op("extend", id, key, if_version)
+        op.deadline_ms = 1000 * request.ttl_seconds
+        op.limit_ms = keys.created_ms(id) + 1000 * spec.max_hold_seconds
+        return self._receipt(id, *await self._settled(op))
+
+    async def release(
+        self, id: str, request: Release, key: Key | None = None, if_version: int | None = None
+    ) -> Receipt:
+        """Reserved → released: the units are free again."""
+        return self._receipt(id, *await self._ask("release", id, key, if_version))
+
+    async def cancel(
+        self, id: str, request: Cancel, key: Key | None = None, if_version: int | None = None
+    ) -> Receipt:
+        """Committed units back, all that is left or by lines. Raises InvalidQuantity."""
+        argument = wording.encode_text(request.reason) if request.reason else b""
+        return await self._parts("cancel", id, request.lines, key, if_version, argument)
+
+    async def fulfil(
+        self, id: str, request: Fulfil, key: Key | None = None, if_version: int | None = None
+    ) -> Receipt:
+        """Shipped or handed over, all that is left or by lines. Raises InvalidQuantity."""
+        argument = wording.encode_text(request.reference) if request.reference else b""
+        return await self._parts("fulfil", id, request.lines, key, if_version, argument)
+
+    async def reservation(self, id: str) -> Receipt:
+        """A reservation as it is."""
+        record, now_ms = await self._record(id)
+        return Receipt(id, record, self.durability, as_of_ms=now_ms)
+
+    # --- stock ---------------------------------------------------------------------------------
+
+    async def receive(
+        self, request: Receive, idempotency: Sequence[Key | None]
+    ) -> list[StockResult]:
+        """Units that arrived, each line on its own; results in order."""
+        note = self._note(request)
+        future: asyncio.Future[list[Any]] = self._loop.create_future()
+        group = Group(len(request.lines), future)
+        for index, (line, key) in enumerate(zip(request.lines, idempotency, strict=True)):
+            if key is None:  # so that a broken connection cannot count it twice
+                key = Key(base64.urlsafe_b64encode(os.urandom(16))[:22], b"-")
+            try:
+                if not is_name(line.location):
+                    raise InvalidRequest(
+                        "a location breaks the grammar",
+                        [(f"/lines/{index}/location", f"{line.location!r} cannot be a location")],
+                    )
+                self._lane.receive(
+                    ReceiveOp(line.sku, line.location, line.quantity, note, key, group, index)
+                )
+            except StockadeError as error:
+                group.set(index, error)
+        results = await future
+        pools = {
+            f"{line.sku}@{line.location}": None
+            for line, result in zip(request.lines, results, strict=True)
+            if not isinstance(result, StockadeError)
+        }
+        rows = dict(zip(pools, await self._shard.rows(list(pools)), strict=True))
+        answers = []
+        for line, result in zip(request.lines, results, strict=True):
+            if isinstance(result, StockadeError):
+                answers.append(StockResult(None, result))
+                continue
+            pool = f"{line.sku}@{line.location}"
+            row = rows[pool]
+            assert row is not None, "a pool that was received into has a row"
+            answers.append(StockResult(self._pool(pool, row)[0], None, isinstance(result, Known)))
+        return answers
+
+    async def stock(self, skus: Sequence[str], channel: str | None = None) -> list[SkuStock]:
+        """All pools of these SKUs. Raises UnknownSku, UnknownChannel."""
+        await self._refresh_policy()
+        if channel is not None:
+            await self._channel(channel)
+        entries = await self._shard.skus(skus)
+        missing = [sku for sku, entry in zip(skus, entries, strict=True) if entry is None]
+        if missing:
+            raise UnknownSku(lines=[{"sku": sku} for sku in missing])
+        return await self._stock(dict(zip(skus, entries, strict=True)), channel)
+
+    async def stock_page(self, after: str, limit: int) -> tuple[list[SkuStock], str | None]:
+        """SKUs in order, behind ``after``, with their pools; and the SKU to go on after."""
+        await self._refresh_policy()
+        names = await self._shard.catalog(after, limit + 1)
+        more = len(names) > limit
+        names = names[:limit]
+        entries = dict(zip(names, await self._shard.skus(names), strict=True))
+        return await self._stock(entries, None), names[-1] if more else None
+
+    async def availability(
+        self, channel: str, skus: Sequence[str]
+    ) -> list[tuple[str, int, dict[str, int]]]:
+        """Per SKU what the channel can take now, in all and by location."""
+        found = await self.stock(skus, channel)
+        answers = []
+        for each in found:
+            places = {
+                pool.location: pool.channels[channel].available
+                for pool in each.pools
+                if channel in pool.channels
+            }
+            answers.append((each.sku, each.available.get(channel, 0), places))
+        return answers
+
+    # --- how -----------------------------------------------------------------------------------
+
+    @property
+    def _specs(self) -> dict[str, ChannelSpec]:
+        policy = self._lane.snapshot.policy
+        return policy.specs if policy is not None else {}
+
+    async def _channel(self, name: str) -> ChannelSpec:
+        """A channel's policy. Raises InvalidRequest for no name, UnknownChannel for no channel."""
+        if not is_name(name):
+            raise InvalidRequest(
+                "a channel breaks the grammar", [("/channel", f"{name!r} cannot be a channel")]
+            )
+        if name not in self._specs:
+            await self._refresh_policy()
+        spec = self._specs.get(name)
+        if spec is None:
+            raise UnknownChannel(f"there is no channel {name}")
+        return spec
+
+    def _demand(
+        self,
+        request: Reserve,
+        spec: ChannelSpec,
+        key: Key | None,
+        waiter: Any,
+        index: int = 0,
+    ) -> ReserveOp:
+        ttl = request.ttl_seconds
+        if ttl is not None and ttl > spec.max_hold_seconds:
+            raise self._ttl_error(spec)
+        if request.durability is not None:
+            self._check_durability(request.durability)
+        tail = b"%s %s %s" % (
+            request.channel.encode(),
+            wording.encode_text(request.customer),
+            wording.encode_text(request.reference),
+        )
+        return ReserveOp(
+            request.channel, request.lines, tail, ttl, request.partial, request.split, key, waiter,
+            index,
+        )  # fmt: skip
+
+    @staticmethod
+    def _ttl_error(spec: ChannelSpec) -> InvalidRequest:
+        limit = f"at most {spec.max_hold_seconds}, the channel's max_hold_seconds"
+        return InvalidRequest(f"ttl_seconds: {limit}", [("/ttl_seconds", limit)])
+
+    def _check_durability(self, wanted: Durability | None) -> None:
+        if wanted == "ledger" or (wanted == "fsync" and self.durability == "memory"):
+            raise DurabilityUnavailable(
+                f"durability {wanted} cannot be had; this store gives {self.durability}"
+            )
+
+    async def _reacquire(
+        self, id: str, record: bytes, request: Commit, key: Key | None
+    ) -> Any:
+        """Plans the units of a record that ended anew; its present locations come first."""
+        state, version, updated_ms, deadline_ms, tail, channel = wording.record_head(record)
+        spec = await self._channel(channel)
+        ended_ms = deadline_ms if state == "X" and deadline_ms else updated_ms
+        if self._lane.now_ms > ended_ms + 1000 * spec.late_window_seconds:
+            raise Expired("the late window of the channel has passed")
+        if request.reference:
+            tail = tail.rsplit(b" ", 1)[0] + b" " + wording.encode_text(request.reference)
+        wanted: dict[str, tuple[int, list[str]]] = {}
+        for line in wording.record_lines(record):
+            quantity, places = wanted.get(line.sku, (0, []))
+            wanted[line.sku] = (quantity + line.quantity, [*places, line.location])
+        lines = [
+            Line(sku, quantity, None, list(dict.fromkeys([*places, *spec.locations])))
+            for sku, (quantity, places) in wanted.items()
+        ]
+        future = self._loop.create_future()
+        self._lane.reacquire(
+            ReacquireOp(id, record, channel, lines, tail, version + 1, key, future)
+        )
+        return await future
+
+    async def _parts(
+        self,
+        verb: str,
+        id: str,
+        lines: list[PartLine] | None,
+        key: Key | None,
+        if_version: int | None,
+        argument: bytes,
+    ) -> Receipt:
+        if lines is None:
+            return self._receipt(id, *await self._ask(verb, id, key, if_version, b"", argument))
+        if key is None:
+            raise KeyRequired()
+        for number, line in enumerate(lines):
+            if not is_sku(line.sku) or not (line.location is None or is_name(line.location)):
+                raise InvalidRequest(
+                    "a line breaks the grammar", [(f"/lines/{number}", "no SKU or location")]
+                )
+        targets = [f"{x.sku}@{x.location}" if x.location else x.sku for x in lines]
+        parts = " ".join(f"{t} {x.quantity}" for t, x in zip(targets, lines, strict=True))
+        code, detail = await self._ask(verb, id, key, if_version, parts.encode(), argument)
+        if code == "quantity":
+            left = dict(zip(*[iter(detail.decode().split(" "))] * 2, strict=True))
+            raise InvalidQuantity(
+                lines=[
+                    _part_problem(line, int(left[target]))
+                    for target, line in zip(targets, lines, strict=True)
+                    if target in left
+                ]
+            )
+        return self._receipt(id, code, detail)
+
+    def _op(
+        self,
+        verb: str,
+        id: str,
+        key: Key | None = None,
+        if_version: int | None = None,
+        parts: bytes = b"",
+        argument: bytes = b"",
+    ) -> SettleOp:
+        if not is_reservation_id(id) or keys.shard_of(id) != keys.SHARD:
+            raise UnknownReservation()
+        return SettleOp(verb, id, self._loop.create_future(), key, if_version, parts, argument)
+
+    async def _ask(
+        self,
+        verb: str,
+        id: str,
+        key: Key | None = None,
+        if_version: int | None = None,
+        parts: bytes = b"",
+        argument: bytes = b"",
+    ) -> tuple[str, bytes]:
+        return await self._settled(self._op(verb, id, key, if_version, parts, argument))
+
+    async def _settled(self, op: SettleOp) -> tuple[str, bytes]:
+        """(code, record or detail) of a verb on a record. Raises what came instead."""
+        self._lane.settle(op)
+        result = await op.waiter
+        if isinstance(result, StockadeError):
+            raise result
+        code, detail = result
+        return code, detail
+
+    def _receipt(self, id: str, code: str, record: bytes) -> Receipt:
+        """The receipt of a settled verb, or the error that its code stands for."""
+        if code in ("done", "already"):
+            return Receipt(id, record, self.durability)
+        if code == "replay":
+            return Receipt(id, record, self.durability, replayed=True)
+        if code == "gone":
+            raise UnknownReservation()
+        if code == "version":
+            raise StaleVersion()
+        if code == "reused":
+            raise KeyReused()
+        if code == "limit":
+            raise HoldLimit()
+        if code == "due":
+            raise InvalidState("its deadline has passed", state="expired")
+        if code == "state":
+            state = wording.STATES[record[:1].decode()]
+            raise InvalidState(f"it is {state}", state=state)
+        log.error("reservation %s: %s: %r", id, code, record)
+        raise StockUnavailable("this reservation's record does not fit its pools; see the log")
+
+    async def _resolved(self, result: Any) -> Receipt:
+        """A demand's end that is no receipt yet: an error, or a key that was used before."""
+        if isinstance(result, StockadeError):
+            raise result
+        record, now_ms = await self._record(result.resource)
+        return Receipt(result.resource, record, self.durability, True, as_of_ms=now_ms)
+
+    async def _record(self, id: str) -> tuple[bytes, int]:
+        if not is_reservation_id(id) or keys.shard_of(id) != keys.SHARD:
+            raise UnknownReservation()
+        record, now_ms = await self._shard.record(id)
+        if record is None:
+            raise UnknownReservation()
+        return record, now_ms
+
+    def _pool(self, pool: str, row: bytes) -> tuple[Pool, dict[str, int]]:
+        policy = self._lane.snapshot.policy
+        assert policy is not None
+        return wording.parse_pool(pool, row, policy.specs, policy.sells(pool.split("@")[1]))
+
+    async def _stock(
+        self, entries: dict[str, bytes | None], channel: str | None
+    ) -> list[SkuStock]:
+        """Pools of SKUs whose entries are given."""
+        places = {
+            sku: wording.parse_sku(entry)[1] for sku, entry in entries.items() if entry is not None
+        }
+        names = [f"{sku}@{location}" for sku, found in places.items() for location in found]
+        rows = dict(zip(names, await self._shard.rows(names), strict=True))
+        answers = []
+        for sku, found in places.items():
+            available = dict.fromkeys([channel] if channel else self._specs, 0)
+            pools = []
+            for location in found:
+                row = rows[f"{sku}@{location}"]
+                if row is None:
+                    continue
+                pool, reach = self._pool(f"{sku}@{location}", row)
+                pools.append(pool)
+                for name, units in reach.items():
+                    if name in available:
+                        available[name] += units
+            answers.append(SkuStock(sku, available, pools))
+        return answers
+
+    @staticmethod
+    def _note(request: Receive) -> str:
+        """Reference, reason and time of a receipt, as words of its movements."""
+        at = request.occurred_at
+        return " ".join((
+            wording.encode_text(request.reference).decode(),
+            wording.encode_text(request.reason).decode(),
+            "-" if at is None else str(int(at.timestamp() * 1000)),
+        ))  # fmt: skip
+
+
+def _part_problem(line: PartLine, left: int) -> dict[str, Any]:
+    problem: dict[str, Any] = {"sku": line.sku}
+    if line.location:
+        problem["location"] = line.location
+    return problem | {"requested": line.quantity, "available": left}
+

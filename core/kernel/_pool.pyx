@@ -1,0 +1,482 @@
+"""One pool: its row as text, and the rules that move units inside it. See ``_pool.pxd``.
+
+A row reads ``version sku_number policy_number shared,safety,damaged,quarantine,deficit,credit``
+and then, for each channel that has or had something here, ``name@free,reserved,committed,credit``
+with ``,number,ceiling,left,remainder`` behind it once the channel has had a ceiling; the ceiling
+is ``-``, ``u500`` (units) or ``s400000`` (millionths).
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.stdint cimport int64_t, uint64_t
+from libc.string cimport memchr, memcpy, memset
+
+cdef int64_t ACCOUNT_MAX = 9007199254740991   # 2^53 - 1: Lua's numbers are doubles
+cdef int64_t ONE = 1000000
+
+
+class RowCorrupt(Exception):
+    """A row of the store cannot be read; nothing was done with it."""
+
+
+class LawBroken(Exception):
+    """A plan would break conservation or a sign: a defect of the kernel; nothing was sent."""
+
+
+class ChannelUnknown(Exception):
+    """A row names a channel that this worker's policy does not have: the policy is out of date."""
+
+
+# --- text → struct ---------------------------------------------------------------------------
+
+cdef inline const char *_number(const char *at, const char *end, int64_t *value) noexcept nogil:
+    """Reads a decimal integer of at most 16 digits; NULL if there is none."""
+    cdef bint negative = False
+    cdef int64_t total = 0
+    cdef int digits = 0
+    if at < end and at[0] == c"-":
+        negative = True
+        at += 1
+    while at < end and c"0" <= at[0] <= c"9":
+        total = total * 10 + (at[0] - c"0")
+        digits += 1
+        at += 1
+    if digits == 0 or digits > 16:
+        return NULL
+    value[0] = -total if negative else total
+    return at
+
+
+cdef inline const char *_field(
+    const char *at, const char *end, char closes, int64_t *value
+) noexcept nogil:
+    """Reads a number and the character that closes it; at the end of the text none is needed."""
+    at = _number(at, end, value)
+    if at == NULL:
+        return NULL
+    if at == end:
+        return at
+    return at + 1 if at[0] == closes else NULL
+
+
+cdef const char *_ceiling(const char *at, const char *end, Quota *quota) noexcept nogil:
+    """Reads ``number,ceiling,left,remainder``."""
+    at = _field(at, end, c",", &quota.ceiling_number)
+    if at == NULL or at >= end:
+        return NULL
+    if at[0] == c"-":
+        quota.ceiling_kind = CEILING_NONE
+        at += 1
+        if at >= end or at[0] != c",":
+            return NULL
+        at += 1
+    else:
+        if at[0] == c"u":
+            quota.ceiling_kind = CEILING_UNITS
+        elif at[0] == c"s":
+            quota.ceiling_kind = CEILING_SHARE
+        else:
+            return NULL
+        at = _field(at + 1, end, c",", &quota.ceiling_value)
+        if at == NULL:
+            return NULL
+    at = _field(at, end, c",", &quota.ceiling_left)
+    if at == NULL:
+        return NULL
+    return _number(at, end, &quota.ceiling_remainder)
+
+
+cdef int parse_row(const char *text, Py_ssize_t length, dict channel_index, Pool *pool) except -1:
+    """Fills `pool` (numbers and accounts) from a row.
+
+    Raises RowCorrupt, or ChannelUnknown if it names a channel not in `channel_index`.
+    """
+    cdef const char *at = text
+    cdef const char *end = text + length
+    cdef const char *name_end
+    cdef Quota *quota
+    cdef int64_t *head[8]
+    cdef int i
+    memset(pool.quotas, 0, pool.channels * sizeof(Quota))
+    head[0], head[1], head[2] = &pool.version, &pool.sku_number, &pool.policy_number
+    head[3], head[4], head[5] = &pool.shared, &pool.safety, &pool.damaged
+    head[6], head[7] = &pool.quarantine, &pool.deficit
+    for i in range(8):
+        at = _field(at, end, c" " if i < 3 else c",", head[i])
+        if at == NULL:
+            raise RowCorrupt(f"head of row {text[:length]!r}")
+    at = _field(at, end, c" ", &pool.shared_credit)
+    while at != NULL and at < end:
+        name_end = <const char *>memchr(at, c"@", end - at)
+        if name_end == NULL:
+            at = NULL
+            break
+        name = at[:name_end - at]
+        index = channel_index.get(name)
+        if index is None:
+            raise ChannelUnknown(name.decode())
+        quota = &pool.quotas[<int>index]
+        at = _field(name_end + 1, end, c",", &quota.free)
+        if at != NULL:
+            at = _field(at, end, c",", &quota.reserved)
+        if at != NULL:
+            at = _field(at, end, c",", &quota.committed)
+        if at != NULL:
+            at = _number(at, end, &quota.credit)
+        if at != NULL and at < end and at[0] == c",":
+            at = _ceiling(at + 1, end, quota)
+        if at != NULL and at < end:
+            at = at + 1 if at[0] == c" " else NULL
+    if at == NULL:
+        raise RowCorrupt(f"accounts of row {text[:length]!r}")
+    return 0
+
+
+# --- struct → text ---------------------------------------------------------------------------
+
+cdef enum:
+    ROW_BYTES_MAX = 20480           # 9 head numbers, 64 channels of a name and 8 numbers
+
+
+cdef inline char *_put(char *at, int64_t value) noexcept nogil:
+    """Writes a decimal integer; returns where it ends."""
+    cdef char digits[20]
+    cdef int n = 0
+    if value < 0:
+        at[0] = c"-"
+        at += 1
+        value = -value
+    while True:
+        digits[n] = <char>(c"0" + value % 10)
+        value //= 10
+        n += 1
+        if value == 0:
+            break
+    while n:
+        n -= 1
+        at[0] = digits[n]
+        at += 1
+    return at
+
+
+cdef inline char *_put_then(char *at, int64_t value, char then) noexcept nogil:
+    at = _put(at, value)
+    at[0] = then
+    return at + 1
+
+
+cdef char *_put_ceiling(char *at, Quota *quota) noexcept nogil:
+    at[0] = c","
+    at = _put_then(at + 1, quota.ceiling_number, c",")
+    if quota.ceiling_kind == CEILING_NONE:
+        at[0] = c"-"
+        at += 1
+    else:
+        at[0] = c"u" if quota.ceiling_kind == CEILING_UNITS else c"s"
+        at = _put(at + 1, quota.ceiling_value)
+    at[0] = c","
+    at = _put_then(at + 1, quota.ceiling_left, c",")
+    return _put(at, quota.ceiling_remainder)
+
+
+cdef bytes print_row(Pool *pool, list channel_names, int64_t version):
+    """The row as text, with this version."""
+    cdef char buffer[ROW_BYTES_MAX]
+    cdef char *at = buffer
+    cdef bytes name
+    cdef Quota *quota
+    cdef int c
+    at = _put_then(at, version, c" ")
+    at = _put_then(at, pool.sku_number, c" ")
+    at = _put_then(at, pool.policy_number, c" ")
+    at = _put_then(at, pool.shared, c",")
+    at = _put_then(at, pool.safety, c",")
+    at = _put_then(at, pool.damaged, c",")
+    at = _put_then(at, pool.quarantine, c",")
+    at = _put_then(at, pool.deficit, c",")
+    at = _put(at, pool.shared_credit)
+    for c in range(pool.channels):
+        quota = &pool.quotas[c]
+        if not (quota.free or quota.reserved or quota.committed or quota.credit
+                or quota.ceiling_number):
+            continue
+        name = <bytes>channel_names[c]
+        at[0] = c" "
+        memcpy(at + 1, PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
+        at += 1 + PyBytes_GET_SIZE(name)
+        at[0] = c"@"
+        at = _put_then(at + 1, quota.free, c",")
+        at = _put_then(at, quota.reserved, c",")
+        at = _put_then(at, quota.committed, c",")
+        at = _put(at, quota.credit)
+        if quota.ceiling_number:
+            at = _put_ceiling(at, quota)
+    return buffer[:at - buffer]
+
+
+cdef void _delta(list parts, bytes account, int64_t now, int64_t then) except *:
+    if now != then:
+        parts.append(b"%s:%d" % (account, now - then))
+
+
+cdef bytes print_deltas(Pool *pool, Pool *before, list channel_names, bint receiving):
+    """What a rebase does to a fresh row: the inflow, then ``account:delta``, and
+    ``account=value`` for what must still be so (`same`).
+
+    ``@1``…``@6`` are the head's accounts in the row's order, ``web@1`` the first of web's. Empty
+    for a row that met a policy: such a plan is never rebased.
+    """
+    cdef int c
+    cdef Quota *quota
+    cdef Quota *was
+    if pool.met:
+        return b""
+    parts = [b"%d" % pool.inflow]
+    _delta(parts, b"@1", pool.shared, before.shared)
+    _delta(parts, b"@2", pool.safety, before.safety)
+    _delta(parts, b"@5", pool.deficit, before.deficit)
+    _delta(parts, b"@6", pool.shared_credit, before.shared_credit)
+    if receiving:
+        parts.append(b"@5=%d @2=%d @6=%d" % (before.deficit, before.safety, before.shared_credit))
+    for c in range(pool.channels):
+        quota, was = &pool.quotas[c], &before.quotas[c]
+        name = <bytes>channel_names[c]
+        _delta(parts, name + b"@1", quota.free, was.free)
+        _delta(parts, name + b"@2", quota.reserved, was.reserved)
+        _delta(parts, name + b"@3", quota.committed, was.committed)
+        _delta(parts, name + b"@4", quota.credit, was.credit)
+        _delta(parts, name + b"@7", quota.ceiling_left, was.ceiling_left)
+        _delta(parts, name + b"@8", quota.ceiling_remainder, was.ceiling_remainder)
+        if receiving:
+            parts.append(b"%s@4=%d" % (name, was.credit))
+            if pool.rules[c].floor_units:
+                parts.append(b"%s@1=%d" % (name, was.free))
+            if quota.ceiling_kind == CEILING_SHARE:
+                parts.append(b"%s@8=%d" % (name, was.ceiling_remainder))
+    return b" ".join(parts)
+
+
+# --- laws ------------------------------------------------------------------------------------
+
+cdef int64_t _units(Pool *pool) noexcept nogil:
+    cdef int64_t total = pool.shared + pool.safety + pool.damaged + pool.quarantine
+    cdef int c
+    for c in range(pool.channels):
+        total += pool.quotas[c].free + pool.quotas[c].reserved + pool.quotas[c].committed
+    return total
+
+
+cdef int check_laws(Pool *pool, Pool *before, bint fresh) except -1:
+    """Asserts laws 1 and 2 on a row about to be printed; always on.
+
+    Raises LawBroken: units appeared or vanished, an account is negative or too large, a deficit
+    stands beside sellable units, credits do not sum to zero.
+    """
+    cdef int64_t was = 0 if fresh else _units(before) - before.deficit
+    cdef int64_t credit = pool.shared_credit
+    cdef bint negative = (
+        pool.shared < 0 or pool.safety < 0 or pool.damaged < 0 or pool.quarantine < 0
+        or pool.deficit < 0)
+    cdef bint sellable = pool.shared > 0 or pool.safety > 0
+    cdef Quota *quota
+    cdef int c
+    for c in range(pool.channels):
+        quota = &pool.quotas[c]
+        negative = negative or (
+            quota.free < 0 or quota.reserved < 0 or quota.committed < 0 or quota.ceiling_left < 0)
+        sellable = sellable or quota.free > 0
+        credit += quota.credit
+    if negative:
+        raise LawBroken("an account would be negative")
+    if _units(pool) > ACCOUNT_MAX:
+        raise LawBroken("an account would pass 2^53")
+    if _units(pool) - pool.deficit != was + pool.inflow:
+        raise LawBroken("units are not conserved")
+    if pool.deficit > 0 and sellable:
+        raise LawBroken("a deficit beside sellable units")
+    if credit != 0:
+        raise LawBroken("credits do not sum to zero")
+    return 0
+
+
+# --- rules -----------------------------------------------------------------------------------
+
+cdef inline void _grow_ceiling(Quota *quota, int64_t units) noexcept nogil:
+    """Adds the ceiling's share of `units` to the allowance; fractions are kept in millionths.
+
+    units * share can pass 2^63 for units near 2^53, so whole millions are multiplied apart.
+    """
+    cdef int64_t rest = (units % ONE) * quota.ceiling_value + quota.ceiling_remainder
+    quota.ceiling_left += (units // ONE) * quota.ceiling_value + rest // ONE
+    quota.ceiling_remainder = rest % ONE
+
+
+cdef void meet(Pool *pool, int64_t sku_number, int64_t policy_number) noexcept nogil:
+    """Brings the pool under the policy of its rules: safety, changed ceilings, credits."""
+    cdef int64_t moved, base
+    cdef Quota *quota
+    cdef Rule *rule
+    cdef int c
+    if pool.safety > pool.safety_target:
+        pool.shared += pool.safety - pool.safety_target
+        pool.safety = pool.safety_target
+    else:
+        moved = pool.safety_target - pool.safety
+        if moved > pool.shared:
+            moved = pool.shared
+        pool.shared -= moved
+        pool.safety += moved
+    base = pool.shared + pool.safety
+    for c in range(pool.channels):
+        base += pool.quotas[c].free
+    for c in range(pool.channels):
+        quota, rule = &pool.quotas[c], &pool.rules[c]
+        if not (pool.parties >> c) & 1 or rule.floor_share == 0:
+            pool.shared_credit += quota.credit
+            quota.credit = 0
+        if quota.ceiling_kind == rule.ceiling_kind and (
+                rule.ceiling_kind == CEILING_NONE or quota.ceiling_value == rule.ceiling_value):
+            continue
+        quota.ceiling_kind = rule.ceiling_kind
+        quota.ceiling_value = rule.ceiling_value
+        quota.ceiling_left = quota.ceiling_remainder = 0
+        if rule.ceiling_kind == CEILING_NONE:
+            quota.ceiling_value = 0
+            continue
+        quota.ceiling_number += 1
+        if rule.ceiling_kind == CEILING_UNITS:
+            quota.ceiling_left = rule.ceiling_value
+        else:
+            _grow_ceiling(quota, base)
+    pool.sku_number = sku_number
+    pool.policy_number = policy_number
+    pool.met = True
+
+
+cdef int64_t _fill_floors(Pool *pool, int64_t units) noexcept nogil:
+    """Fills unit floors; too few go by largest remainder of what lacks. Returns what is left."""
+    cdef int64_t lack[64]
+    cdef int64_t rest[64]
+    cdef int64_t total = 0, given = 0, best
+    cdef int c, winner
+    for c in range(pool.channels):
+        lack[c] = 0
+        if (pool.parties >> c) & 1 and pool.rules[c].floor_units > pool.quotas[c].free:
+            lack[c] = pool.rules[c].floor_units - pool.quotas[c].free
+        total += lack[c]
+    if total == 0:
+        return units
+    if units >= total:
+        for c in range(pool.channels):
+            pool.quotas[c].free += lack[c]
+        return units - total
+    for c in range(pool.channels):   # both below 2^31, so the product stays below 2^62
+        rest[c] = <int64_t>((<uint64_t>units * <uint64_t>lack[c]) % <uint64_t>total)
+        pool.quotas[c].free += <int64_t>((<uint64_t>units * <uint64_t>lack[c]) // <uint64_t>total)
+        given += <int64_t>((<uint64_t>units * <uint64_t>lack[c]) // <uint64_t>total)
+    while given < units:
+        winner, best = -1, 0
+        for c in range(pool.channels):
+            if rest[c] > best:
+                winner, best = c, rest[c]
+        pool.quotas[winner].free += 1
+        rest[winner] = 0
+        given += 1
+    return 0
+
+
+cdef void _share_out(Pool *pool, int64_t units) noexcept nogil:
+    """Deals `units` by shares with credit: floor(n * share), then one by one to whom most is owed.
+
+    Largest remainder with the remainder carried over from receipt to receipt, so that 70/30 holds
+    over a hundred receipts of one unit. Shares that would pass 1 (a SKU's overrides at a location
+    that a channel got later) are cut in the order of names.
+    """
+    cdef int64_t share[64]
+    cdef int64_t score[64]
+    cdef int64_t shared_share = ONE, left = units, shared_score, best, exact
+    cdef int c, winner
+    for c in range(pool.channels):
+        share[c] = pool.rules[c].floor_share if (pool.parties >> c) & 1 else 0
+        if share[c] > shared_share:
+            share[c] = shared_share
+        if share[c] == 0:
+            continue
+        shared_share -= share[c]
+        exact = units * share[c]
+        pool.quotas[c].free += exact // ONE
+        left -= exact // ONE
+        score[c] = pool.quotas[c].credit + exact % ONE
+    exact = units * shared_share
+    pool.shared += exact // ONE
+    left -= exact // ONE
+    shared_score = pool.shared_credit + exact % ONE
+    while left > 0:
+        winner, best = -1, shared_score
+        for c in range(pool.channels - 1, -1, -1):   # downwards: of equals the first by name wins
+            if share[c] > 0 and score[c] >= best:
+                winner, best = c, score[c]
+        if winner < 0:
+            pool.shared += 1
+            shared_score -= ONE
+        else:
+            pool.quotas[winner].free += 1
+            score[winner] -= ONE
+        left -= 1
+    for c in range(pool.channels):
+        if share[c] > 0:
+            pool.quotas[c].credit = score[c]
+    pool.shared_credit = shared_score
+
+
+cdef int receive(Pool *pool, int64_t quantity) noexcept nogil:
+    """A receipt: deficit, safety, unit floors, then shares. 0, or -1 if an account would overflow."""
+    cdef int64_t left = quantity, part
+    cdef int c
+    if _units(pool) + quantity > ACCOUNT_MAX:
+        return -1
+    for c in range(pool.channels):
+        if pool.quotas[c].ceiling_left + quantity > ACCOUNT_MAX:
+            return -1
+    part = left if left < pool.deficit else pool.deficit
+    pool.deficit -= part
+    left -= part
+    if left and pool.safety < pool.safety_target:
+        part = pool.safety_target - pool.safety
+        if part > left:
+            part = left
+        pool.safety += part
+        left -= part
+    if left:
+        left = _fill_floors(pool, left)
+    if left:
+        _share_out(pool, left)
+    for c in range(pool.channels):
+        if pool.quotas[c].ceiling_kind == CEILING_SHARE:
+            _grow_ceiling(&pool.quotas[c], quantity)
+    pool.inflow += quantity
+    pool.touched = True
+    return 0
+
+
+cdef void give_back(
+    Pool *pool, int channel, int64_t own, int64_t borrowed, int64_t ceiling_number,
+    bint committed
+) noexcept nogil:
+    """Units of a reservation return: the deficit is paid first, borrowed units paying before own."""
+    cdef Quota *quota = &pool.quotas[channel]
+    cdef int64_t units = own + borrowed, paid
+    if committed:
+        quota.committed -= units
+    else:
+        quota.reserved -= units
+    if quota.ceiling_kind != CEILING_NONE and quota.ceiling_number == ceiling_number:
+        quota.ceiling_left += units
+    paid = borrowed if borrowed < pool.deficit else pool.deficit
+    pool.deficit -= paid
+    borrowed -= paid
+    paid = own if own < pool.deficit else pool.deficit
+    pool.deficit -= paid
+    own -= paid
+    pool.shared += borrowed
+    quota.free += own
+    pool.touched = True

@@ -1,0 +1,508 @@
+"""The rule of who gets what, slow and obvious: the oracle that the compiled kernel is held to.
+
+Read it from the top: what a policy says, what a pool holds, then the four things that can happen.
+A pool *meets* its policy, units are *received*, *reserved*, and *given back*. Every function works
+in place; a pool is changed as a whole or, where something is raised, not at all.
+
+Quantities are whole units, shares whole millionths, and every number is an exact integer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+SHARE_ONE = 1_000_000
+ACCOUNT_MAX = 2**53 - 1  # above this a double, and so the store, stops counting by one
+SHARED = "shared"  # the party of a receipt that is no channel; no channel may be called so
+
+LimitedBy = Literal["channel_ceiling", "channel_quota", "safety_stock", "on_hand"]
+
+
+# What a policy says.
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """What a channel may take of a pool: so many units, or a share of what there is to sell."""
+
+    units: int | None = None
+    share: int | None = None
+
+
+@dataclass(frozen=True)
+class Channel:
+    """Who sells, where from (in order of preference), and how much is set aside for it."""
+
+    name: str
+    locations: tuple[str, ...]
+    floor_share: int = 0
+    floor_units: int = 0
+    ceiling: Ceiling | None = None
+    borrow: bool = True
+    split: bool = True
+
+
+@dataclass(frozen=True)
+class Override:
+    """What a SKU has otherwise for one channel. ``None`` is not named; a floor of 0 is."""
+
+    floor_share: int | None = None
+    floor_units: int | None = None
+    ceiling: Ceiling | None = None
+
+
+@dataclass(frozen=True)
+class SkuPolicy:
+    """A SKU's safety stock and overrides; ``number`` grows with each change."""
+
+    number: int
+    safety: int = 0
+    safety_by_location: Mapping[str, int] = field(default_factory=dict)
+    overrides: Mapping[str, Override] = field(default_factory=dict)
+
+    def safety_at(self, location: str) -> int:
+        """The target of the safety stock there."""
+        return self.safety_by_location.get(location, self.safety)
+
+    def ceiling(self, channel: Channel) -> Ceiling | None:
+        """The ceiling that stands for this SKU: the override's if it has one."""
+        override = self.overrides.get(channel.name, Override())
+        return override.ceiling or channel.ceiling
+
+
+@dataclass(frozen=True)
+class Policy:
+    """All channels by name, and for each location whether it sells."""
+
+    channels: Mapping[str, Channel]
+    locations: Mapping[str, bool]
+
+
+@dataclass(frozen=True)
+class Party:
+    """Who has a part in a receipt. The shares of all parties sum to one."""
+
+    name: str
+    share: int
+    floor_units: int
+
+
+def parties(policy: Policy, sku_policy: SkuPolicy, location: str) -> list[Party]:
+    """The channels that sell from ``location``, by name, then ``shared`` with the rest.
+
+    A SKU that names one floor names them all: a channel that it leaves out has none there.
+    """
+    overrides = sku_policy.overrides
+    named = any(o.floor_share is not None or o.floor_units is not None for o in overrides.values())
+    found = []
+    for name, channel in sorted(policy.channels.items()):
+        if location in channel.locations:
+            floor = overrides.get(name, Override()) if named else channel
+            found.append(Party(name, floor.floor_share or 0, floor.floor_units or 0))
+    rest = SHARE_ONE - sum(party.share for party in found)
+    return [*found, Party(SHARED, rest, 0)]
+
+
+# What a pool holds.
+
+
+@dataclass
+class Quota:
+    """One channel's accounts in a pool, its credit in millionths of a unit, and its ceiling."""
+
+    free: int = 0
+    reserved: int = 0
+    committed: int = 0
+    credit: int = 0
+    ceiling_number: int = 0
+    ceiling: Ceiling | None = None
+    ceiling_left: int = 0
+    ceiling_remainder: int = 0
+
+
+@dataclass
+class Pool:
+    """One (SKU, location). A channel has a quota from when it first has something here."""
+
+    sku: str
+    location: str
+    version: int = 0
+    sku_number: int = 0
+    shared: int = 0
+    safety: int = 0
+    damaged: int = 0
+    quarantine: int = 0
+    deficit: int = 0
+    shared_credit: int = 0
+    quotas: dict[str, Quota] = field(default_factory=dict)
+
+    @property
+    def on_hand(self) -> int:
+        """What lies there: all accounts less what is known to be missing."""
+        accounts = self.shared + self.safety + self.damaged + self.quarantine
+        accounts += sum(q.free + q.reserved + q.committed for q in self.quotas.values())
+        return accounts - self.deficit
+
+    def quota(self, channel: str) -> Quota:
+        """The quota of ``channel``; one that is not there is an empty one, to look at only."""
+        return self.quotas.get(channel, Quota())
+
+    def copy(self) -> Pool:
+        """A pool with the same numbers that shares nothing with this one."""
+        return replace(self, quotas={name: replace(q) for name, q in self.quotas.items()})
+
+
+def adopt(pool: Pool, draft: Pool) -> None:
+    """Let ``pool`` become ``draft``; OverflowError if that has an account above ACCOUNT_MAX."""
+    numbers = [draft.shared, draft.safety, draft.damaged, draft.quarantine, draft.deficit]
+    for quota in draft.quotas.values():
+        numbers += [quota.free, quota.reserved, quota.committed, quota.ceiling_left]
+    if max(numbers) > ACCOUNT_MAX:
+        raise OverflowError(f"an account of {pool.sku}@{pool.location} would pass {ACCOUNT_MAX}")
+    vars(pool).update(vars(draft))
+
+
+# A pool meets its policy: nothing of the stock moves, except between safety and shared.
+
+
+def meet(policy: Policy, sku_policy: SkuPolicy, pool: Pool) -> None:
+    """Bring ``pool`` up to the policy. Meeting the same one again changes nothing more."""
+    draft = pool.copy()
+    surplus = draft.safety - sku_policy.safety_at(draft.location)
+    moved = max(surplus, -draft.shared)  # a lack is filled as far as shared goes
+    draft.safety -= moved
+    draft.shared += moved
+
+    sellable = draft.shared + draft.safety + sum(q.free for q in draft.quotas.values())
+    for name, channel in policy.channels.items():
+        ceiling = sku_policy.ceiling(channel)
+        if ceiling != draft.quota(name).ceiling:
+            start_ceiling(draft.quotas.setdefault(name, Quota()), ceiling, sellable)
+
+    present = parties(policy, sku_policy, draft.location)
+    sharing = {party.name for party in present if party.share > 0}
+    for name, quota in draft.quotas.items():
+        if name not in sharing:
+            draft.shared_credit += quota.credit
+            quota.credit = 0
+    draft.sku_number = sku_policy.number
+    adopt(pool, draft)
+
+
+def start_ceiling(quota: Quota, ceiling: Ceiling | None, sellable: int) -> None:
+    """Begin a new allowance. What was taken under the one before does not come back to it."""
+    quota.ceiling = ceiling
+    quota.ceiling_left = quota.ceiling_remainder = 0
+    if ceiling is not None:
+        quota.ceiling_number += 1
+        quota.ceiling_left = ceiling.units or 0
+        grow_ceiling(quota, sellable)
+
+
+def grow_ceiling(quota: Quota, units: int) -> None:
+    """Let an allowance by share grow by its share of ``units``; fractions wait in the remainder."""
+    if quota.ceiling is not None and quota.ceiling.share is not None:
+        whole = units * quota.ceiling.share + quota.ceiling_remainder
+        grown, quota.ceiling_remainder = divmod(whole, SHARE_ONE)
+        quota.ceiling_left += grown
+
+
+# Units are received.
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """Where received units went; ``free`` names the channels that got some."""
+
+    deficit: int
+    safety: int
+    shared: int
+    free: Mapping[str, int]
+
+
+def receive(policy: Policy, sku_policy: SkuPolicy, pool: Pool, quantity: int) -> Receipt:
+    """Allot what arrives: deficit, safety, unit floors, then by shares with credit."""
+    draft = pool.copy()
+    meet(policy, sku_policy, draft)
+    rest = quantity
+
+    deficit = min(rest, draft.deficit)
+    draft.deficit -= deficit
+    rest -= deficit
+
+    safety = min(rest, max(0, sku_policy.safety_at(draft.location) - draft.safety))
+    draft.safety += safety
+    rest -= safety
+
+    present = parties(policy, sku_policy, draft.location)
+    lacks = [max(0, p.floor_units - draft.quota(p.name).free) for p in present]
+    floors = apportion(min(rest, sum(lacks)), lacks, [0] * len(lacks))
+    rest -= sum(floors)
+
+    credits = [draft.quota(party.name).credit for party in present]
+    credits[-1] = draft.shared_credit  # shared is the last party
+    shares = apportion(rest, [party.share for party in present], credits)
+    shared = shares.pop()
+    draft.shared += shared
+    draft.shared_credit = credits.pop()
+
+    free = {}
+    for party, floor, share, credit in zip(present, floors, shares, credits, strict=False):
+        before = draft.quota(party.name)
+        after = replace(before, free=before.free + floor + share, credit=credit)
+        if after != before:
+            draft.quotas[party.name] = after
+        if floor + share > 0:
+            free[party.name] = floor + share
+
+    for quota in draft.quotas.values():
+        grow_ceiling(quota, quantity)
+    adopt(pool, draft)
+    return Receipt(deficit, safety, shared, free)
+
+
+def apportion(units: int, weights: Sequence[int], credits: list[int]) -> list[int]:
+    """``units`` in proportion to ``weights``; ``credits`` says, before and after, who is owed what.
+
+    Credits are fractions of a unit over ``sum(weights)`` and sum to 0. Nobody is ever given a whole
+    unit too much, nor owed more than 1/2 + 1/3 + ... + 1/len(weights) units, however the receipts
+    are cut (``test_reference_laws`` says why).
+    """
+    one = sum(weights) or 1
+    given = [units * weight // one for weight in weights]
+    for i, weight in enumerate(weights):
+        credits[i] += units * weight % one
+    while sum(given) < units:
+        largest = credits.index(max(credits))  # the first of equals
+        given[largest] += 1
+        credits[largest] -= one
+    return given
+
+
+# Units are reserved.
+
+
+@dataclass(frozen=True)
+class Line:
+    """One (``sku``, ``quantity``) of a demand: pinned, or with an order of locations, or free."""
+
+    sku: str
+    quantity: int
+    location: str | None = None
+    locations: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Demand:
+    """One reserve request."""
+
+    channel: str
+    lines: tuple[Line, ...]
+    partial: bool = False
+    split: bool = True
+
+
+@dataclass(frozen=True)
+class Take:
+    """What one demand took of a pool, and the ceiling that it spent of (0: none stood)."""
+
+    sku: str
+    location: str
+    own: int
+    borrowed: int
+    ceiling_number: int
+
+
+@dataclass(frozen=True)
+class Shortfall:
+    """A line that did not get all it asked for; what was available is what a partial one got."""
+
+    sku: str
+    location: str | None
+    requested: int
+    available: int
+    limited_by: LimitedBy
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Granted if it took something. A partial demand may have taken some and fallen short too."""
+
+    takes: tuple[Take, ...]
+    shortfalls: tuple[Shortfall, ...]
+
+
+Pools = Mapping[tuple[str, str], Pool]  # by (SKU, location)
+
+
+def reserve(
+    policy: Policy, skus: Mapping[str, SkuPolicy], pools: Pools, demands: Sequence[Demand]
+) -> list[Decision]:
+    """Decide the demands one after the other; every pool that one looks at meets its policy."""
+    decisions = []
+    for demand in demands:
+        lines = summed(demand.lines)
+        for line in lines:
+            for location in candidates(line, policy.channels[demand.channel]):
+                if (line.sku, location) in pools:
+                    meet(policy, skus[line.sku], pools[line.sku, location])
+        decisions.append(decide(policy, pools, demand, lines))
+    return decisions
+
+
+def summed(lines: Sequence[Line]) -> list[Line]:
+    """The lines with the same SKU asked for in the same place as one; pinned ones come first."""
+    sums: dict[Line, int] = {}
+    for line in lines:
+        place = replace(line, quantity=0)
+        sums[place] = sums.get(place, 0) + line.quantity
+    whole = [replace(place, quantity=quantity) for place, quantity in sums.items()]
+    return sorted(whole, key=lambda line: line.location is None)
+
+
+def candidates(line: Line, channel: Channel) -> list[str]:
+    """The locations where the line may be taken from, in order, each once."""
+    pinned = None if line.location is None else (line.location,)
+    return list(dict.fromkeys(pinned or line.locations or channel.locations))
+
+
+def decide(policy: Policy, pools: Pools, demand: Demand, lines: Sequence[Line]) -> Decision:
+    """Take line after line from drafts of the pools; adopt them if the demand is granted."""
+    channel = policy.channels[demand.channel]
+    drafts: dict[tuple[str, str], Pool] = {}
+    takes: dict[tuple[str, str], Take] = {}
+    shortfalls = []
+    for line in lines:
+        places = []
+        for location in candidates(line, channel):
+            if policy.locations.get(location, False):
+                key = line.sku, location
+                places.append(drafts.setdefault(key, pools.get(key, Pool(*key)).copy()))
+        places = choose(places, channel, line.quantity, channel.split and demand.split)
+        available = sum(room(place, channel) for place in places)
+        if available < line.quantity:
+            limited_by = tightest(places, channel)
+            shortfalls.append(
+                Shortfall(line.sku, line.location, line.quantity, available, limited_by)
+            )
+            if not demand.partial:
+                continue
+        rest = line.quantity
+        for place in places:
+            quantity = min(rest, room(place, channel))
+            if quantity > 0:
+                key = place.sku, place.location
+                takes[key] = take(place, channel, quantity, takes.get(key))
+                rest -= quantity
+    if shortfalls and not demand.partial:
+        return Decision((), tuple(shortfalls))
+    for key in takes:
+        adopt(pools[key], drafts[key])
+    return Decision(tuple(takes.values()), tuple(shortfalls))
+
+
+def reach(pool: Pool, channel: Channel) -> int:
+    """What ``channel`` could take of ``pool`` if it had no ceiling."""
+    return pool.quota(channel.name).free + (pool.shared if channel.borrow else 0)
+
+
+def room(pool: Pool, channel: Channel) -> int:
+    """What ``channel`` can take of ``pool``."""
+    quota = pool.quota(channel.name)
+    units = reach(pool, channel)
+    return units if quota.ceiling is None else min(units, quota.ceiling_left)
+
+
+def choose(places: Sequence[Pool], channel: Channel, quantity: int, split: bool) -> list[Pool]:
+    """The places to fill from: the first with enough; else all, or the one with most."""
+    whole = [place for place in places if room(place, channel) >= quantity]
+    if whole:
+        return whole[:1]
+    if split:
+        return list(places)
+    return sorted(places, key=lambda place: -room(place, channel))[:1]  # the first of equals
+
+
+def tightest(places: Sequence[Pool], channel: Channel) -> LimitedBy:
+    """What stands in the way at ``places``: the first thing without which there were more."""
+    if any(reach(place, channel) > room(place, channel) for place in places):
+        return "channel_ceiling"
+    for place in places:
+        others = sum(quota.free for name, quota in place.quotas.items() if name != channel.name)
+        if others or (place.shared and not channel.borrow):
+            return "channel_quota"
+    return "safety_stock" if any(place.safety for place in places) else "on_hand"
+
+
+def take(pool: Pool, channel: Channel, quantity: int, before: Take | None) -> Take:
+    """Take own units first, then shared ones; ``before`` is what the demand has from there."""
+    quota = pool.quotas.setdefault(channel.name, Quota())
+    own = min(quota.free, quantity)
+    borrowed = quantity - own
+    quota.free -= own
+    pool.shared -= borrowed
+    quota.reserved += quantity
+    number = 0
+    if quota.ceiling is not None:
+        quota.ceiling_left -= quantity
+        number = quota.ceiling_number
+    if before is not None:
+        own += before.own
+        borrowed += before.borrowed
+    return Take(pool.sku, pool.location, own, borrowed, number)
+
+
+# Units are given back.
+
+
+def give_back(
+    pool: Pool,
+    channel: str,
+    own: int,
+    borrowed: int,
+    ceiling_number: int,
+    from_account: Literal["reserved", "committed"],
+) -> int:
+    """Put units back where they came from and return how many of them paid the deficit first.
+
+    The allowance comes back whole, to the ceiling that it was spent of and to no later one.
+    Raises ValueError if the account does not hold so many.
+    """
+    draft = pool.copy()
+    quota = draft.quota(channel)
+    quantity = own + borrowed
+    if quantity > getattr(quota, from_account):
+        raise ValueError(f"{channel} has fewer than {quantity} units {from_account}")
+    setattr(quota, from_account, getattr(quota, from_account) - quantity)
+
+    paid_borrowed = min(borrowed, draft.deficit)
+    paid_own = min(own, draft.deficit - paid_borrowed)
+    draft.deficit -= paid_borrowed + paid_own
+    draft.shared += borrowed - paid_borrowed
+    quota.free += own - paid_own
+    if quota.ceiling is not None and quota.ceiling_number == ceiling_number:
+        quota.ceiling_left += quantity
+    adopt(pool, draft)
+    return paid_borrowed + paid_own
+
+
+# What always holds.
+
+
+def check(pool: Pool) -> None:
+    """Assert what is true of every pool at all times: the laws of conservation and no oversell."""
+    sellable = [pool.shared, pool.safety, *(quota.free for quota in pool.quotas.values())]
+    accounts = [*sellable, pool.damaged, pool.quarantine, pool.deficit]
+    for quota in pool.quotas.values():
+        accounts += [quota.reserved, quota.committed, quota.ceiling_left]
+        assert 0 <= quota.ceiling_remainder < SHARE_ONE
+        if quota.ceiling is None:
+            assert quota.ceiling_left == quota.ceiling_remainder == 0
+        else:
+            assert quota.ceiling_number > 0
+    assert all(0 <= account <= ACCOUNT_MAX for account in accounts), pool
+    assert pool.on_hand >= 0, "more is missing than there is on the books"
+    assert not (pool.deficit and any(sellable)), "what is missing may not be sold"
+    assert pool.shared_credit + sum(quota.credit for quota in pool.quotas.values()) == 0

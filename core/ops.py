@@ -1,0 +1,244 @@
+"""What waits in a lane: one object per demand, settled record, or line of stock.
+
+An op carries what its script needs, who waits for it, and how often it has been tried. It is
+finished exactly once, with a result or with an error as a value.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+from msgspec.structs import replace
+
+from core.errors import StockadeError
+from core.kernel._plan import Demand, Policy
+from core.model import Durability, Key, RefusedLine, Reservation
+from core.store import keys, wording
+from core.store.scripts import COMMIT, EXTEND, FULFIL, GIVEBACK, Script
+
+
+class Receipt:
+    """What a reservation is after a verb; the record is parsed only if somebody asks."""
+
+    __slots__ = ("as_of_ms", "durability", "id", "reacquired", "record", "replayed", "shortfalls")
+
+    def __init__(
+        self,
+        reservation_id: str,
+        record: bytes,
+        durability: Durability,
+        replayed: bool = False,
+        reacquired: bool = False,
+        shortfalls: list[tuple[Any, ...]] | None = None,
+        as_of_ms: int = 0,
+    ) -> None:
+        """``as_of_ms``: a deadline that lies before this counts as passed; 0 judges none."""
+        self.id = reservation_id
+        self.record = record
+        self.durability = durability
+        self.replayed = replayed
+        self.reacquired = reacquired
+        self.shortfalls = shortfalls
+        self.as_of_ms = as_of_ms
+
+    @property
+    def version(self) -> int:
+        """The reservation's version, for its ETag."""
+        return int(self.record.split(b" ", 2)[1])
+
+    def reservation(self) -> Reservation:
+        """The resource."""
+        found = wording.parse_record(self.id, self.record, self.durability, self.as_of_ms)
+        if self.reacquired:
+            found = replace(found, reacquired=True)
+        if self.shortfalls:
+            refused = [
+                RefusedLine(sku, requested, granted, limited_by)
+                for _, sku, _, requested, _, granted, limited_by in self.shortfalls
+            ]
+            found = replace(found, refused=refused)
+        return found
+
+
+class Known:
+    """An idempotency key was used before: what it stands for."""
+
+    __slots__ = ("resource", "status")
+
+    def __init__(self, value: bytes) -> None:
+        _, self.status, self.resource = wording.parse_key(value)
+
+
+class Group:
+    """Waits for many ops with one future."""
+
+    __slots__ = ("future", "left", "results")
+
+    def __init__(self, count: int, future: asyncio.Future[list[Any]]) -> None:
+        self.future = future
+        self.left = count
+        self.results: list[Any] = [None] * count
+
+    def done(self) -> bool:
+        return self.future.done()
+
+    def set(self, index: int, result: Any) -> None:
+        self.results[index] = result
+        self.left -= 1
+        if not self.left and not self.future.done():
+            self.future.set_result(self.results)
+
+
+class Waiting:
+    """The half of an op that the lane keeps: who waits, since which round, tried how often."""
+
+    __slots__ = ()
+    waiter: Any
+    index: int
+
+    def gone(self) -> bool:
+        """True if nobody waits any more."""
+        waiter = self.waiter
+        return waiter is not None and waiter.done()
+
+    def finish(self, result: Any) -> None:
+        """Hands over the result, or an error as a value."""
+        waiter = self.waiter
+        if waiter is None:
+            return
+        if type(waiter) is Group:
+            waiter.set(self.index, result)
+        elif not waiter.done():
+            waiter.set_result(result)
+
+
+class ReserveOp(Demand, Waiting):  # type: ignore[misc]
+    """A demand in the lane."""
+
+    __slots__ = ("conflicts", "index", "key", "key_round", "round", "ttl_seconds", "turns", "waiter")
+
+    def __init__(
+        self,
+        channel: str,
+        lines: list[Any],
+        tail: bytes,
+        ttl_seconds: int | None,
+        partial: bool,
+        split: bool,
+        key: Key | None,
+        waiter: Any,
+        index: int = 0,
+    ) -> None:
+        Demand.__init__(self, channel, lines, tail, 0, partial, split)
+        self.ttl_seconds = ttl_seconds
+        self.key = key
+        self.waiter = waiter
+        self.index = index
+        self.round = 0  # pipelines sent when it was submitted
+        self.key_round = -1  # pipeline that last found its key unused
+        self.conflicts = 0
+        self.turns = 0
+
+    def set_deadline(self, policy: Policy) -> None:
+        """The time to live by the policy that it is planned on."""
+        spec = policy.specs[self.channel]
+        ttl = self.ttl_seconds
+        self.ttl_ms = 1000 * min(spec.ttl_seconds if ttl is None else ttl, spec.max_hold_seconds)
+
+    def reset(self) -> None:
+        """Before it is planned again: what the last plan gave it is void."""
+        self.id = None
+        self.record = None
+        self.shortfalls = None
+
+
+class ReacquireOp(ReserveOp):
+    """A late commit: a demand whose units go to ``committed`` under an existing record."""
+
+    __slots__ = ("old_record", "reservation_id")
+
+    def __init__(
+        self,
+        reservation_id: str,
+        old_record: bytes,
+        channel: str,
+        lines: list[Any],
+        tail: bytes,
+        version: int,
+        key: Key | None,
+        waiter: Any,
+    ) -> None:
+        super().__init__(channel, lines, tail, None, False, True, key, waiter)
+        self.reservation_id = self.id = reservation_id
+        self.old_record = old_record
+        self.version = version
+        self.committed = True
+
+    def reset(self) -> None:
+        super().reset()
+        self.id = self.reservation_id
+
+
+class SettleOp(Waiting):
+    """One verb on one record: commit, fulfil, release, cancel, expire or extend."""
+
+    __slots__ = (
+        "argument", "bucket", "deadline_ms", "id", "index", "key", "limit_ms", "parts", "script",
+        "turns", "verb", "waiter", "wanted",
+    )  # fmt: skip
+
+    SCRIPTS: Final[dict[str, Script]] = {
+        "commit": COMMIT, "fulfil": FULFIL, "release": GIVEBACK, "cancel": GIVEBACK,
+        "expire": GIVEBACK, "extend": EXTEND,
+    }  # fmt: skip
+
+    def __init__(
+        self,
+        verb: str,
+        reservation_id: str,
+        waiter: Any,
+        key: Key | None = None,
+        wanted: int | None = None,
+        parts: bytes = b"",
+        argument: bytes = b"",
+        index: int = 0,
+    ) -> None:
+        self.verb = verb
+        self.script = self.SCRIPTS[verb]
+        self.id = reservation_id
+        self.bucket = keys.bucket_of(reservation_id)
+        self.waiter = waiter
+        self.index = index
+        self.key = key
+        self.wanted = wanted
+        self.parts = parts
+        self.argument = argument
+        self.deadline_ms = 0  # extend: the deadline asked for, as time to live from now
+        self.limit_ms = 0
+        self.turns = 0
+
+
+class ReceiveOp(Waiting):
+    """One line of a receipt. Its key is the caller's, or one that the worker made."""
+
+    __slots__ = (
+        "index", "key", "location", "moves", "note", "quantity", "round", "sku", "turns", "waiter",
+    )  # fmt: skip
+
+    def __init__(
+        self, sku: str, location: str, quantity: int, note: str, key: Key, waiter: Any, index: int
+    ) -> None:
+        self.sku = sku
+        self.location = location
+        self.quantity = quantity
+        self.note = note
+        self.key = key
+        self.waiter = waiter
+        self.index = index
+        self.round = 0
+        self.turns = 0
+        self.moves: list[tuple[str, int]] = []
+
+
+Result = Receipt | Known | StockadeError

@@ -1,0 +1,300 @@
+"""Opens, wires and closes all of the core; and mends what the lane cannot mend itself."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from redis.asyncio.connection import parse_url
+
+from core.catalogue import Catalogue, kernel_policy
+from core.clock import monotonic_ms
+from core.embedded.valkey import find_running
+from core.engine import Engine
+from core.errors import StartRefused, StockUnavailable, Unavailable
+from core.lane import RESEND_SECONDS, Lane
+from core.model import Durability
+from core.reaper import Reaper
+from core.settings import Settings, masked_url
+from core.store import scripts
+from core.store.link import ReplyError, open_link
+from core.store.shard import Meta, PolicyEntries, Shard
+
+RECONNECT_SECONDS = 0.05
+SETTLE_SECONDS = 0.5  # between looks at a store that is not the one that was known
+
+log = logging.getLogger("stockade.service")
+
+
+class Service:
+    """One worker's core: the engine and the catalogue over one lane."""
+
+    def __init__(self, settings: Settings, url: str, shard: Shard, durability: Durability) -> None:
+        self._settings = settings
+        self._url = url
+        self._shard = shard
+        self._durability = durability
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._run_id = ""
+        self._format_known = True
+        self.version = ""
+        self.lane = Lane(
+            durability=durability,
+            staleness_ms=settings.staleness_ms,
+            short_window_ms=1000 * settings.key_window_seconds,
+            long_window_ms=1000 * settings.goods_key_window_seconds,
+            queue_limit=settings.queue_limit,
+            timeout_seconds=settings.store_timeout_seconds,
+            trouble=self._on_trouble,
+        )
+        self.engine = Engine(self.lane, shard, self._refresh_policy)
+        self.catalogue = Catalogue(self.lane, shard, self._use_policy)
+
+    def readiness(self) -> dict[str, Any]:
+        """What /readyz shows: whether requests can be served, and why not."""
+        closed = self.lane.closed
+        return {
+            "ready": closed is None,
+            "durability": self._durability,
+            "store": {
+                "url": masked_url(self._url),
+                "version": self.version,
+                "state": "ok" if closed is None else closed.detail,
+                "memory_full": self.lane.full,
+                "epoch": self.lane.epoch,
+                "seq": self.lane.seq,
+            },
+            "scripts": "loaded" if closed is None else "unknown",
+            "clock": "suspect" if self.lane.clock.suspect else "ok",
+        }
+
+    async def open(self) -> None:
+        """Connects, makes the shard if the store is empty, loads policy, starts the reaper."""
+        await self._shard.load_scripts()
+        marker = _marker(self._settings.data, self._url)
+        meta = await self._shard.start(create=not marker.exists())
+        _check_marker(marker, meta)
+        if meta.format != scripts.FORMAT:
+            raise StartRefused(
+                f"the store has format {meta.format}, this version writes {scripts.FORMAT}; "
+                "run a version of Stockade that knows it"
+            )
+        self._run_id = meta.run_id
+        self.lane.epoch, self.lane.seq = meta.epoch, meta.seq
+        monotonic = monotonic_ms()
+        self.lane.clock.heard(meta.time_ms, monotonic, monotonic)
+        self.lane.deadlines.moved(meta.cursor)
+        self._use_policy(await self._shard.policy())
+        self.lane.use(await open_link(self._url, self._settings.store_timeout_seconds))
+        self.lane.closed = None
+        await self.lane.tidy()
+        self._spawn(Reaper(self.lane, self._shard, meta.purged).run())
+
+    async def close(self) -> None:
+        """Answers what waits, then stops everything."""
+        await self.lane.drain(self._settings.drain_seconds)
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # --- mending -------------------------------------------------------------------------------
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_task_done)
+
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.critical("a background task failed", exc_info=task.exception())
+
+    def _on_trouble(self, kind: str) -> None:
+        mend: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
+            "link": self._mend_link,
+            "policy": self._mend_policy,
+            "scripts": self._mend_scripts,
+            "epoch": self._mend_epoch,
+        }
+        self._spawn(mend[kind]())
+
+    async def _mend_link(self) -> None:
+        """Reconnects. What was under way is sent again for up to RESEND_SECONDS, then given up."""
+        loop = asyncio.get_running_loop()
+        give_up_at: float | None = loop.time() + RESEND_SECONDS
+        log.warning("the connection to the store is lost; reconnecting")
+        while True:
+            try:
+                link = await open_link(self._url, self._settings.store_timeout_seconds)
+                await self._shard.load_scripts()
+                meta = await self._shard.start(create=False)
+                if self._same_history(meta):
+                    self.lane.closed = None
+                    self.lane.use(link)
+                    log.warning("connected to the store again")
+                    return
+                link.abort("another history")
+                self._abandon("the store's history is not the one that this worker knows")
+                give_up_at = None
+            except (ConnectionError, ReplyError, Unavailable) as error:
+                if give_up_at is not None and loop.time() >= give_up_at:
+                    log.error("the store is away: %s", error)
+                    self._abandon(f"the store is away: {error}")
+                    give_up_at = None
+            await asyncio.sleep(RECONNECT_SECONDS if give_up_at else SETTLE_SECONDS)
+
+    def _abandon(self, why: str) -> None:
+        def error(outcome: Any, reservation: str | None) -> StockUnavailable:
+            return StockUnavailable(why, outcome, reservation)
+
+        self.lane.closed = error("none", None)
+        self.lane.abandon(error)
+
+    def _same_history(self, meta: Meta) -> bool:
+        """True if the store still has everything that this worker has seen acknowledged.
+
+        A server that restarted has another run id; a shorter history or an empty store fences the
+        shard: what was acknowledged since would be forgotten.
+        """
+        if meta.run_id != self._run_id:
+            log.warning("the store was restarted (run id %s)", meta.run_id)
+        if meta.format != scripts.FORMAT or meta.epoch != self.lane.epoch:
+            log.error(
+                "the store has format %r and epoch %r, known are %r and %r; no writes until it is "
+                "restored, or the service is started anew on it",
+                meta.format, meta.epoch, scripts.FORMAT, self.lane.epoch,
+            )  # fmt: skip
+            return False
+        if meta.seq < self.lane.seq:
+            log.error(
+                "the store went back from seq %d to %d: acknowledged changes are lost; no writes "
+                "until it is restored, or the service is started anew on it",
+                self.lane.seq, meta.seq,
+            )  # fmt: skip
+            return False
+        self._run_id = meta.run_id
+        return True
+
+    async def _mend_epoch(self) -> None:
+        """The shard is not the one that was known: fenced until it is again."""
+        self._abandon("the store is not the one that this worker knows")
+        while True:
+            with contextlib.suppress(Unavailable):
+                if self._same_history(await self._shard.start(create=False)):
+                    self.lane.closed = None
+                    self.lane.mended("epoch")
+                    return
+            await asyncio.sleep(SETTLE_SECONDS)
+
+    async def _mend_policy(self) -> None:
+        await self._until_done(self._read_policy)
+        self.lane.mended("policy")
+
+    async def _mend_scripts(self) -> None:
+        await self._until_done(self._shard.load_scripts)
+        self.lane.mended("scripts")
+
+    @staticmethod
+    async def _until_done(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        while True:
+            try:
+                await work()
+                return
+            except Unavailable as error:
+                log.warning("trying again: %s", error)
+                await asyncio.sleep(RECONNECT_SECONDS)
+
+    # --- policy --------------------------------------------------------------------------------
+
+    async def _read_policy(self) -> None:
+        self._use_policy(await self._shard.policy())
+
+    async def _refresh_policy(self) -> None:
+        """Reads the policy if its number changed."""
+        if await self._shard.policy_number() != self.lane.policy_number:
+            await self._read_policy()
+
+    def _use_policy(self, entries: PolicyEntries) -> None:
+        """Takes a policy that was read, unless a newer one is known already."""
+        if entries.epoch == self.lane.epoch and entries.number > self.lane.policy_number:
+            self.lane.snapshot.policy = kernel_policy(entries)
+
+
+# --- the marker of a store that was seen -----------------------------------------------------
+
+
+def _marker(data: Path, url: str) -> Path:
+    """The file that remembers a store's epoch: an empty store is never an empty warehouse."""
+    options: dict[str, Any] = dict(parse_url(url))
+    if "path" in options:
+        return data / "epoch-unix"
+    place = f"{options.get('host')}:{options.get('port')}/{options.get('db', 0)}"
+    return data / f"epoch-{hashlib.sha256(place.encode()).hexdigest()[:12]}"
+
+
+def _check_marker(marker: Path, meta: Meta) -> None:
+    """Raises StartRefused for a store that lost what it had; else remembers its epoch."""
+    seen = marker.read_text().strip() if marker.exists() else ""
+    if seen and (not meta.epoch or int(meta.epoch) < int(seen)):
+        state = "is empty" if not meta.epoch else f"has the older epoch {meta.epoch}"
+        raise StartRefused(
+            f"the store {state}, but had epoch {seen}: restore its data, or remove {marker} to "
+            "start with what is there"
+        )
+    if seen != meta.epoch:
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        fresh = marker.with_suffix(f".{id(meta)}")
+        fresh.write_text(meta.epoch + "\n")
+        fresh.replace(marker)
+
+
+# --- opening ---------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def open_service(settings: Settings) -> AsyncIterator[Service]:
+    """The core of one worker on the store of ``settings.valkey_url``.
+
+    Raises StartRefused with one line for a store that cannot be used.
+    """
+    if settings.valkey_url is None:
+        raise StartRefused("no store: valkey_url is not set")
+    shard = Shard(settings.valkey_url, settings.store_timeout_seconds)
+    try:
+        try:
+            version = await shard.version()
+            durability, why = await shard.durability()
+            if settings.durability == "fsync" and durability != "fsync":
+                raise StartRefused(
+                    f"durability fsync cannot be had: {why}, or set STOCKADE_DURABILITY=memory"
+                )
+            service = Service(settings, settings.valkey_url, shard, durability)
+            service.version = version
+            await service.open()
+        except (Unavailable, ConnectionError, ReplyError) as error:
+            raise StartRefused(f"{masked_url(settings.valkey_url)}: {error}") from error
+        try:
+            yield service
+        finally:
+            await service.close()
+    finally:
+        await shard.close()
+
+
+async def accept_clock(settings: Settings) -> None:
+    """Tells every worker of the running store to take its clock for the true one."""
+    url = settings.valkey_url or find_running(settings.data)
+    if url is None:
+        raise StartRefused(f"no service runs on {settings.data}; name its store or --data")
+    shard = Shard(url, settings.store_timeout_seconds)
+    try:
+        await shard.accept_clock()
+    finally:
+        await shard.close()

@@ -1,0 +1,85 @@
+"""What one worker last saw of the shard: policy, SKUs, rows. Bounded; never the truth.
+
+A plan made on an old row meets the fresh one in the script, so being out of date costs a conflict
+and never a wrong answer.
+"""
+
+from __future__ import annotations
+
+from core.kernel._plan import Policy, Row, Sku
+from core.store import wording
+
+ROWS_MAX = 100_000  # about 60 MB; a promotion's SKUs fit many times over
+SKUS_MAX = 100_000
+
+
+class Snapshot:
+    """Rows and SKUs by name, least recently used ones go first (second chance)."""
+
+    def __init__(self) -> None:
+        self.policy: Policy | None = None
+        self.skus: dict[str, Sku] = {}
+        self.rows: dict[bytes, Row] = {}
+
+    def forget(self) -> None:
+        """Everything is read again."""
+        self.policy = None
+        self.skus.clear()
+        self.rows.clear()
+
+    def see_sku(self, name: str, entry: bytes, round: int, seen_at: float) -> None:
+        """Takes in a SKU's entry; empty: there is no such SKU."""
+        sku = self.skus.get(name)
+        if sku is None or sku.text != entry:
+            rows = sku.rows if sku is not None else {}
+            if entry:
+                number, locations, spec = wording.parse_sku(entry)
+                sku = Sku(name, number, entry, spec, locations, rows)
+            else:
+                sku = Sku(name, 0, b"", None, (), rows)
+            self.skus[name] = sku
+            if len(self.skus) > SKUS_MAX:
+                self._drop_sku()
+        sku.round, sku.seen_at = round, seen_at
+
+    def row(self, sku: Sku, location: str) -> Row:
+        """The row of a pool, made if this worker does not know it yet."""
+        row = sku.rows.get(location)
+        if row is None:
+            row = Row(sku.name, location)
+            sku.rows[location] = self.rows[row.pool] = row
+            if len(self.rows) > ROWS_MAX:
+                self._drop_row()
+        return row
+
+    def see_row(self, sku: str, location: str, text: bytes, round: int, seen_at: float) -> None:
+        """Takes in a row that was read."""
+        known = self.skus.get(sku)
+        if known is not None:
+            row = self.row(known, location)
+            row.text, row.round, row.seen_at = text, round, seen_at
+
+    def see_written(self, pool: bytes, text: bytes, round: int, seen_at: float) -> None:
+        """Takes in a row that a script wrote, if this worker keeps it."""
+        row = self.rows.get(pool)
+        if row is not None:
+            row.text, row.round, row.seen_at = text, round, seen_at
+
+    def _drop_row(self) -> None:
+        """Second chance: a row used since it was last looked at goes to the back once."""
+        while True:
+            pool = next(iter(self.rows))
+            row = self.rows.pop(pool)
+            if row.used:
+                row.used = False
+                self.rows[pool] = row
+                continue
+            sku = self.skus.get(row.sku)
+            if sku is not None:
+                sku.rows.pop(row.location, None)
+            return
+
+    def _drop_sku(self) -> None:
+        name = next(iter(self.skus))
+        for row in self.skus.pop(name).rows.values():
+            self.rows.pop(row.pool, None)

@@ -1,0 +1,67 @@
+"""Every key name of the store, and nowhere else. Scripts get whole names and build none.
+
+All keys of a shard carry its hash tag ``{s0}`` and so share a slot: a basket is one script.
+"""
+
+from __future__ import annotations
+
+SHARD = 0
+_TAG = f"{{s{SHARD}}}"
+
+META = f"{_TAG}:meta".encode()
+POOLS = f"{_TAG}:pools".encode()
+CHANNELS = f"{_TAG}:channels".encode()
+LOCATIONS = f"{_TAG}:locations".encode()
+SKUS = f"{_TAG}:skus".encode()
+CATALOG = f"{_TAG}:catalog".encode()
+EVENTS = f"{_TAG}:events".encode()
+KEPT = f"{_TAG}:done:kept".encode()
+
+BUCKET_MS = 60_000  # reservations of one minute of creation share a hash
+HOUR_MS = 3_600_000
+
+_BUCKET = f"{_TAG}:rsv:".encode()
+_DUE = f"{_TAG}:due:".encode()
+_DONE = f"{_TAG}:done:".encode()
+_KEYS_SHORT = f"{_TAG}:idem:h".encode()
+_KEYS_LONG = f"{_TAG}:idem:w".encode()
+
+
+def created_ms(reservation_id: str) -> int:
+    """When a reservation was created: the first 48 bits of its UUIDv7, in ms."""
+    return int(reservation_id[:8] + reservation_id[9:13], 16)
+
+
+def bucket_at(time_ms: int) -> bytes:
+    """The hash of the reservations created at ``time_ms``."""
+    return b"%s%d" % (_BUCKET, time_ms // BUCKET_MS)
+
+
+def bucket_of(reservation_id: str) -> bytes:
+    """The hash that holds a reservation's record."""
+    return bucket_at(created_ms(reservation_id))
+
+
+def due_at(second: int) -> bytes:
+    """The list of ids whose deadline falls into this second."""
+    return b"%s%d" % (_DUE, second)
+
+
+def done_at(hour: int) -> bytes:
+    """The list of ids that ended in this hour."""
+    return b"%s%d" % (_DONE, hour)
+
+
+def short_keys(window_ms: str) -> bytes:
+    """Idempotency keys of the window of (by default) one hour that starts at ``window_ms``."""
+    return _KEYS_SHORT + window_ms.encode()
+
+
+def long_keys(window_ms: str) -> bytes:
+    """The same for what moves goods: a window of (by default) seven days."""
+    return _KEYS_LONG + window_ms.encode()
+
+
+def shard_of(reservation_id: str) -> int:
+    """The shard that a reservation's id carries in its last byte."""
+    return int(reservation_id[-2:], 16)

@@ -1,0 +1,44 @@
+#!lua flags=allow-oom
+-- due: tidies the lists of deadlines after their reservations were settled.
+--
+-- Guarantees: an id leaves a list only if its record is gone, ended, or has its deadline in another
+-- second; the cursor moves on only over empty lists of passed seconds. Changes no stock: no event.
+-- KEYS 1 meta, then due lists, then buckets
+-- ARGV head, then lists; per list: second, ids; per id: index of its bucket in KEYS, id
+-- Returns applied, per list (ids left, ids kept, earliest deadline among those kept or 0)
+--%include shard
+
+local lists = tonumber(ARGV[HEAD + 1])
+local kinds = {'hash'}
+for i = 2, #KEYS do kinds[i] = i <= lists + 1 and 'list' or 'hash' end
+local stop = open_shard(kinds)
+if stop then return stop end
+local at, cursor, answers = HEAD + 2, tonumber(meta[9]), {}
+for i = 1, lists do
+  local key, second, count = KEYS[i + 1], tonumber(ARGV[at]), tonumber(ARGV[at + 1])
+  local head, mine, kept, earliest = {}, true, {}, 0
+  if count > 0 then head = call('LRANGE', key, 0, count - 1) end
+  for k = 1, count do
+    local bucket, id = KEYS[tonumber(ARGV[at + 2 * k])], ARGV[at + 2 * k + 1]
+    mine = mine and head[k] == id
+    local text = call('HGET', bucket, id)
+    local deadline = text and string.match(text, '^R %d+ %S+ (%d+) ')
+    if deadline and math.floor(tonumber(deadline) / 1000) == second then
+      kept[#kept + 1] = id
+      if earliest == 0 or tonumber(deadline) < earliest then earliest = tonumber(deadline) end
+    end
+  end
+  if mine and count > 0 and #kept < count then
+    call('LTRIM', key, count, -1)
+    if #kept > 0 then call('RPUSH', key, unpack(kept)) end
+  end
+  local left = call('LLEN', key)
+  answers[3 * i - 2], answers[3 * i - 1], answers[3 * i] = left, #kept, format('%d', earliest)
+  if left == 0 and cursor == second and (second + 1) * 1000 <= now then cursor = second + 1 end
+  at = at + 2 + 2 * count
+end
+if cursor ~= tonumber(meta[9]) then
+  meta[9] = format('%d', cursor)
+  call('HSET', KEYS[1], 'cursor', meta[9])
+end
+return reply('applied', answers)

@@ -1,0 +1,61 @@
+#!lua flags=allow-oom
+-- giveback: release, expire (reserved → back) and cancel (committed → back, whole or by lines), for
+-- a batch of records, each on its own.
+--
+-- Guarantees: never more than is open; expire never before the deadline; what a deficit lacks is
+-- paid first, then borrowed → shared and own → free of its channel; the ceiling that was spent gets
+-- its allowance back if it is still the same one.
+-- KEYS, ARGV, reply: see parts/records.lua. Verbs: release, expire, cancel. Argument: the reason.
+-- Codes: done, already, early (expire before the deadline), quantity (detail: pool left …), state,
+--      due (release after the deadline), version, gone, replay, reused, corrupt
+-- Event giveback: p rows, r records, m moves
+--%include shard
+--%include rows
+--%include records
+
+local stop = open_shard(KINDS)
+if stop then return stop end
+
+local function unpaid(r, id, verb, wanted)
+  if verb == 'release' then
+    if r.state == 'L' then return 'already' end
+    if stale(r, wanted) then return 'version' end
+    if is_due(r) then return 'due' end
+  elseif r.state == 'R' and not is_due(r) then
+    return 'early'
+  end
+  if r.state ~= 'R' then return 'state' end
+  local plan = all_open(r)
+  if not plan or not all_there(r, RESERVED, plan) then return 'corrupt' end
+  for line, units in pairs(plan) do
+    give_back(id, r, line, units, RESERVED, 'reserved:' .. r.channel)
+  end
+  r.state = verb == 'release' and 'L' or 'X'
+  return 'done'
+end
+
+local function cancel(r, id, parts, reason, wanted)
+  local open, cancelled = all_open(r), 0
+  for _, line in ipairs(r.lines) do cancelled = cancelled + line.cancelled end
+  if parts == '' and not open and cancelled > 0 then return 'already' end
+  if stale(r, wanted) then return 'version' end
+  if r.state ~= 'C' then return 'state' end
+  local plan, left = open, nil
+  if parts ~= '' then
+    plan, left = choose(r, parts)
+    if not plan then return 'quantity', left end
+  end
+  if not all_there(r, COMMITTED, plan) then return 'corrupt' end
+  for line, units in pairs(plan) do
+    give_back(id, r, line, units, COMMITTED, 'committed:' .. r.channel)
+    line.cancelled, line.open = line.cancelled + units, line.open - units
+  end
+  if reason ~= '' then moves[#moves + 1] = '# ' .. id .. ' ' .. reason end
+  r.state = settled_state(r)
+  return 'done'
+end
+
+return settle(function(r, id, verb, parts, argument, wanted)
+  if verb == 'cancel' then return cancel(r, id, parts, argument, wanted) end
+  return unpaid(r, id, verb, wanted)
+end, {cancel = true})

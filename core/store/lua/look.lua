@@ -1,0 +1,47 @@
+#!lua flags=no-writes,allow-oom
+-- look: what a worker must see before it plans or refuses; one instant, no change.
+--
+-- KEYS 1 meta 2 pools 3 skus 4 h 5 h before 6… due lists
+-- ARGV head, then rows, skus, keys; rows × (pool), skus × (sku), keys × (field);
+--      per due list: how many ids were seen there with nothing due, and until when (ms) that holds
+-- Returns applied, rows, entries of skus, values of keys ("" for what is not there),
+--      per due list its first ids, or nothing if none can be due; 1,000 ids in all, and '' for a
+--      list that had no room
+--%include shard
+
+local stop = open_shard({'hash', 'hash', 'hash', 'hash', 'hash', 'list'})
+if stop then return stop end
+local rows, skus, keys = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
+local at = HEAD + 4
+
+local function read(key, count)
+  local values = {}
+  if count > 0 then
+    values = call('HMGET', key, unpack(ARGV, at, at + count - 1))
+    for i = 1, count do values[i] = values[i] or '' end
+  end
+  return values
+end
+
+local found_rows = read(KEYS[2], rows)
+at = at + rows
+local found_skus = read(KEYS[3], skus)
+at = at + skus
+local current, before = read(KEYS[4], keys), read(KEYS[5], keys)
+for i = 1, keys do
+  if current[i] == '' then current[i] = before[i] end
+end
+at = at + keys
+local due, room = {}, 1000
+for i = 6, #KEYS do
+  local seen, quiet_until = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
+  at = at + 2
+  if ARGV[10] == '1' and (call('LLEN', KEYS[i]) ~= seen or now >= quiet_until) then
+    local ids = room > 0 and call('LRANGE', KEYS[i], 0, room - 1) or {''}
+    room = room - #ids
+    due[#due + 1] = ids
+  else
+    due[#due + 1] = {}
+  end
+end
+return reply('applied', found_rows, found_skus, current, due)

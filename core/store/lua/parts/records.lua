@@ -1,0 +1,234 @@
+-- Part of the scripts that settle: a reservation's record as a table, and the loop over a batch.
+--
+-- A record reads "state version updated deadline committed seq channel customer reference line …",
+-- "-" for what is absent; a line pool@own,borrowed with ,fulfilled,cancelled,returned,ceiling behind
+-- it once one of them is not 0. States: R reserved, C committed, F fulfilled, T returned,
+-- L released, X expired, K cancelled.
+--
+-- ARGV after the head: count, verb of the event, then 8 per record:
+--   index of its bucket in KEYS, id, verb, If-Match version or "", key or "", fingerprint,
+--   parts ("pool-or-sku quantity …" or ""), argument of the verb
+-- KEYS 1 meta 2 pools 3 events 4 done 5 h 6 h before 7 w 8 w before 9… buckets (due lists behind)
+-- Reply: code and record per record (flat), then the rows written (name, row, …).
+
+local KINDS = {'hash', 'hash', 'stream', 'list', 'hash', 'hash', 'hash', 'hash', 'hash'}
+local WIDTH = 8
+local rows, touched = {}, {}
+local moves = {}
+
+local function parse_record(text)
+  local r = {lines = {}}
+  local rest
+  r.state, r.version, r.updated, r.deadline, r.committed, r.seq, r.channel, r.customer,
+    r.reference, rest = string.match(text,
+      '^(%u) (%d+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)(.*)$')
+  if not r.state then return nil end
+  r.version = tonumber(r.version)
+  for pool, own, borrowed, tail in string.gmatch(rest, ' ([^@ ]+@[^@ ]+)@(%d+),(%d+)(%S*)') do
+    local line = {pool = pool, own = tonumber(own), borrowed = tonumber(borrowed),
+      fulfilled = 0, cancelled = 0, returned = '0', ceiling = 0}
+    if tail ~= '' then
+      local f, c, t, n = string.match(tail, '^,(%d+),(%d+),(%d+),(%d+)$')
+      line.fulfilled, line.cancelled, line.returned = tonumber(f), tonumber(c), t
+      line.ceiling = tonumber(n)
+    end
+    line.open = line.own + line.borrowed - line.fulfilled - line.cancelled
+    r.lines[#r.lines + 1] = line
+  end
+  return r
+end
+
+local function print_record(r, number)
+  local parts = {format('%s %d %d %s %s %s %s %s %s', r.state, r.version + 1, now, r.deadline,
+    r.committed, number, r.channel, r.customer, r.reference)}
+  for _, line in ipairs(r.lines) do
+    if line.fulfilled == 0 and line.cancelled == 0 and line.ceiling == 0 and line.returned == '0' then
+      parts[#parts + 1] = format('%s@%d,%d', line.pool, line.own, line.borrowed)
+    else
+      parts[#parts + 1] = format('%s@%d,%d,%d,%d,%s,%d', line.pool, line.own, line.borrowed,
+        line.fulfilled, line.cancelled, line.returned, line.ceiling)
+    end
+  end
+  return table.concat(parts, ' ')
+end
+
+-- The row of a pool, parsed once per script; nil if there is none that can be read.
+local function row_of(pool)
+  local row = rows[pool]
+  if row == nil then
+    local text = call('HGET', KEYS[2], pool)
+    row = text and parse_row(text) or false
+    if row then row.on_hand = units_of(row) end
+    rows[pool] = row
+  end
+  return row or nil
+end
+
+-- True if every line's share in `plan` (line → units) is there to be moved out of `account`. A
+-- record that says otherwise is corrupt and is left alone.
+local function all_there(r, account, plan)
+  local sums = {}
+  for line, units in pairs(plan) do
+    local row = row_of(line.pool)
+    if not row then return false end
+    sums[line.pool] = (sums[line.pool] or 0) + units
+    local quota = row.quotas[r.channel]
+    if not quota or quota[account] < sums[line.pool] then return false end
+  end
+  return true
+end
+
+local function touch(pool)
+  local row = rows[pool]
+  if not row.touched then
+    row.touched = true
+    touched[#touched + 1] = pool
+  end
+  return row
+end
+
+local function note(id, pool, from, to, units)
+  if units > 0 then
+    moves[#moves + 1] = format('%s %s %s %d %s', pool, from, to, units, id)
+  end
+end
+
+-- Gives `units` of a line back out of `account`, the borrowed part first; a deficit is paid first.
+-- How much of a line's cancelled units is borrowed follows from its counters alone, so that parts
+-- in any order end in the same accounts.
+local function give_back(id, r, line, units, account, from)
+  local row = touch(line.pool)
+  local quota, head = row.quotas[r.channel], row.head
+  local lent = math.max(0, line.borrowed - math.max(0, line.fulfilled - line.own))
+  local borrowed = math.min(line.cancelled + units, lent) - math.min(line.cancelled, lent)
+  local own = units - borrowed
+  quota[account] = quota[account] - units
+  if quota[NUMBER] == line.ceiling and quota[CEILING] and quota[CEILING] ~= '-' then
+    quota[LEFT] = quota[LEFT] + units
+  end
+  local paid = math.min(borrowed, head[DEFICIT])
+  head[DEFICIT], borrowed = head[DEFICIT] - paid, borrowed - paid
+  local also = math.min(own, head[DEFICIT])
+  head[DEFICIT], own = head[DEFICIT] - also, own - also
+  head[1] = head[1] + borrowed
+  quota[FREE] = quota[FREE] + own
+  note(id, line.pool, from, 'deficit', paid + also)
+  note(id, line.pool, from, 'shared', borrowed)
+  note(id, line.pool, from, 'free:' .. r.channel, own)
+end
+
+-- Which lines a partial verb means: line → units, or nil and what is left ("pool left …").
+local function choose(r, parts)
+  local chosen, short = {}, {}
+  for target, quantity in string.gmatch(parts, '(%S+) (%d+)') do
+    local want, left = tonumber(quantity), 0
+    for _, line in ipairs(r.lines) do
+      if line.pool == target or string.match(line.pool, '^[^@]+') == target then
+        local free = line.open - (chosen[line] or 0)
+        left = left + free
+        local part = math.min(want, free)
+        if part > 0 then
+          chosen[line] = (chosen[line] or 0) + part
+          want = want - part
+        end
+      end
+    end
+    if want > 0 then short[#short + 1] = format('%s %d', target, left) end
+  end
+  if #short > 0 then return nil, table.concat(short, ' ') end
+  return chosen
+end
+
+local function all_open(r)
+  local chosen, any = {}, false
+  for _, line in ipairs(r.lines) do
+    if line.open > 0 then
+      chosen[line] = line.open
+      any = true
+    end
+  end
+  return any and chosen or nil
+end
+
+-- The state of a record whose units were committed once.
+local function settled_state(r)
+  local open, shipped, back = 0, 0, 0
+  for _, line in ipairs(r.lines) do
+    open, shipped, back = open + line.open, shipped + line.fulfilled, back + tonumber(line.returned)
+  end
+  if open > 0 then return 'C' end
+  if shipped == 0 then return 'K' end
+  return back == shipped and 'T' or 'F'
+end
+
+local function is_due(r)
+  return r.state == 'R' and ARGV[10] == '1' and now >= tonumber(r.deadline)
+end
+
+local function stale(r, wanted)
+  return wanted ~= '' and tonumber(wanted) ~= r.version
+end
+
+-- Runs `decide(record, id, verb, parts, argument, wanted)` → code, detail over the batch: all
+-- guards and decisions first, then all writes. A decision changes tables only.
+local function settle(decide, kept_long)
+  local count, verb, first = tonumber(ARGV[HEAD + 1]), ARGV[HEAD + 2], HEAD + 3
+  local answers, texts, keys, events, ended = {}, {}, {h = {}, w = {}}, {}, {}
+  local number = format('%d', tonumber(meta[3]) + 1)
+  for i = 1, count do
+    local at = first + (i - 1) * WIDTH
+    local bucket, id, act, wanted = KEYS[tonumber(ARGV[at])], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+    local key, print = ARGV[at + 4], ARGV[at + 5]
+    local long = kept_long[act]
+    local known = key ~= '' and known_key(KEYS[long and 7 or 5], KEYS[long and 8 or 6], key)
+    local text = call('HGET', bucket, id)
+    local code, detail
+    if known and string.sub(known, 1, #print) ~= print then
+      code, detail = 'reused', ''
+    elseif not text then
+      code, detail = 'gone', ''
+    elseif known then
+      code, detail = 'replay', text
+    else
+      local r = parse_record(text)
+      if not r then
+        code, detail = 'corrupt', text
+      else
+        code, detail = decide(r, id, act, ARGV[at + 6], ARGV[at + 7], wanted)
+        detail = detail or text
+        if code == 'done' then
+          detail = print_record(r, number)
+          texts[#texts + 1] = {bucket, id, detail}
+          events[#events + 1], events[#events + 2] = id, detail
+          if r.state ~= 'R' and r.state ~= 'C' then ended[#ended + 1] = id end
+        end
+        if key ~= '' and (code == 'done' or code == 'already') then
+          local into = keys[long and 'w' or 'h']
+          into[#into + 1], into[#into + 2] = key, print .. ' 200 ' .. id
+        end
+      end
+    end
+    answers[#answers + 1], answers[#answers + 2] = code, detail
+  end
+
+  local set = {}
+  for _, pool in ipairs(touched) do
+    local row = rows[pool]
+    local on_hand, lawful = units_of(row)
+    if not lawful or on_hand ~= row.on_hand then
+      return redis.error_reply('LAW units of ' .. pool .. ' would not be conserved')
+    end
+    set[#set + 1], set[#set + 2] = pool, print_row(row)
+  end
+  if #events > 0 then
+    append_event(KEYS[3], verb, 'p', table.concat(set, '\n'), 'r', table.concat(events, '\n'),
+      'm', table.concat(moves, '\n'))
+    if #set > 0 then call('HSET', KEYS[2], unpack(set)) end
+    for _, entry in ipairs(texts) do call('HSET', entry[1], entry[2], entry[3]) end
+    if #ended > 0 then call('RPUSH', KEYS[4], unpack(ended)) end
+  end
+  if #keys.h + #keys.w > 0 then keep_windows() end
+  if #keys.h > 0 then call('HSET', KEYS[5], unpack(keys.h)) end
+  if #keys.w > 0 then call('HSET', KEYS[7], unpack(keys.w)) end
+  return reply('applied', answers, set)
+end

@@ -1,0 +1,67 @@
+-- Part of every script: the shard's meta, the server's time, and the outcomes that come first.
+--
+-- ARGV 1 epoch · 2 the worker's estimate of the server's time in ms ("" = does not matter)
+--      3 number of the channels' policy ("" = does not matter)
+--      4, 5 key window of 1 h: start in ms of the current one and of the one before · 6 its length
+--      7, 8, 9 the same for the window of 7 days · 10 "1" = deadlines may be judged
+-- A reply is {outcome, seq, time in ms, mark, cursor, …}; what follows depends on the outcome.
+
+local FORMAT = '1'
+local call = redis.call
+local format = string.format
+local meta, now, seq
+local HEAD = 10
+
+local function reply(outcome, ...)
+  return {outcome, seq or meta[3] or '0', now, meta[10] or '', meta[9] or '0', ...}
+end
+
+-- The window that holds at `now`, and the one before it; never one that is older than meta's.
+local function window(current, previous, length)
+  local own = format('%d', now - now % tonumber(length))
+  if not current then return own, own end
+  if tonumber(own) > tonumber(current) then return own, current end
+  return current, previous
+end
+
+-- All guards that every script shares. Returns a reply if the script must stop, else nil.
+-- `kinds` names the type of each key; the last one stands for all that follow.
+local function open_shard(kinds)
+  for i = 1, #KEYS do
+    local kind = kinds[i] or kinds[#kinds]
+    local found = call('TYPE', KEYS[i]).ok
+    if found ~= kind and found ~= 'none' then
+      return redis.error_reply('WRONGTYPE ' .. KEYS[i] .. ' is a ' .. found .. ', not a ' .. kind)
+    end
+  end
+  meta = call('HMGET', KEYS[1],
+    'format', 'epoch', 'seq', 'policy', 'h', 'hp', 'w', 'wp', 'cursor', 'mark')
+  local time = call('TIME')
+  now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+  if meta[1] ~= FORMAT or meta[2] ~= ARGV[1] then return reply('epoch') end
+  local h, hp = window(meta[5], meta[6], ARGV[6])
+  local w, wp = window(meta[7], meta[8], ARGV[9])
+  if (ARGV[2] ~= '' and math.abs(now - tonumber(ARGV[2])) > 1000)
+      or h ~= ARGV[4] or hp ~= ARGV[5] or w ~= ARGV[7] or wp ~= ARGV[8] then
+    return reply('clock', h, hp, w, wp)
+  end
+  if ARGV[3] ~= '' and meta[4] ~= ARGV[3] then return reply('policy') end
+end
+
+-- Keys are about to be written to the current windows: meta must know them.
+local function keep_windows()
+  call('HSET', KEYS[1], 'h', ARGV[4], 'hp', ARGV[5], 'w', ARGV[7], 'wp', ARGV[8])
+end
+
+-- The first write of a script: its event, and with it the next seq. If this fails nothing is done.
+local function append_event(stream, verb, ...)
+  seq = format('%d', tonumber(meta[3]) + 1)
+  call('XADD', stream, meta[2] .. '-' .. seq, 'v', verb, 't', format('%d', now), ...)
+  call('HSET', KEYS[1], 'seq', seq)
+  keep_windows()
+end
+
+-- What an idempotency key stands for, in the current window or the one before: a string or false.
+local function known_key(current, previous, field)
+  return call('HGET', current, field) or call('HGET', previous, field)
+end

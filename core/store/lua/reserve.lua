@@ -1,0 +1,62 @@
+#!lua
+-- reserve: takes units for a batch of new reservations, all of it or nothing.
+--
+-- Guarantees: no account below zero and units conserved in every row; each row is the one that was
+-- planned on (swap) or the plan's deltas fit the fresh one (rebase); a batch whose first id exists
+-- was done before and is not done again; every deadline lies ahead of the server's time.
+-- KEYS 1 meta 2 pools 3 events 4 h 5 h before 6 bucket of the new records 7… due lists
+-- ARGV head, then pools, records, keys, due lists, earliest deadline in ms;
+--      pools × (name), × (old row), × (new row), × (deltas); records × (id, record);
+--      keys × (field), × (value); per due list: its count, then its ids
+-- Returns applied | rebased (index, row …) | conflict (index, fresh row …)
+--      | known ('batch', rows as they are) | known ('keys', index, value …) and the head's outcomes
+-- Event reserve: p rows, r records
+--%include shard
+--%include rows
+
+local stop = open_shard({'hash', 'hash', 'stream', 'hash', 'hash', 'hash', 'list'})
+if stop then return stop end
+local pools, records, keys = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
+local dues, earliest = tonumber(ARGV[14]), tonumber(ARGV[15])
+local at_pools = HEAD + 6
+local at_records = at_pools + 4 * pools
+local at_keys = at_records + 2 * records
+local at_dues = at_keys + 2 * keys
+
+if call('HEXISTS', KEYS[6], ARGV[at_records]) == 1 then
+  return reply('known', 'batch', call('HMGET', KEYS[2], unpack(ARGV, at_pools, at_pools + pools - 1)))
+end
+if earliest <= now then return reply('clock', ARGV[4], ARGV[5], ARGV[7], ARGV[8]) end
+if keys > 0 then
+  local current = call('HMGET', KEYS[4], unpack(ARGV, at_keys, at_keys + keys - 1))
+  local before = call('HMGET', KEYS[5], unpack(ARGV, at_keys, at_keys + keys - 1))
+  local known = {}
+  for i = 1, keys do
+    local value = current[i] or before[i]
+    if value then known[#known + 1], known[#known + 2] = i - 1, value end
+  end
+  if #known > 0 then return reply('known', 'keys', known) end
+end
+local outcome, set, changed = meet_plan(KEYS[2], at_pools, pools)
+if outcome == 'conflict' then return reply(outcome, changed) end
+
+append_event(KEYS[3], 'reserve', 'p', table.concat(set, '\n'),
+  'r', table.concat(ARGV, '\n', at_records, at_records + 2 * records - 1))
+call('HSET', KEYS[2], unpack(set))
+call('HSET', KEYS[6], unpack(ARGV, at_records, at_records + 2 * records - 1))
+local at = at_dues
+for i = 1, dues do
+  local count = tonumber(ARGV[at])
+  call('RPUSH', KEYS[6 + i], unpack(ARGV, at + 1, at + count))
+  at = at + count + 1
+end
+if keys > 0 then
+  local entries = {}
+  for i = 0, keys - 1 do
+    entries[2 * i + 1], entries[2 * i + 2] = ARGV[at_keys + i], ARGV[at_keys + keys + i]
+  end
+  call('HSET', KEYS[4], unpack(entries))
+end
+local second = math.floor(earliest / 1000)
+if second < tonumber(meta[9]) then call('HSET', KEYS[1], 'cursor', format('%d', second)) end
+return reply(outcome, changed)

@@ -1,0 +1,240 @@
+"""The cold calls to the store, through redis-py: what it is, its policy, single reads, pages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import redis.asyncio as redis
+from msgspec import Struct
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+from core.errors import StartRefused, StockUnavailable
+from core.model import Channel, Durability, LocationSpec, LocationView
+from core.store import keys, scripts, wording
+
+
+class Meta(Struct, frozen=True):
+    """What the shard is. ``epoch`` is empty if there is none."""
+
+    format: str
+    epoch: str
+    seq: int
+    policy: int
+    cursor: int
+    purged: int
+    time_ms: int
+    run_id: str
+
+
+class PolicyEntries(Struct, frozen=True):
+    """Channels and locations at one number of the policy."""
+
+    epoch: str
+    number: int
+    channels: dict[str, Channel]
+    locations: dict[str, LocationView]
+
+
+def _error(error: Exception) -> StockUnavailable:
+    return StockUnavailable(f"the store does not answer: {error or type(error).__name__}")
+
+
+class Shard:
+    """One shard of a store. Every failure is a StockUnavailable with outcome none: only reads."""
+
+    def __init__(self, url: str, timeout_seconds: float) -> None:
+        self._redis: redis.Redis = redis.Redis.from_url(
+            url,
+            socket_timeout=timeout_seconds,
+            socket_connect_timeout=timeout_seconds,
+            retry=Retry(NoBackoff(), 1),  # a stale pooled connection; all calls here may repeat
+            protocol=2,
+        )
+
+    async def close(self) -> None:
+        await self._redis.aclose()
+
+    async def load_scripts(self) -> None:
+        """SCRIPT LOAD, not EVAL: Valkey evicts scripts that EVAL loaded."""
+        try:
+            pipe = self._redis.pipeline(transaction=False)
+            for script in scripts.ALL:
+                pipe.script_load(script.text)
+            await pipe.execute()
+        except RedisError as error:
+            raise _error(error) from error
+
+    async def start(self, create: bool) -> Meta:
+        """What the shard is; made if the store is empty and ``create``."""
+        try:
+            run_id = (await self._redis.info("server"))["run_id"]
+            if not create and not await self._redis.exists(keys.META):
+                return Meta("", "", 0, 0, 0, 0, 0, run_id)
+            main = wording.location_entry(1, LocationSpec())
+            found = await self._redis.evalsha(
+                scripts.START.sha.decode(), 2, keys.META, keys.LOCATIONS, scripts.FORMAT, main
+            )
+        except RedisError as error:
+            raise _error(error) from error
+        known = [word.decode() for word in found[:6]]
+        return Meta(
+            known[0], known[1], int(known[2] or 0), int(known[3] or 0), int(known[4] or 0),
+            int(known[5] or 0), int(found[6]), run_id,
+        )
+
+    async def version(self) -> str:
+        """Name and version of the server. Raises StartRefused for one that is too old."""
+        try:
+            info = await self._redis.info("server")
+        except RedisError as error:
+            raise _error(error) from error
+        name = info.get("server_name", "redis")
+        version = str(info.get("valkey_version") or info["redis_version"])
+        least = (7, 2) if name == "valkey" else (7, 0)
+        if tuple(int(part) for part in version.split(".")[:2]) < least:
+            raise StartRefused(
+                f"the store is {name} {version}; Stockade needs Redis 7.0 or Valkey 7.2 at least"
+            )
+        return f"{name} {version}"
+
+    async def durability(self) -> tuple[Durability, str]:
+        """The level that the store's settings give, and why it is not more."""
+        try:
+            config = await self._redis.config_get("append*")
+        except ResponseError as error:
+            return "memory", f"CONFIG GET is refused ({error}), so its durability is not known"
+        except RedisError as error:
+            raise _error(error) from error
+        if config.get("appendonly") != "yes":
+            return "memory", "appendonly is not yes; set `appendonly yes` and `appendfsync always`"
+        if config.get("appendfsync") != "always":
+            return "memory", f"appendfsync is {config.get('appendfsync')}; set `appendfsync always`"
+        return "fsync", ""
+
+    async def memory_share(self) -> float:
+        """Used memory as a part of maxmemory; 0 if there is no limit."""
+        try:
+            info = await self._redis.info("memory")
+        except RedisError as error:
+            raise _error(error) from error
+        limit = int(info.get("maxmemory", 0))
+        return int(info["used_memory"]) / limit if limit else 0.0
+
+    async def trim_events(self, entries: int) -> None:
+        """Keeps about the newest ``entries`` of the event stream."""
+        try:
+            await self._redis.xtrim(keys.EVENTS, maxlen=entries, approximate=True)
+        except RedisError as error:
+            raise _error(error) from error
+
+    async def policy(self) -> PolicyEntries:
+        """Channels and locations, read at one instant."""
+        try:
+            pipe = self._redis.pipeline(transaction=True)
+            pipe.hmget(keys.META, "epoch", "policy")
+            pipe.hgetall(keys.CHANNELS)
+            pipe.hgetall(keys.LOCATIONS)
+            (epoch, number), channels, locations = await pipe.execute()
+        except RedisError as error:
+            raise _error(error) from error
+        return PolicyEntries(
+            (epoch or b"").decode(),
+            int(number or 0),
+            {n.decode(): wording.parse_channel(n.decode(), e) for n, e in channels.items()},
+            {n.decode(): wording.parse_location(n.decode(), e) for n, e in locations.items()},
+        )
+
+    async def record(self, reservation_id: str) -> tuple[bytes | None, int]:
+        """A reservation's record, and the server's time in ms."""
+        try:
+            pipe = self._redis.pipeline(transaction=False)
+            pipe.hget(keys.bucket_of(reservation_id), reservation_id)
+            pipe.time()
+            record, (seconds, microseconds) = await pipe.execute()
+        except RedisError as error:
+            raise _error(error) from error
+        return record, seconds * 1000 + microseconds // 1000
+
+    async def skus(self, names: Sequence[str]) -> list[bytes | None]:
+        """Entries of SKUs."""
+        try:
+            return await self._redis.hmget(keys.SKUS, list(names)) if names else []
+        except RedisError as error:
+            raise _error(error) from error
+
+    async def rows(self, pools: Sequence[str]) -> list[bytes | None]:
+        """Rows of pools (``sku@location``)."""
+        try:
+            return await self._redis.hmget(keys.POOLS, list(pools)) if pools else []
+        except RedisError as error:
+            raise _error(error) from error
+
+    async def key(self, windows: Sequence[bytes], field: bytes) -> bytes | None:
+        """What an idempotency key stands for, in the first of these windows that has it."""
+        try:
+            pipe = self._redis.pipeline(transaction=True)
+            for window in windows:
+                pipe.hget(window, field)
+            return next((value for value in await pipe.execute() if value is not None), None)
+        except RedisError as error:
+            raise _error(error) from error
+
+    async def policy_number(self) -> int:
+        """The number of the policy now."""
+        try:
+            return int(await self._redis.hget(keys.META, "policy") or 0)
+        except RedisError as error:
+            raise _error(error) from error
+
+    async def ended(self, hour: int, count: int) -> list[str]:
+        """The first ids of an hour's list of ended reservations."""
+        try:
+            found = await self._redis.lrange(keys.done_at(hour), 0, count - 1)
+        except RedisError as error:
+            raise _error(error) from error
+        return [each.decode() for each in found]
+
+    async def catalog(self, after: str, limit: int) -> list[str]:
+        """SKUs in order of their bytes, behind ``after``."""
+        low = f"({after}" if after else "-"
+        try:
+            names: Iterable[bytes] = await self._redis.zrangebylex(
+                keys.CATALOG, low, "+", start=0, num=limit
+            )
+        except RedisError as error:
+            raise _error(error) from error
+        return [name.decode() for name in names]
+
+    async def run(self, script: scripts.Script, names: Sequence[bytes], args: Sequence[Any]) -> Any:
+        """One script, for policy and SKUs: rare calls that need no lane."""
+        try:
+            try:
+                return await self._redis.evalsha(
+                    script.sha.decode(), len(names), *names, *args
+                )
+            except NoScriptError:
+                await self.load_scripts()
+                return await self._redis.evalsha(
+                    script.sha.decode(), len(names), *names, *args
+                )
+        except ResponseError as error:
+            raise StockUnavailable(f"the store refused: {error}") from error
+        except RedisError as error:
+            raise StockUnavailable(f"the store does not answer: {error}", "unknown") from error
+
+    async def clock_accepted(self) -> int:
+        """How often an operator has accepted the server's clock."""
+        try:
+            return int(await self._redis.hget(keys.META, "clock") or 0)
+        except RedisError as error:
+            raise _error(error) from error
+
+    async def accept_clock(self) -> int:
+        """Tells all workers to take the server's clock for the true one."""
+        try:
+            return int(await self._redis.hincrby(keys.META, "clock", 1))
+        except RedisError as error:
+            raise _error(error) from error

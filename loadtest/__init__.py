@@ -1,0 +1,17 @@
+"""The load-test harness: real orders against a real service, judged from outside. In this order:
+
+    orders            reads an order log, dirt and all
+    settings          what ``--set`` can set
+    client            HTTP with retries under the same key, and the shapes of the answers
+    histogram         latencies
+    book              what the service has acknowledged in this run
+    stocking          makes a fresh service ready for a log
+    replay            baskets: reserve → commit → fulfil, or abandoned
+    audit             recomputes every pool from the book and reads reservations back
+    report            the summary and the JSON document
+    progress          the bar in the terminal
+    service           a service of the harness's own
+    completejourney   turns real grocery transactions into an order log
+
+It imports nothing of the service: what it knows, it knows from the contract.
+"""

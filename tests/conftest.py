@@ -1,0 +1,114 @@
+"""What every test stands on: a kernel that is not stale, a seed that is shown, real servers.
+
+The servers are the ones that the service itself starts, by the same code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.machinery
+import os
+import random
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+from core.embedded.valkey import EmbeddedValkey
+
+KERNEL = Path(__file__).parent.parent / "core" / "kernel"
+
+# ``make proof`` searches for longer; by default a run shall stay short on two busy cores.
+hypothesis.settings.register_profile("stockade", deadline=None)
+hypothesis.settings.register_profile("proof", deadline=None, max_examples=2_000)
+hypothesis.settings.load_profile("stockade")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--seed N`` repeats a run that used randomness."""
+    parser.addoption("--seed", type=int, help="seed of random and of Hypothesis")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse a kernel that is not the one in the sources; choose the seed before Hypothesis."""
+    stale = _stale_extensions()
+    if stale:
+        pytest.exit(f"missing or older than its source: {', '.join(stale)}; run make build", 3)
+    # A setting in the caller's shell would reach the services under test.
+    for variable in [name for name in os.environ if name.startswith("STOCKADE_")]:
+        del os.environ[variable]
+    if config.option.seed is None:
+        config.option.seed = random.SystemRandom().randrange(2**32)
+    if config.option.hypothesis_seed is None:
+        config.option.hypothesis_seed = str(config.option.seed)
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Show the seed, so that the same run can be made again."""
+    return f"seed: {config.option.seed} (--seed repeats it)"
+
+
+def _stale_extensions() -> list[str]:
+    headers = [path.stat().st_mtime for path in KERNEL.glob("*.pxd")]
+    stale = []
+    for source in sorted(KERNEL.glob("_*.pyx")):
+        built = source.with_suffix(importlib.machinery.EXTENSION_SUFFIXES[0])
+        newest = max(source.stat().st_mtime, *headers)
+        if not built.exists() or built.stat().st_mtime < newest:
+            stale.append(f"core/kernel/{built.name}")
+    return stale
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """The run's seed, for a test that makes its own ``random.Random``."""
+    return int(request.config.option.seed)
+
+
+@pytest.fixture(autouse=True)
+def _seeded(seed: int) -> None:
+    random.seed(seed)
+
+
+@pytest.fixture(scope="session")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of one private server for the whole run, as the service starts it."""
+    # A runner of its own: a server outlives the event loops of the tests that use it.
+    with asyncio.Runner() as runner:
+        server = EmbeddedValkey(tmp_path_factory.mktemp("valkey"))
+        runner.run(server.start())
+        yield server.url
+        runner.run(server.stop())
+
+
+@pytest.fixture
+def store_url(valkey: str) -> str:
+    """The same server, empty."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(valkey.removeprefix("unix://"))
+        connection.sendall(b"FLUSHALL SYNC\r\n")
+        answer = connection.recv(100)
+    assert answer == b"+OK\r\n", answer
+    return valkey
+
+
+@pytest.fixture
+async def fresh_valkey(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[EmbeddedValkey]]]:
+    """Starts private servers: ``await fresh_valkey(data=None, **options of EmbeddedValkey)``.
+
+    Without ``data`` each has a new directory. All are stopped after the test.
+    """
+    async with AsyncExitStack() as stack:
+
+        async def start(data: Path | None = None, **options: object) -> EmbeddedValkey:
+            directory = data or tmp_path / f"valkey-{len(os.listdir(tmp_path))}"
+            server = EmbeddedValkey(directory, **options)  # type: ignore[arg-type]
+            stack.push_async_callback(server.stop)
+            await server.start()
+            return server
+
+        yield start

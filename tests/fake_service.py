@@ -1,0 +1,159 @@
+"""A service that only remembers what it was asked: for tests of the door alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from core.errors import InsufficientStock, Overloaded, UnknownChannel
+from core.model import (
+    Channel,
+    ChannelSpec,
+    Key,
+    LocationView,
+    Pool,
+    Receive,
+    Reservation,
+    ReservationLine,
+    Reserve,
+    SkuSpec,
+    SkuStock,
+    SkuView,
+)
+
+ID = "0193abcd-3333-7333-8333-33333333beef"
+BASKET = {"channel": "web", "lines": [{"sku": "tee", "quantity": 1}]}
+
+
+class FakeReceipt:
+    """A reservation as the engine hands it out."""
+
+    def __init__(self, request: Reserve | None = None, replayed: bool = False) -> None:
+        self.id = ID
+        self.version = 7
+        self.replayed = replayed
+        self._reference = None if request is None else request.reference
+
+    def reservation(self) -> Reservation:
+        time = "2026-11-22T12:00:00.000Z"
+        lines = [ReservationLine("tee", "main", 1, 1, 0, 0, 0, 0)]
+        return Reservation(
+            ID, "reserved", 7, "web", self._reference, None, "fsync", time, time, time, None, lines
+        )
+
+
+class Answer:
+    """Any result of the engine, by its members."""
+
+    def __init__(self, **members: Any) -> None:
+        self.__dict__.update(members)
+
+
+class FakeEngine:
+    """Answers everything, and remembers the calls."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, tuple[Any, ...]]] = []
+        self.error: Exception | None = None
+        self.replayed = False
+
+    def _note(self, name: str, *arguments: Any) -> None:
+        self.calls.append((name, arguments))
+        if self.error is not None:
+            raise self.error
+
+    async def reserve(self, request: Reserve, key: Key | None = None) -> FakeReceipt:
+        self._note("reserve", request, key)
+        return FakeReceipt(request, self.replayed)
+
+    async def reserve_batch(self, requests: list[Reserve], keys: list[Key | None]) -> list[Any]:
+        self._note("reserve_batch", requests, keys)
+        return [
+            InsufficientStock() if request.channel == "sold-out" else FakeReceipt(request)
+            for request in requests
+        ]
+
+    def __getattr__(self, verb: str) -> Callable[..., Any]:
+        if verb not in {"extend", "commit", "release", "cancel", "fulfil"}:
+            raise AttributeError(verb)
+
+        async def act(id: str, request: Any, key: Key | None, if_version: int | None) -> Any:
+            self._note(verb, id, request, key, if_version)
+            return FakeReceipt(replayed=self.replayed)
+
+        return act
+
+    async def reservation(self, id: str) -> FakeReceipt:
+        self._note("reservation", id)
+        return FakeReceipt()
+
+    async def receive(self, request: Receive, keys: list[Key | None]) -> list[Any]:
+        self._note("receive", request, keys)
+        pool = Pool("tee", "main", 1, 1, 0, 1, 0, 0, 0, {})
+        return [
+            Answer(pool=None, error=Overloaded(), replayed=False)
+            if line.sku == "busy"
+            else Answer(pool=pool, error=None, replayed=self.replayed)
+            for line in request.lines
+        ]
+
+    async def stock(self, skus: list[str], channel: str | None = None) -> list[SkuStock]:
+        self._note("stock", skus, channel)
+        return [SkuStock(sku, {"web": 1}, []) for sku in skus]
+
+    async def stock_page(self, after: str, limit: int) -> tuple[list[SkuStock], str | None]:
+        self._note("stock_page", after, limit)
+        return [SkuStock("a/b", {}, [])], "a/b" if after == "" else None
+
+    async def availability(self, channel: str, skus: list[str]) -> list[Any]:
+        self._note("availability", channel, skus)
+        return [(sku, 3, {"main": 3}) for sku in skus]
+
+    async def channel(self, name: str) -> Channel:
+        self._note("channel", name)
+        if name == "missing":
+            raise UnknownChannel
+        return Channel(name, 3, ChannelSpec(floor_share=0.5))
+
+    async def channels(self) -> list[Channel]:
+        return [Channel(name, 1, ChannelSpec()) for name in ("web", "app", "store")]
+
+    async def put_channel(
+        self, name: str, spec: ChannelSpec, key: Key | None, if_version: int | None
+    ) -> Any:
+        self._note("put_channel", name, spec, key, if_version)
+        return Answer(value=Channel(name, 1, spec), created=True, replayed=self.replayed)
+
+    async def put_location(
+        self, name: str, spec: Any, key: Key | None, if_version: int | None
+    ) -> Any:
+        self._note("put_location", name, spec, key, if_version)
+        return Answer(value=LocationView(name, 2, True, True), created=False, replayed=False)
+
+    async def location(self, name: str) -> LocationView:
+        return LocationView(name, 2, True, True)
+
+    async def locations(self) -> list[LocationView]:
+        return [LocationView("main", 1, True, True)]
+
+    async def put_sku(
+        self, sku: str, spec: SkuSpec, key: Key | None, if_version: int | None
+    ) -> Any:
+        self._note("put_sku", sku, spec, key, if_version)
+        return Answer(value=SkuView(sku, 4, 0, {}, {}), created=False, replayed=False)
+
+    async def sku(self, sku: str) -> SkuView:
+        self._note("sku", sku)
+        return SkuView(sku, 4, 0, {}, {})
+
+
+class FakeService:
+    """An opened service."""
+
+    def __init__(self) -> None:
+        self.engine = FakeEngine()
+        self.ready = True
+        self.history: list[str] = []
+
+    def readiness(self) -> dict[str, Any]:
+        return {"ready": self.ready, "durability": "fsync"}

@@ -1,0 +1,217 @@
+"""Reservations over HTTP, on the real service: lives, repeats, versions, batches."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.problems import assert_problem
+
+PATH = "/v1/reservations"
+
+
+def basket(quantity: int = 1, **members: Any) -> dict[str, Any]:
+    return {"channel": "web", "lines": [{"sku": "tee", "quantity": quantity}]} | members
+
+
+async def reserved(client: httpx2.AsyncClient, quantity: int = 1, **members: Any) -> str:
+    response = await client.post(PATH, json=basket(quantity, **members))
+    assert response.status_code == 201, response.text
+    return str(response.json()["id"])
+
+
+async def pool(client: httpx2.AsyncClient) -> Any:
+    return (await client.get("/v1/stock/tee")).json()["pools"][0]
+
+
+async def test_a_basket_lives_through(shop: httpx2.AsyncClient) -> None:
+    response = await shop.post(PATH, json=basket(2, reference="order-17", customer="c-9"))
+    made = response.json()
+    assert response.status_code == 201
+    assert response.headers["location"] == f"{PATH}/{made['id']}"
+    assert response.headers["etag"] == f'"{made["version"]}"'
+    assert made["state"] == "reserved"
+    assert made["reference"] == "order-17"
+    assert made["customer"] == "c-9"
+    assert made["durability"] == "fsync"
+    assert made["committed_at"] is None
+    assert made["created_at"] < made["expires_at"]
+    assert made["lines"] == [
+        {
+            "sku": "tee",
+            "location": "main",
+            "quantity": 2,
+            "own": 2,
+            "borrowed": 0,
+            "fulfilled": 0,
+            "cancelled": 0,
+            "returned": 0,
+        }
+    ]
+    assert (await shop.get(response.headers["location"])).json() == made
+    committed = (await shop.post(f"{PATH}/{made['id']}/commit")).json()
+    assert committed["state"] == "committed"
+    assert committed["expires_at"] is None
+    assert committed["committed_at"] is not None
+    assert (await pool(shop))["channels"]["web"]["committed"] == 2
+    done = (await shop.post(f"{PATH}/{made['id']}/fulfil")).json()
+    assert done["state"] == "fulfilled"
+    assert done["lines"][0]["fulfilled"] == 2
+    assert (await pool(shop))["on_hand"] == 8
+
+
+async def test_a_refusal_says_what_is_left_and_why(shop: httpx2.AsyncClient) -> None:
+    response = await shop.post(PATH, json=basket(8))
+    document = assert_problem(response, 409, "insufficient_stock")
+    assert document["retryable"] is False
+    assert document["lines"] == [
+        {"sku": "tee", "requested": 8, "available": 7, "limited_by": "channel_quota"}
+    ]
+    partial = await shop.post(PATH, json=basket(8, partial=True))
+    assert partial.status_code == 201
+    assert partial.json()["refused"] == [
+        {"sku": "tee", "requested": 8, "granted": 7, "limited_by": "channel_quota"}
+    ]
+
+
+async def test_all_unknown_skus_are_named(shop: httpx2.AsyncClient) -> None:
+    lines = [{"sku": sku, "quantity": 1} for sku in ("none", "tee", "nil")]
+    document = assert_problem(await shop.post(PATH, json=basket(lines=lines)), 404, "unknown_sku")
+    assert {line["sku"] for line in document["lines"]} == {"none", "nil"}
+
+
+async def test_release_and_cancel_give_back(shop: httpx2.AsyncClient) -> None:
+    before = await pool(shop)
+    first, second = await reserved(shop, 3), await reserved(shop, 2)
+    assert (await shop.post(f"{PATH}/{first}/release")).json()["state"] == "released"
+    assert (await shop.post(f"{PATH}/{first}/release", json={})).status_code == 200
+    await shop.post(f"{PATH}/{second}/commit")
+    part = await shop.post(
+        f"{PATH}/{second}/cancel",
+        json={"lines": [{"sku": "tee", "quantity": 1}], "reason": "changed mind"},
+        headers={"Idempotency-Key": "k"},
+    )
+    assert part.json()["state"] == "committed"
+    assert part.json()["lines"][0]["cancelled"] == 1
+    whole = await shop.post(f"{PATH}/{second}/cancel")
+    assert whole.json()["state"] == "cancelled"
+    document = assert_problem(await shop.post(f"{PATH}/{first}/commit"), 409, "invalid_state")
+    assert document["state"] == "released"
+    after = await pool(shop)
+    assert after["version"] > before["version"]
+    assert after | {"version": 0} == before | {"version": 0}
+
+
+async def test_extend_moves_the_deadline_within_bounds(shop: httpx2.AsyncClient) -> None:
+    id = await reserved(shop, ttl_seconds=60)
+    first = (await shop.get(f"{PATH}/{id}")).json()["expires_at"]
+    later = await shop.post(f"{PATH}/{id}/extend", json={"ttl_seconds": 900})
+    assert later.json()["expires_at"] > first
+    same = await shop.post(f"{PATH}/{id}/extend", json={"ttl_seconds": 1})
+    assert same.json()["expires_at"] == later.json()["expires_at"]
+    too_long = await shop.post(f"{PATH}/{id}/extend", json={"ttl_seconds": 7200})
+    assert_problem(too_long, 409, "hold_limit")
+
+
+async def test_a_repeat_with_a_key_happens_once(shop: httpx2.AsyncClient) -> None:
+    headers = {"Idempotency-Key": '"checkout-17"'}
+    first = await shop.post(PATH, json=basket(2), headers=headers)
+    assert "idempotent-replayed" not in first.headers
+    again = await shop.post(PATH, json=basket(2, partial=False), headers=headers)
+    assert (again.status_code, again.json()["id"]) == (201, first.json()["id"])
+    assert again.headers["idempotent-replayed"] == "true"
+    other = await shop.post(PATH, json=basket(3), headers=headers)
+    assert_problem(other, 422, "idempotency_key_reused")
+    bare = await shop.post(PATH, json=basket(2), headers={"Idempotency-Key": "checkout-17"})
+    assert bare.json()["id"] == first.json()["id"]
+    assert (await pool(shop))["channels"]["web"]["reserved"] == 2
+    # A replay shows the reservation as it is now.
+    await shop.post(f"{PATH}/{first.json()['id']}/commit")
+    now = await shop.post(PATH, json=basket(2), headers=headers)
+    assert (now.status_code, now.json()["state"]) == (201, "committed")
+
+
+async def test_a_part_moves_once_however_often_it_is_sent(shop: httpx2.AsyncClient) -> None:
+    id = await reserved(shop, 3)
+    await shop.post(f"{PATH}/{id}/commit")
+    body = {"lines": [{"sku": "tee", "quantity": 1}]}
+    for _ in range(3):
+        response = await shop.post(
+            f"{PATH}/{id}/fulfil", json=body, headers={"Idempotency-Key": "parcel-1"}
+        )
+        assert response.json()["lines"][0]["fulfilled"] == 1
+    assert response.headers["idempotent-replayed"] == "true"
+    assert (await pool(shop))["on_hand"] == 9
+
+
+async def test_a_stale_version_has_no_effect(shop: httpx2.AsyncClient) -> None:
+    id = await reserved(shop)
+    etag = (await shop.get(f"{PATH}/{id}")).headers["etag"]
+    assert (await shop.get(f"{PATH}/{id}", headers={"If-Match": etag})).status_code == 200
+    for stale in ('"99"', '"other"'):
+        refused = await shop.post(f"{PATH}/{id}/commit", headers={"If-Match": stale})
+        assert_problem(refused, 412, "stale_version")
+        read = await shop.get(f"{PATH}/{id}", headers={"If-Match": stale})
+        assert_problem(read, 412, "stale_version")
+    done = await shop.post(f"{PATH}/{id}/commit", headers={"If-Match": etag})
+    assert done.status_code == 200
+    assert done.headers["etag"] != etag
+    refused = await shop.post(f"{PATH}/{id}/fulfil", headers={"If-Match": etag})
+    assert_problem(refused, 412, "stale_version")
+
+
+async def test_a_batch_grants_what_it_can(shop: httpx2.AsyncClient) -> None:
+    elements = [
+        basket(5),
+        basket(6),
+        basket(lines=[{"sku": "none", "quantity": 1}]),
+        basket(channel="store"),
+        basket(ttl_seconds=9999),
+    ]
+    response = await shop.post(f"{PATH}/batch", json={"reservations": elements})
+    assert response.status_code == 200
+    statuses = [result["status"] for result in response.json()["results"]]
+    # Which of the first two gets its units is free: elements have no order among each other.
+    assert sorted(statuses[:2]) == [201, 409]
+    assert statuses[2:] == [404, 201, 422]
+    for result in response.json()["results"]:
+        if result["status"] == 201:
+            read = await shop.get(f"{PATH}/{result['reservation']['id']}")
+            assert read.json() == result["reservation"]
+        else:
+            assert result["problem"]["status"] == result["status"]
+
+
+@pytest.mark.parametrize("own", [True, False])
+async def test_a_batch_repeats_like_its_elements(shop: httpx2.AsyncClient, own: bool) -> None:
+    elements = [basket() | ({"idempotency_key": f"k{n}"} if own else {}) for n in range(3)]
+    headers = {} if own else {"Idempotency-Key": "k"}
+    body = {"reservations": elements}
+    first = await shop.post(f"{PATH}/batch", json=body, headers=headers)
+    again = await shop.post(f"{PATH}/batch", json=body, headers=headers)
+    assert "idempotent-replayed" not in first.headers
+    assert again.headers["idempotent-replayed"] == "true"
+    assert again.json() == first.json()
+    ids = [result["reservation"]["id"] for result in first.json()["results"]]
+    assert len(set(ids)) == 3
+    alone = await shop.post(PATH, json=basket(), headers={"Idempotency-Key": "k1"})
+    assert (alone.json()["id"] == ids[1]) == own
+
+
+async def test_nobody_is_sold_a_unit_twice(shop: httpx2.AsyncClient) -> None:
+    async def buy(number: int) -> int:
+        channel = "web" if number % 2 else "store"
+        response = await shop.post(PATH, json=basket(channel=channel))
+        if response.status_code == 201:
+            id = response.json()["id"]
+            assert (await shop.post(f"{PATH}/{id}/commit")).status_code == 200
+        return int(response.status_code)
+
+    statuses = await asyncio.gather(*(buy(number) for number in range(60)))
+    assert sorted(set(statuses)) == [201, 409]
+    assert statuses.count(201) == 10
+    channels = (await pool(shop))["channels"]
+    assert (channels["web"]["committed"], channels["store"]["committed"]) == (7, 3)

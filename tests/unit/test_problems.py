@@ -1,0 +1,130 @@
+"""Every error that can reach a caller has a status, a title and a text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+
+from api.problems import KINDS, Problem, answer, problem
+from core.errors import (
+    Draining,
+    Expired,
+    InsufficientStock,
+    InvalidRequest,
+    InvalidState,
+    Overloaded,
+    StartRefused,
+    StockadeError,
+    UnknownReservation,
+)
+
+STATUSES = {
+    400: {
+        "malformed_json",
+        "idempotency_key_invalid",
+        "idempotency_key_required",
+        "if_match_invalid",
+    },
+    404: {
+        "unknown_route",
+        "unknown_sku",
+        "unknown_channel",
+        "unknown_location",
+        "unknown_reservation",
+    },
+    405: {"method_not_allowed"},
+    409: {
+        "insufficient_stock",
+        "invalid_state",
+        "invalid_quantity",
+        "expired",
+        "hold_limit",
+    },
+    412: {"stale_version"},
+    413: {"body_too_large"},
+    415: {"unsupported_media_type"},
+    422: {"validation_failed", "idempotency_key_reused", "durability_unavailable"},
+    500: {"internal_error"},
+    503: {"overloaded", "stock_unavailable", "draining"},
+}
+
+
+def leaves(root: type[StockadeError]) -> Iterator[type[StockadeError]]:
+    yield root
+    for leaf in root.__subclasses__():
+        yield from leaves(leaf)
+
+
+def test_statuses_are_those_of_the_contract() -> None:
+    by_status: dict[int, set[str]] = {}
+    for code, kind in KINDS.items():
+        by_status.setdefault(kind.status, set()).add(code)
+    assert by_status == STATUSES
+
+
+def test_every_error_has_a_kind() -> None:
+    # A refused start never reaches a caller.
+    assert {leaf.code for leaf in leaves(StockadeError)} - {StartRefused.code} == set(KINDS)
+
+
+def test_only_what_may_work_later_is_retryable() -> None:
+    for leaf in leaves(StockadeError):
+        if leaf is not StartRefused:
+            assert leaf.retryable == (KINDS[leaf.code].status in (429, 503)), leaf
+
+
+def test_every_kind_says_what_it_means() -> None:
+    for code, kind in KINDS.items():
+        assert kind.type == f"/problems/{code}"
+        assert kind.title
+        assert kind.text.endswith(".")
+
+
+def test_members_that_do_not_apply_are_absent() -> None:
+    status, headers, body = answer(UnknownReservation(), "/v1/reservations/x")
+    assert status == 404
+    assert headers == [(b"content-type", b"application/problem+json")]
+    assert msgspec.json.decode(body) == {
+        "type": "/problems/unknown_reservation",
+        "title": "Unknown reservation",
+        "status": 404,
+        "detail": "No such reservation.",
+        "instance": "/v1/reservations/x",
+        "code": "unknown_reservation",
+        "retryable": False,
+    }
+
+
+LINES = [{"sku": "tee", "requested": 2, "available": 1, "limited_by": "on_hand"}]
+
+
+@pytest.mark.parametrize(
+    ("error", "members"),
+    [
+        (InsufficientStock(lines=LINES), {"lines": LINES}),
+        (Expired(lines=LINES), {"lines": LINES}),
+        (Expired(), {}),
+        (
+            InvalidRequest(errors=[("/lines", "Expected")]),
+            {"errors": [{"pointer": "/lines", "detail": "Expected"}]},
+        ),
+        (InvalidState(state="released"), {"state": "released"}),
+        (Overloaded(), {"outcome": "none"}),
+        (Draining(outcome="unknown", reservation="r"), {"outcome": "unknown", "reservation": "r"}),
+    ],
+)
+def test_members_that_apply(error: StockadeError, members: dict[str, object]) -> None:
+    _, headers, body = answer(error, "/")
+    document = msgspec.json.decode(body)
+    assert {name: document[name] for name in members} == members
+    optional = {"lines", "errors", "state", "outcome", "reservation"}
+    assert document.keys() & optional == members.keys()
+    assert msgspec.convert(document, Problem).code == error.code
+    retry_after = [value for name, value in headers if name == b"retry-after"]
+    assert retry_after == ([b"1"] if error.retryable else [])
+
+
+def test_a_detail_is_that_of_the_error() -> None:
+    assert problem(Overloaded("Too many callers"), "/").detail == "Too many callers"
