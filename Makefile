@@ -7,7 +7,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-KERNEL := $(wildcard core/kernel/_*.pyx core/kernel/*.pxd)
+KERNEL := $(wildcard core/*/_*.pyx core/kernel/*.pxd)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -36,7 +36,7 @@ run: build
 test: build
 	$(BIN)/ruff check
 	$(BIN)/mypy
-	$(BIN)/cython-lint core/kernel
+	$(BIN)/cython-lint core
 	$(BIN)/python -m pytest
 
 bench: build
@@ -50,5 +50,5 @@ proof: build
 
 clean:
 	rm -rf .venv build dist *.egg-info .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	rm -f core/kernel/_*.c core/kernel/_*.so
+	rm -f core/*/_*.c core/*/_*.so
 	find core api bench loadtest tests -name __pycache__ -type d -prune -exec rm -rf {} +

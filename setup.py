@@ -1,4 +1,4 @@
-"""The kernel's extension modules; everything else about the package is in pyproject.toml."""
+"""The extension modules; everything else about the package is in pyproject.toml."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ setup(
                 depends=sorted(glob("core/kernel/*.pxd")),
                 extra_compile_args=["-std=c11", "-O2"],
             )
-            for source in sorted(glob("core/kernel/_*.pyx"))
+            for source in sorted(glob("core/*/_*.pyx"))
         ],
         compiler_directives={
             "language_level": 3,

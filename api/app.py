@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING
 
 from api.call import (
     Call,
@@ -26,9 +25,6 @@ from core.errors import StockadeError, StockUnavailable
 from core.service import Service, open_service
 from core.settings import Settings
 
-if TYPE_CHECKING:
-    from core.engine import Engine
-
 _log = logging.getLogger("stockade.api")
 
 
@@ -45,11 +41,11 @@ class State:
         self.document = encode(document(ROUTES))
 
     @property
-    def engine(self) -> Engine:
-        """The engine of the service. Raises StockUnavailable while it is not open."""
+    def open(self) -> Service:
+        """The opened service. Raises StockUnavailable while it is not open."""
         if self.service is None:
             raise StockUnavailable("The service is not open")
-        return self.service.engine
+        return self.service
 
 
 class App:

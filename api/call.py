@@ -13,6 +13,7 @@ from api.problems import BodyTooLarge
 
 if TYPE_CHECKING:
     from api.app import State
+    from core.catalogue import Catalogue
     from core.engine import Engine
 
 Scope = MutableMapping[str, Any]
@@ -80,7 +81,12 @@ class Call:
     @property
     def engine(self) -> Engine:
         """The engine of the opened service. Raises StockUnavailable outside its life."""
-        return self.state.engine
+        return self.state.open.engine
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """Channels, locations and SKUs. Raises StockUnavailable outside the service's life."""
+        return self.state.open.catalogue
 
     @property
     def instance(self) -> str:

@@ -53,9 +53,7 @@ async def healthz(call: Call) -> Reply:
 
 async def readyz(call: Call) -> Reply:
     """``GET /readyz``: this worker can take reservations now; if not, a problem with the same."""
-    if call.state.service is None:
-        raise StockUnavailable("The service is not open")
-    readiness = call.state.service.readiness()
+    readiness = call.state.open.readiness()
     ready = bool(readiness["ready"]) and not call.state.draining
     readiness |= {"ready": ready, "draining": call.state.draining}
     if ready:

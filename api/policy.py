@@ -23,7 +23,7 @@ from core.model import (
 )
 
 if TYPE_CHECKING:
-    from core.engine import Put
+    from core.catalogue import Put
 
 T = TypeVar("T", bound=Struct)
 
@@ -101,10 +101,10 @@ async def put_channel(call: Call) -> Reply:
     name = _path_name(call, "channel")
     if _must_exist(call):
         try:
-            await call.engine.channel(name)
+            await call.catalogue.channel(name)
         except UnknownChannel:
             raise StaleVersion from None
-    put = await call.engine.put_channel(name, request, key, version)
+    put = await call.catalogue.put_channel(name, request, key, version)
     return _put_reply(call, put, _channel_view(put.value))
 
 
@@ -112,14 +112,14 @@ async def read_channel(call: Call) -> Reply:
     """``GET /v1/channels/{name}``."""
     wire.if_match(call)
     Parameters(call)
-    channel = await call.engine.channel(_path_name(call, "channel"))
+    channel = await call.catalogue.channel(_path_name(call, "channel"))
     return _read_reply(call, channel.version, _channel_view(channel))
 
 
 async def list_channels(call: Call) -> Reply:
     """``GET /v1/channels``, by name."""
     after, limit = Parameters(call, once=("cursor", "limit")).page()
-    views = {channel.name: _channel_view(channel) for channel in await call.engine.channels()}
+    views = {channel.name: _channel_view(channel) for channel in await call.catalogue.channels()}
     return 200, [JSON], wire.encode(_page(views, after, limit))
 
 
@@ -129,10 +129,10 @@ async def put_location(call: Call) -> Reply:
     name = _path_name(call, "location")
     if _must_exist(call):
         try:
-            await call.engine.location(name)
+            await call.catalogue.location(name)
         except UnknownLocation:
             raise StaleVersion from None
-    put = await call.engine.put_location(name, request, key, version)
+    put = await call.catalogue.put_location(name, request, key, version)
     return _put_reply(call, put, put.value)
 
 
@@ -140,14 +140,14 @@ async def read_location(call: Call) -> Reply:
     """``GET /v1/locations/{name}``."""
     wire.if_match(call)
     Parameters(call)
-    location = await call.engine.location(_path_name(call, "location"))
+    location = await call.catalogue.location(_path_name(call, "location"))
     return _read_reply(call, location.version, location)
 
 
 async def list_locations(call: Call) -> Reply:
     """``GET /v1/locations``, by name."""
     after, limit = Parameters(call, once=("cursor", "limit")).page()
-    views = {location.name: location for location in await call.engine.locations()}
+    views = {location.name: location for location in await call.catalogue.locations()}
     return 200, [JSON], wire.encode(_page(views, after, limit))
 
 
@@ -157,10 +157,10 @@ async def put_sku(call: Call) -> Reply:
     sku = path_sku(call)
     if _must_exist(call):
         try:
-            await call.engine.sku(sku)
+            await call.catalogue.sku(sku)
         except UnknownSku:
             raise StaleVersion from None
-    put = await call.engine.put_sku(sku, request, key, version)
+    put = await call.catalogue.put_sku(sku, request, key, version)
     return _put_reply(call, put, put.value)
 
 
@@ -168,7 +168,7 @@ async def read_sku(call: Call) -> Reply:
     """``GET /v1/skus/{sku}``."""
     wire.if_match(call)
     Parameters(call)
-    view = await call.engine.sku(path_sku(call))
+    view = await call.catalogue.sku(path_sku(call))
     return _read_reply(call, view.version, view)
 
 

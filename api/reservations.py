@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from api import wire
 from api.call import JSON, Call, Header, Reply
@@ -27,7 +27,7 @@ from core.model import (
 )
 
 if TYPE_CHECKING:
-    from core.engine import Receipt
+    from core.ops import Receipt
 
 T = TypeVar("T", bound=Struct)
 
@@ -66,7 +66,7 @@ def _reply(status: int, receipt: Receipt, *headers: Header) -> Reply:
     return (
         status,
         [JSON, wire.etag(receipt.version), *headers, *replayed],
-        wire.encode(receipt.reservation()),
+        receipt.encode(),
     )
 
 
@@ -198,7 +198,8 @@ def _batch_reply(outcomes: Sequence[Receipt | StockadeError], instance: str) -> 
             results.append(BatchResult(document.status, problem=document))
             replayed = False
         else:
-            results.append(BatchResult(201, outcome.reservation()))
+            # Raw: the bytes are what a Reservation would be encoded to.
+            results.append(BatchResult(201, cast(Reservation, Raw(outcome.encode()))))
             replayed = replayed and outcome.replayed
     headers = [JSON, REPLAYED] if replayed else [JSON]
     return 200, headers, wire.encode(BatchResults(results))

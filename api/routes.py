@@ -70,7 +70,6 @@ def _put(
     summary: str,
     body: type[Struct],
     view: type[Struct],
-    problems: tuple[str, ...] = (),
 ) -> Route:
     """A policy, put whole."""
     return Route(
@@ -83,7 +82,6 @@ def _put(
         body_bytes_max=BODY_BYTES_MAX,
         key=True,
         if_match=True,
-        problems=problems,
     )
 
 
@@ -199,8 +197,7 @@ ROUTES: tuple[Route, ...] = (
         body_bytes_max=BATCH_BYTES_MAX,
         key=True,
     ),
-    _put("/v1/skus/{sku}", policy.put_sku, "Make or change a SKU", SkuSpec, SkuView,
-         ("unknown_channel", "unknown_location")),
+    _put("/v1/skus/{sku}", policy.put_sku, "Make or change a SKU", SkuSpec, SkuView),
     Route("GET", "/v1/skus/{sku}", policy.read_sku, "A SKU's policy", {200: SkuView},
           if_match=True, problems=("unknown_sku",)),
     _put("/v1/locations/{name}", policy.put_location, "Make or change a location",
@@ -210,7 +207,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/v1/locations", policy.list_locations, "All locations, by name",
           {200: Page[LocationView]}, query=PAGE),
     _put("/v1/channels/{name}", policy.put_channel, "Make or change a channel",
-         ChannelSpec, policy.ChannelView, ("unknown_location",)),
+         ChannelSpec, policy.ChannelView),
     Route("GET", "/v1/channels/{name}", policy.read_channel, "A channel",
           {200: policy.ChannelView}, if_match=True, problems=("unknown_channel",)),
     Route("GET", "/v1/channels", policy.list_channels, "All channels, by name",

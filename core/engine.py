@@ -166,8 +166,6 @@ class Engine:
         """A later deadline. Raises HoldLimit past the channel's max_hold_seconds."""
         record, _ = await self._record(id)
         spec = await self._channel(wording.record_head(record)[5])
-        if request.ttl_seconds > spec.max_hold_seconds:
-            raise self._ttl_error(spec)
         op = self._op("extend", id, key, if_version)
         op.deadline_ms = 1000 * request.ttl_seconds
         op.limit_ms = keys.created_ms(id) + 1000 * spec.max_hold_seconds

@@ -14,8 +14,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import hiredis
-
 from core.clock import ServerClock, monotonic_ms
 from core.deadlines import Deadlines
 from core.errors import (
@@ -44,7 +42,6 @@ from core.model import Durability, is_name, is_sku
 from core.ops import ReacquireOp, ReceiveOp, ReserveOp, SettleOp
 from core.snapshot import Snapshot
 from core.steps import (
-    Command,
     DueStep,
     LookStep,
     ReacquireStep,
@@ -55,7 +52,7 @@ from core.steps import (
     randomness,
 )
 from core.store import keys, scripts
-from core.store.link import Link, Replies, ReplyError
+from core.store.link import Command, Link, Replies, ReplyError, pack_command
 
 LINES_MAX = 2_000  # of one script: two values a line stay far below Lua's 7,999
 OPS_MAX = 1_000  # records of one settling script: eight values each
@@ -319,8 +316,9 @@ class Lane:
         monotonic = monotonic_ms()
         self._roll_windows()
         steps: list[Step] = []
-        if not self._paused:
-            self._batch.begin(self.snapshot.policy, self.snapshot.skus)
+        policy = self.snapshot.policy
+        if not self._paused and policy is not None:
+            self._batch.begin(policy, self.snapshot.skus)
             self._plan_receives(steps)
             self._plan_reserves(steps, monotonic)
             self._plan_reacquires(steps, monotonic)
@@ -331,7 +329,7 @@ class Lane:
             self._rest()
             return
         commands: list[Command] = [step.command(self) for step in steps]
-        payload = b"".join(map(hiredis.pack_command, commands))
+        payload = b"".join(map(pack_command, commands))
         self._round += 1
         self._flight = Flight(steps, payload, monotonic)
         self.flight_stamp = (self._round, monotonic)
@@ -559,11 +557,14 @@ class Lane:
         assert policy is not None
         wrong, unknown = [], []
         for number, line in enumerate(op.lines):
-            for name in (line.location, *(line.locations or ())):
-                if name is None or name in policy.locations:
+            named = [("location", line.location)] if line.location is not None else []
+            named += [(f"locations/{at}", name) for at, name in enumerate(line.locations or ())]
+            for member, name in named:
+                if name in policy.locations:
                     continue
                 if not is_name(name):
-                    wrong.append((f"/lines/{number}", f"{name!r} cannot be a location's name"))
+                    detail = f"{name!r} cannot be a location's name"
+                    wrong.append((f"/lines/{number}/{member}", detail))
                 unknown.append(name)
         if wrong:
             return InvalidRequest("a location breaks the grammar", wrong)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
-from msgspec.structs import replace
+import msgspec
 
 from core.errors import StockadeError
 from core.kernel._plan import Demand, Policy
 from core.model import Durability, Key, RefusedLine, Reservation
 from core.store import keys, wording
+from core.store._answer import reservation_json
 from core.store.scripts import COMMIT, EXTEND, FULFIL, GIVEBACK, Script
 
 
@@ -49,16 +50,22 @@ class Receipt:
 
     def reservation(self) -> Reservation:
         """The resource."""
-        found = wording.parse_record(self.id, self.record, self.durability, self.as_of_ms)
-        if self.reacquired:
-            found = replace(found, reacquired=True)
+        return msgspec.json.decode(self.encode(), type=Reservation)
+
+    def encode(self) -> bytes:
+        """The resource as JSON, as the API answers it."""
+        more = b',"reacquired":true' if self.reacquired else b""
         if self.shortfalls:
-            refused = [
-                RefusedLine(sku, requested, granted, limited_by)
-                for _, sku, _, requested, _, granted, limited_by in self.shortfalls
-            ]
-            found = replace(found, refused=refused)
-        return found
+            more += b',"refused":' + msgspec.json.encode(
+                [
+                    RefusedLine(sku, requested, granted, limited_by)
+                    for _, sku, _, requested, _, granted, limited_by in self.shortfalls
+                ]
+            )
+        created_ms = keys.created_ms(self.id)
+        return reservation_json(
+            self.id, self.record, self.durability, created_ms, self.as_of_ms, more
+        )
 
 
 class Known:
@@ -113,7 +120,7 @@ class Waiting:
             waiter.set_result(result)
 
 
-class ReserveOp(Demand, Waiting):  # type: ignore[misc]
+class ReserveOp(Demand, Waiting):
     """A demand in the lane."""
 
     __slots__ = ("conflicts", "index", "key", "key_round", "round", "ttl_seconds", "turns", "waiter")

@@ -15,6 +15,7 @@ from redis.asyncio.connection import parse_url
 
 from core.catalogue import Catalogue, kernel_policy
 from core.clock import monotonic_ms
+from core.embedded.guard import RUNTIME_PREFIX
 from core.embedded.valkey import find_running
 from core.engine import Engine
 from core.errors import StartRefused, StockUnavailable, Unavailable
@@ -27,6 +28,7 @@ from core.store.link import ReplyError, open_link
 from core.store.shard import Meta, PolicyEntries, Shard
 
 RECONNECT_SECONDS = 0.05
+CANCEL_SECONDS = 0.1
 SETTLE_SECONDS = 0.5  # between looks at a store that is not the one that was known
 
 log = logging.getLogger("stockade.service")
@@ -99,10 +101,11 @@ class Service:
     async def close(self) -> None:
         """Answers what waits, then stops everything."""
         await self.lane.drain(self._settings.drain_seconds)
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        # On Python 3.11 wait_for, which redis-py writes with, may swallow a cancellation.
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks, timeout=CANCEL_SECONDS)
 
     # --- mending -------------------------------------------------------------------------------
 
@@ -233,9 +236,10 @@ class Service:
 def _marker(data: Path, url: str) -> Path:
     """The file that remembers a store's epoch: an empty store is never an empty warehouse."""
     options: dict[str, Any] = dict(parse_url(url))
-    if "path" in options:
-        return data / "epoch-unix"
-    place = f"{options.get('host')}:{options.get('port')}/{options.get('db', 0)}"
+    socket = Path(options.get("path", ""))
+    if socket.parent.name.startswith(RUNTIME_PREFIX):
+        return data / "epoch-private"  # its socket has a new name at every start
+    place = f"{socket}{options.get('host')}:{options.get('port')}/{options.get('db', 0)}"
     return data / f"epoch-{hashlib.sha256(place.encode()).hexdigest()[:12]}"
 
 

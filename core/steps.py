@@ -12,12 +12,10 @@ from core.errors import KeyReused
 from core.kernel._plan import Row, Stage
 from core.ops import Known, ReacquireOp, Receipt, ReceiveOp, ReserveOp, SettleOp
 from core.store import keys, scripts, wording
+from core.store.link import Command
 
 if TYPE_CHECKING:
     from core.lane import Lane
-
-Command = tuple[bytes | str | int, ...]
-
 
 
 def _evalsha(
@@ -335,7 +333,7 @@ class LookStep(Step):
         args: list[Any] = [len(self._rows), len(self._skus), len(self._keyed)]
         args += [f"{sku}@{location}" for sku, location in self._rows]
         args += self._skus
-        args += [op.key.field for op in self._keyed]
+        args += [op.key.field for op in self._keyed if op.key is not None]
         for second in self._seconds:
             args += lane.deadlines.quiet(second)
         return _evalsha(scripts.LOOK, names, lane.head(None, lane.policy_number), args)

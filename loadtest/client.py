@@ -149,15 +149,21 @@ class Client:
         self.latency_us: dict[str, Histogram] = {}
         self.retries: Counter[str] = Counter()
 
-    async def call(self, call: Call) -> Answer:
-        """The final answer to ``call``; raises Unanswered when there is none."""
+    async def call(self, call: Call, busy_lines: Callable[[Answer], bool] | None = None) -> Answer:
+        """The final answer to ``call``; raises Unanswered when there is none.
+
+        Lines that stand on their own can be busy one by one: while ``busy_lines`` says so of an
+        answer, the whole call is repeated, and the key keeps what is done from being done twice.
+        """
         started_ns = time.monotonic_ns()
         backoff_s = BACKOFF_FIRST_S
         while True:
             try:
                 answer, wait_s = await self._attempt(call)
                 trouble = str(answer.status)
-                if answer.status < 500 and answer.status != BUSY:
+                if answer.status == 200 and busy_lines is not None and busy_lines(answer):
+                    trouble = "busy lines"
+                elif answer.status < 500 and answer.status != BUSY:
                     histogram = self.latency_us.setdefault(call.verb, Histogram())
                     histogram.record((time.monotonic_ns() - started_ns) // 1000)
                     return answer
@@ -170,9 +176,11 @@ class Client:
             await asyncio.sleep(wait_s)
             backoff_s = min(BACKOFF_LAST_S, 2 * backoff_s)
 
-    async def must(self, call: Call, *statuses: int) -> Answer:
+    async def must(
+        self, call: Call, *statuses: int, busy_lines: Callable[[Answer], bool] | None = None
+    ) -> Answer:
         """The answer to ``call``; raises Refused if its status is none of ``statuses``."""
-        answer = await self.call(call)
+        answer = await self.call(call, busy_lines)
         if answer.status not in statuses:
             problem = answer.problem()
             raise Refused(
@@ -201,7 +209,12 @@ async def connect(url: str, concurrency: int, rng: random.Random) -> AsyncIterat
     """A client of the service at ``url`` with at most ``concurrency`` connections."""
     connector = aiohttp.TCPConnector(limit=concurrency, keepalive_timeout=60)
     timeout = aiohttp.ClientTimeout(total=ATTEMPT_S)
-    async with aiohttp.ClientSession(url, connector=connector, timeout=timeout) as session:
+    async with aiohttp.ClientSession(
+        url,
+        connector=connector,
+        timeout=timeout,
+        skip_auto_headers=("Content-Type",),  # no body, no type: aiohttp would name one
+    ) as session:
         yield Client(session, rng)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from dataclasses import asdict, dataclass
+from collections import Counter
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -56,7 +57,7 @@ def document(run: Run) -> dict[str, Any]:
             **asdict(plan.dirt),
         },
         "setup_s": round(run.setup_s, 3),
-        **asdict(tally),
+        **_tally(tally),
         "baskets_per_s": round(tally.baskets / tally.elapsed_s, 1),
         "calls": {name: _calls(name, histogram, run) for name, histogram in _histograms(run)},
         "retries": dict(run.client.retries),
@@ -119,6 +120,12 @@ def machine() -> dict[str, Any]:
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
     }
+
+
+def _tally(tally: Tally) -> dict[str, Any]:
+    """Its fields; the counters as plain dicts (``asdict`` would count their items instead)."""
+    values = {field.name: getattr(tally, field.name) for field in fields(tally)}
+    return {k: dict(v) if isinstance(v, Counter) else v for k, v in values.items()}
 
 
 def _processor() -> str:

@@ -13,11 +13,13 @@ import msgspec
 import orjson
 
 from loadtest.book import Book, PoolKey
-from loadtest.client import Call, Client, Problem, Refused, StockPage, each
+from loadtest.client import Answer, Call, Client, Problem, Refused, StockPage, each
 from loadtest.orders import Dirt, read
 from loadtest.progress import Progress
 
 RECEIPT_LINES = 1000  # the contract's limit
+RECEIVERS = 4  # as many thousand lines at once keep a service busy; more would only wait in it
+BUSY_LINE = 503
 FLOOR_MILLIONTHS = 700_000  # of a location's receipts; the rest is shared, so that both are used
 
 
@@ -135,6 +137,7 @@ async def stock_up(
                 f"{run}-receive-{number}",
             ),
             200,
+            busy_lines=_busy_lines,
         )
         for (pool, units), result in zip(lines, answer.decode(_Results).results, strict=True):
             if result.status != 200:
@@ -142,8 +145,13 @@ async def stock_up(
             book.received[pool] = units
         progress.step(len(lines))
 
-    await each(enumerate(_batches(arriving)), receive, concurrency)
+    await each(enumerate(_batches(arriving)), receive, min(concurrency, RECEIVERS))
     return book
+
+
+def _busy_lines(answer: Answer) -> bool:
+    """True if the service had no room for some of the lines and asks to repeat them."""
+    return any(result.status == BUSY_LINE for result in answer.decode(_Results).results)
 
 
 def _settings(plan: Survey, run: str) -> dict[str, list[Call]]:

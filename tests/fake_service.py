@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from core.errors import InsufficientStock, Overloaded, UnknownChannel
 from core.model import (
     Channel,
@@ -40,6 +42,9 @@ class FakeReceipt:
         return Reservation(
             ID, "reserved", 7, "web", self._reference, None, "fsync", time, time, time, None, lines
         )
+
+    def encode(self) -> bytes:
+        return msgspec.json.encode(self.reservation())
 
 
 class Answer:
@@ -151,7 +156,7 @@ class FakeService:
     """An opened service."""
 
     def __init__(self) -> None:
-        self.engine = FakeEngine()
+        self.engine = self.catalogue = FakeEngine()
         self.ready = True
         self.history: list[str] = []
 

@@ -28,6 +28,7 @@ SOCKET_PATH_MAX_BYTES = 103  # what macOS takes; Linux has room for four more
 ANSWER_SECONDS = 10.0  # for the first answer of a server; loading may then take what it takes
 POLL_SECONDS = 0.005
 LOG_LINES_SHOWN = 3
+LOG_REWRITE_MIN_BYTES = 512 * 2**20
 Appendfsync = Literal["always", "everysec", "no"]
 
 
@@ -155,6 +156,9 @@ class EmbeddedValkey:
             "appendfsync": self._appendfsync,
             "maxmemory": str(maxmemory_bytes),
             "maxmemory-policy": "noeviction",
+            # Rewriting the log costs a core: seldom, and without compressing it.
+            "auto-aof-rewrite-min-size": str(LOG_REWRITE_MIN_BYTES),
+            "rdbcompression": "no",
         }
         return [text for name, value in options.items() for text in (f"--{name}", value)]
 

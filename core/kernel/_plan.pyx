@@ -21,7 +21,7 @@ from core.kernel._pool cimport (
     LIMIT_QUOTA, LIMIT_SAFETY, available, borrowable, check_laws, give_back, meet, parse_row,
     print_deltas, print_row, receive, take, untake)
 
-from core.kernel._pool import ChannelUnknown, LawBroken, RowCorrupt
+from core.kernel._pool import ChannelUnknown
 
 LIMITS = ("", "channel_ceiling", "channel_quota", "safety_stock", "on_hand")
 
@@ -100,7 +100,7 @@ cdef class Row:
 
 
 cdef class Sku:
-    """A SKU's policy and where it lies, as this worker last saw them. Immutable but for ``rows``."""
+    """A SKU's policy and where it lies, as this worker last saw it. Immutable but for ``rows``."""
 
     def __init__(self, name, number, text, spec, locations, rows):
         self.name = name
@@ -199,7 +199,7 @@ cdef class Batch:
         free(self._shortfall)
         free(self._candidate)
 
-    def begin(self, Policy policy, skus):
+    def begin(self, Policy policy not None, skus):
         """Starts a round on this policy; ``skus`` (name → Sku) is looked up, never changed."""
         global _stamps
         cdef int stride = max(1, len(policy.channels))
@@ -280,7 +280,7 @@ cdef class Batch:
         memcpy(quotas, now.quotas, now.channels * sizeof(Quota))
         self._before[slot].quotas = quotas
 
-    def add(self, Demand demand):
+    def add(self, Demand demand not None):
         """Takes a demand in: ADDED, or why not. A refused intake leaves nothing behind."""
         cdef int parts = self._parts, candidates = self._candidates, result
         cdef Wish *wish
@@ -469,7 +469,7 @@ cdef class Batch:
                 self._take_from(wish, slots[best], most)
             else:
                 self._fall_short(
-                    wish, number, most, 0, slots[best] if part.candidates else -1)
+                    wish, number, most, 0, slots[best] if most > 0 else -1)
             return False
         if total < part.quantity:
             self._fall_short(wish, number, total, total if wish.partial else 0, -1)
@@ -513,7 +513,7 @@ cdef class Batch:
     ) noexcept nogil:
         """Notes why a line fails: the tightest limit whose lifting would give more.
 
-        `only`: the one slot to judge by (no split), or -1 for all candidates.
+        `only`: the one slot to judge by (no split, the one with most), or -1 for all candidates.
         """
         cdef Part *part = &self._part[number]
         cdef Shortfall *shortfall = &self._shortfall[self._shortfalls]
@@ -612,7 +612,7 @@ cdef class Batch:
 
     # --- stock -------------------------------------------------------------------------------
 
-    def receive(self, Row row, Sku sku, int64_t quantity):
+    def receive(self, Row row not None, Sku sku not None, int64_t quantity):
         """Plans a receipt. Per account (name, units) in the order filled; None if no room in the
         batch. Raises OverflowError if an account would pass 2^53."""
         cdef int slot = self._slot(row, sku), c
@@ -631,7 +631,7 @@ cdef class Batch:
         moves.append(("shared", pool.shared - was.shared))
         return [move for move in moves if move[1]]
 
-    def meet(self, Row row, Sku sku):
+    def meet(self, Row row not None, Sku sku not None):
         """Brings a row under its SKU's policy; `pack` then prints it. False if no room."""
         cdef int slot = self._slot(row, sku)
         if slot < 0:
@@ -639,7 +639,9 @@ cdef class Batch:
         self._now[slot].touched = self._now[slot].met
         return True
 
-    def give_back(self, Row row, Sku sku, channel, own, borrowed, ceiling_number, committed):
+    def give_back(
+        self, Row row not None, Sku sku not None, channel, own, borrowed, ceiling_number, committed
+    ):
         """Plans the return of a reservation's units to a pool. The deficit that it paid."""
         cdef int slot = self._slot(row, sku)
         cdef Pool *pool

@@ -85,16 +85,31 @@ cdef const char *_ceiling(const char *at, const char *end, Quota *quota) noexcep
     return _number(at, end, &quota.ceiling_remainder)
 
 
+cdef bint _is_name(const char *at, const char *end) noexcept nogil:
+    """True for what may name a channel."""
+    if at == end or end - at > 32:
+        return False
+    while at < end:
+        if not (c"a" <= at[0] <= c"z" or c"0" <= at[0] <= c"9"
+                or at[0] == c"." or at[0] == c"_" or at[0] == c"-"):
+            return False
+        at += 1
+    return True
+
+
 cdef int parse_row(const char *text, Py_ssize_t length, dict channel_index, Pool *pool) except -1:
     """Fills `pool` (numbers and accounts) from a row.
 
-    Raises RowCorrupt, or ChannelUnknown if it names a channel not in `channel_index`.
+    Raises RowCorrupt, also for a row that breaks a law by itself, or ChannelUnknown if it names a
+    channel not in `channel_index`.
     """
     cdef const char *at = text
     cdef const char *end = text + length
     cdef const char *name_end
+    cdef const char *broken
     cdef Quota *quota
     cdef int64_t *head[8]
+    cdef uint64_t named = 0
     cdef int i
     memset(pool.quotas, 0, pool.channels * sizeof(Quota))
     head[0], head[1], head[2] = &pool.version, &pool.sku_number, &pool.policy_number
@@ -107,14 +122,19 @@ cdef int parse_row(const char *text, Py_ssize_t length, dict channel_index, Pool
     at = _field(at, end, c" ", &pool.shared_credit)
     while at != NULL and at < end:
         name_end = <const char *>memchr(at, c"@", end - at)
-        if name_end == NULL:
+        if name_end == NULL or not _is_name(at, name_end):
             at = NULL
             break
         name = at[:name_end - at]
         index = channel_index.get(name)
         if index is None:
             raise ChannelUnknown(name.decode())
-        quota = &pool.quotas[<int>index]
+        i = index
+        if (named >> i) & 1:
+            at = NULL
+            break
+        named |= <uint64_t>1 << i
+        quota = &pool.quotas[i]
         at = _field(name_end + 1, end, c",", &quota.free)
         if at != NULL:
             at = _field(at, end, c",", &quota.reserved)
@@ -128,6 +148,9 @@ cdef int parse_row(const char *text, Py_ssize_t length, dict channel_index, Pool
             at = at + 1 if at[0] == c" " else NULL
     if at == NULL:
         raise RowCorrupt(f"accounts of row {text[:length]!r}")
+    broken = _broken(pool)
+    if broken != NULL:
+        raise RowCorrupt(f"{broken.decode()} in row {text[:length]!r}")
     return 0
 
 
@@ -265,6 +288,44 @@ cdef int64_t _units(Pool *pool) noexcept nogil:
     return total
 
 
+cdef const char *_broken(Pool *pool) noexcept nogil:
+    """What a pool by itself breaks of laws 1 and 2; NULL if nothing."""
+    cdef int64_t credit = pool.shared_credit
+    cdef int64_t units = _units(pool)
+    cdef bint negative = (
+        pool.shared < 0 or pool.safety < 0 or pool.damaged < 0 or pool.quarantine < 0
+        or pool.deficit < 0)
+    cdef bint sellable = pool.shared > 0 or pool.safety > 0
+    cdef bint large = units > ACCOUNT_MAX
+    cdef bint ceilings = True
+    cdef Quota *quota
+    cdef int c
+    for c in range(pool.channels):
+        quota = &pool.quotas[c]
+        negative = negative or (
+            quota.free < 0 or quota.reserved < 0 or quota.committed < 0 or quota.ceiling_left < 0)
+        large = large or quota.ceiling_left > ACCOUNT_MAX
+        sellable = sellable or quota.free > 0
+        ceilings = ceilings and (
+            quota.ceiling_number >= 0 and quota.ceiling_value >= 0
+            and 0 <= quota.ceiling_remainder < ONE
+            and (quota.ceiling_kind != CEILING_SHARE or quota.ceiling_value <= ONE))
+        credit += quota.credit
+    if negative:
+        return "a negative account"
+    if large:
+        return "an account above 2^53"
+    if units < pool.deficit:
+        return "more missing than on the books"
+    if pool.deficit > 0 and sellable:
+        return "a deficit beside sellable units"
+    if not ceilings:
+        return "a ceiling that cannot be"
+    if credit != 0:
+        return "credits that do not sum to zero"
+    return NULL
+
+
 cdef int check_laws(Pool *pool, Pool *before, bint fresh) except -1:
     """Asserts laws 1 and 2 on a row about to be printed; always on.
 
@@ -272,29 +333,11 @@ cdef int check_laws(Pool *pool, Pool *before, bint fresh) except -1:
     stands beside sellable units, credits do not sum to zero.
     """
     cdef int64_t was = 0 if fresh else _units(before) - before.deficit
-    cdef int64_t credit = pool.shared_credit
-    cdef bint negative = (
-        pool.shared < 0 or pool.safety < 0 or pool.damaged < 0 or pool.quarantine < 0
-        or pool.deficit < 0)
-    cdef bint sellable = pool.shared > 0 or pool.safety > 0
-    cdef Quota *quota
-    cdef int c
-    for c in range(pool.channels):
-        quota = &pool.quotas[c]
-        negative = negative or (
-            quota.free < 0 or quota.reserved < 0 or quota.committed < 0 or quota.ceiling_left < 0)
-        sellable = sellable or quota.free > 0
-        credit += quota.credit
-    if negative:
-        raise LawBroken("an account would be negative")
-    if _units(pool) > ACCOUNT_MAX:
-        raise LawBroken("an account would pass 2^53")
+    cdef const char *broken = _broken(pool)
+    if broken != NULL:
+        raise LawBroken(f"the plan leaves {broken.decode()}")
     if _units(pool) - pool.deficit != was + pool.inflow:
         raise LawBroken("units are not conserved")
-    if pool.deficit > 0 and sellable:
-        raise LawBroken("a deficit beside sellable units")
-    if credit != 0:
-        raise LawBroken("credits do not sum to zero")
     return 0
 
 
@@ -429,14 +472,18 @@ cdef void _share_out(Pool *pool, int64_t units) noexcept nogil:
 
 
 cdef int receive(Pool *pool, int64_t quantity) noexcept nogil:
-    """A receipt: deficit, safety, unit floors, then shares. 0, or -1 if an account would overflow."""
+    """A receipt: deficit, safety, unit floors, shares. 0, or -1 if an account would overflow."""
     cdef int64_t left = quantity, part
+    cdef Quota quota
     cdef int c
     if _units(pool) + quantity > ACCOUNT_MAX:
         return -1
     for c in range(pool.channels):
-        if pool.quotas[c].ceiling_left + quantity > ACCOUNT_MAX:
-            return -1
+        quota = pool.quotas[c]      # a copy, to see what it would become
+        if quota.ceiling_kind == CEILING_SHARE:
+            _grow_ceiling(&quota, quantity)
+            if quota.ceiling_left > ACCOUNT_MAX:
+                return -1
     part = left if left < pool.deficit else pool.deficit
     pool.deficit -= part
     left -= part
@@ -462,7 +509,7 @@ cdef void give_back(
     Pool *pool, int channel, int64_t own, int64_t borrowed, int64_t ceiling_number,
     bint committed
 ) noexcept nogil:
-    """Units of a reservation return: the deficit is paid first, borrowed units paying before own."""
+    """Units of a reservation return: the deficit is paid first, by borrowed units before own."""
     cdef Quota *quota = &pool.quotas[channel]
     cdef int64_t units = own + borrowed, paid
     if committed:

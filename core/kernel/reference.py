@@ -74,10 +74,14 @@ class SkuPolicy:
 
 @dataclass(frozen=True)
 class Policy:
-    """All channels by name, and for each location whether it sells."""
+    """All channels by name, and for each location whether it sells.
+
+    ``number`` grows with each change.
+    """
 
     channels: Mapping[str, Channel]
     locations: Mapping[str, bool]
+    number: int = 1
 
 
 @dataclass(frozen=True)
@@ -124,12 +128,16 @@ class Quota:
 
 @dataclass
 class Pool:
-    """One (SKU, location). A channel has a quota from when it first has something here."""
+    """One (SKU, location). A channel has a quota from when it first has something here.
+
+    ``sku_number`` and ``policy_number`` say which policies it has met.
+    """
 
     sku: str
     location: str
     version: int = 0
     sku_number: int = 0
+    policy_number: int = 0
     shared: int = 0
     safety: int = 0
     damaged: int = 0
@@ -155,12 +163,13 @@ class Pool:
 
 
 def adopt(pool: Pool, draft: Pool) -> None:
-    """Let ``pool`` become ``draft``; OverflowError if that has an account above ACCOUNT_MAX."""
-    numbers = [draft.shared, draft.safety, draft.damaged, draft.quarantine, draft.deficit]
-    for quota in draft.quotas.values():
-        numbers += [quota.free, quota.reserved, quota.committed, quota.ceiling_left]
-    if max(numbers) > ACCOUNT_MAX:
-        raise OverflowError(f"an account of {pool.sku}@{pool.location} would pass {ACCOUNT_MAX}")
+    """Let ``pool`` become ``draft``; OverflowError if its units, or an allowance, would be too many.
+
+    All units together must stay countable: whoever reads the pool adds them up.
+    """
+    allowances = [quota.ceiling_left for quota in draft.quotas.values()]
+    if max(draft.on_hand + draft.deficit, *allowances, 0) > ACCOUNT_MAX:
+        raise OverflowError(f"{pool.sku}@{pool.location} would hold more than {ACCOUNT_MAX} units")
     vars(pool).update(vars(draft))
 
 
@@ -168,7 +177,9 @@ def adopt(pool: Pool, draft: Pool) -> None:
 
 
 def meet(policy: Policy, sku_policy: SkuPolicy, pool: Pool) -> None:
-    """Bring ``pool`` up to the policy. Meeting the same one again changes nothing more."""
+    """Bring ``pool`` up to the policy, once: what happens to it after that is no change of policy."""
+    if (pool.sku_number, pool.policy_number) == (sku_policy.number, policy.number):
+        return
     draft = pool.copy()
     surplus = draft.safety - sku_policy.safety_at(draft.location)
     moved = max(surplus, -draft.shared)  # a lack is filled as far as shared goes
@@ -187,7 +198,7 @@ def meet(policy: Policy, sku_policy: SkuPolicy, pool: Pool) -> None:
         if name not in sharing:
             draft.shared_credit += quota.credit
             quota.credit = 0
-    draft.sku_number = sku_policy.number
+    draft.sku_number, draft.policy_number = sku_policy.number, policy.number
     adopt(pool, draft)
 
 
@@ -416,11 +427,14 @@ def room(pool: Pool, channel: Channel) -> int:
 
 
 def choose(places: Sequence[Pool], channel: Channel, quantity: int, split: bool) -> list[Pool]:
-    """The places to fill from: the first with enough; else all, or the one with most."""
+    """The places to fill from: the first with enough; else all, or the one with most.
+
+    Where no place has anything all of them are to blame: a refusal is judged by all.
+    """
     whole = [place for place in places if room(place, channel) >= quantity]
     if whole:
         return whole[:1]
-    if split:
+    if split or not any(room(place, channel) for place in places):
         return list(places)
     return sorted(places, key=lambda place: -room(place, channel))[:1]  # the first of equals
 

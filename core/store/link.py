@@ -11,10 +11,14 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import hiredis
 from redis.asyncio.connection import SSLConnection, parse_url
+
+Command = tuple[bytes | str | int, ...]
+# hiredis types the command as a tuple of one word; it takes as many as there are.
+pack_command = cast("Callable[[Command], bytes]", hiredis.pack_command)
 
 Replies = list[Any] | ConnectionError
 _NOTHING = object()
@@ -68,7 +72,7 @@ class Link(asyncio.Protocol):
             else:
                 future.set_result(replies[0])
 
-        self.send(hiredis.pack_command(command), 1, done)
+        self.send(pack_command(command), 1, done)
         return await future
 
     def abort(self, reason: str) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import redis.asyncio as redis
 from msgspec import Struct
@@ -161,14 +161,19 @@ class Shard:
     async def skus(self, names: Sequence[str]) -> list[bytes | None]:
         """Entries of SKUs."""
         try:
-            return await self._redis.hmget(keys.SKUS, list(names)) if names else []
+            return await self._hmget(keys.SKUS, names)
         except RedisError as error:
             raise _error(error) from error
+
+    async def _hmget(self, name: bytes, fields: Sequence[str]) -> list[bytes | None]:
+        # redis-py's types do not know that this client decodes nothing.
+        values = await self._redis.hmget(name, list(fields)) if fields else []
+        return cast("list[bytes | None]", values)
 
     async def rows(self, pools: Sequence[str]) -> list[bytes | None]:
         """Rows of pools (``sku@location``)."""
         try:
-            return await self._redis.hmget(keys.POOLS, list(pools)) if pools else []
+            return await self._hmget(keys.POOLS, pools)
         except RedisError as error:
             raise _error(error) from error
 
@@ -195,18 +200,16 @@ class Shard:
             found = await self._redis.lrange(keys.done_at(hour), 0, count - 1)
         except RedisError as error:
             raise _error(error) from error
-        return [each.decode() for each in found]
+        return [each.decode() for each in cast("list[bytes]", found)]
 
     async def catalog(self, after: str, limit: int) -> list[str]:
         """SKUs in order of their bytes, behind ``after``."""
         low = f"({after}" if after else "-"
         try:
-            names: Iterable[bytes] = await self._redis.zrangebylex(
-                keys.CATALOG, low, "+", start=0, num=limit
-            )
+            names = await self._redis.zrangebylex(keys.CATALOG, low, "+", start=0, num=limit)
         except RedisError as error:
             raise _error(error) from error
-        return [name.decode() for name in names]
+        return [name.decode() for name in cast("list[bytes]", names)]
 
     async def run(self, script: scripts.Script, names: Sequence[bytes], args: Sequence[Any]) -> Any:
         """One script, for policy and SKUs: rare calls that need no lane."""

@@ -15,18 +15,14 @@ import msgspec
 from core.model import (
     Channel,
     ChannelSpec,
-    Durability,
     LocationSpec,
     LocationView,
     Pool,
     PoolChannel,
-    Reservation,
     ReservationLine,
     SkuSpec,
     SkuView,
-    timestamp,
 )
-from core.store import keys
 
 STATES = {
     "R": "reserved", "C": "committed", "F": "fulfilled", "T": "returned", "L": "released",
@@ -49,36 +45,6 @@ def encode_text(text: str | None) -> bytes:
 def decode_text(word: str) -> str | None:
     """The text that ``encode_text`` wrote."""
     return None if word == "-" else unquote(word)
-
-
-def _time(word: str) -> str | None:
-    return None if word == "-" else timestamp(int(word))
-
-
-def parse_record(
-    reservation_id: str, record: bytes, durability: Durability, now_ms: int
-) -> Reservation:
-    """A record as the resource it is. A passed deadline counts as expired, swept up or not."""
-    words = record.decode().split(" ")
-    letter, version, updated, deadline, committed, _, channel, customer, reference = words[:9]
-    created = timestamp(keys.created_ms(reservation_id))
-    state = STATES[letter]
-    if letter == "R" and int(deadline) <= now_ms:
-        state = "expired"
-    return Reservation(
-        id=reservation_id,
-        state=state,  # type: ignore[arg-type]
-        version=int(version),
-        channel=channel,
-        reference=decode_text(reference),
-        customer=decode_text(customer),
-        durability=durability,
-        created_at=created,
-        updated_at=_time(updated) or created,
-        expires_at=_time(deadline) if state == "reserved" else None,
-        committed_at=_time(committed),
-        lines=[_line(word) for word in words[9:]],
-    )
 
 
 def _line(word: str) -> ReservationLine:

@@ -220,6 +220,7 @@ def sku_policies(draw: st.DrawFn, policy: Policy, number: int = 1) -> SkuPolicy:
 def changes(draw: st.DrawFn, world: World) -> World:
     """A copy of ``world`` with another policy: one channel differs, one SKU does, or everything."""
     changed = world.copy()
+    number = world.policy.number + 1
     kind = draw(st.sampled_from(["channel", "sku", "all"]))
     if kind == "channel":
         name = draw(st.sampled_from(sorted(world.policy.channels)))
@@ -229,10 +230,12 @@ def changes(draw: st.DrawFn, world: World) -> World:
             borrow=draw(borrows),
             split=draw(st.booleans()),
         )
-        changed.policy = replace(world.policy, channels={**world.policy.channels, name: channel})
+        channels = {**world.policy.channels, name: channel}
+        changed.policy = replace(world.policy, channels=channels, number=number)
         return changed
     if kind == "all":
-        changed.policy = draw(policies(len(world.policy.locations)))  # a location stays for good
+        policy = draw(policies(len(world.policy.locations)))  # a location stays for good
+        changed.policy = replace(policy, number=number)
     for sku, before in world.skus.items():
         changed.skus[sku] = draw(sku_policies(changed.policy, before.number + 1))
     return changed

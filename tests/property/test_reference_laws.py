@@ -99,6 +99,7 @@ def test_meeting_a_policy_moves_no_stock_except_safety(world: World) -> None:
 
     Meeting the same policy a second time changes nothing.
     """
+    world.policy = replace(world.policy, number=world.policy.number + 1)
     met = world.met()
     assert stocks(met.met()) == stocks(met)
     for key, pool in met.pools.items():
@@ -468,6 +469,43 @@ def test_every_failing_line_is_named_and_pinned_ones_come_first() -> None:
     ]
     skus["tee"] = SkuPolicy(2, safety=2, overrides={"store": Override(ceiling=Ceiling(units=9))})
     assert reasons("store")[2] == ("tee", None, 3, "safety_stock")
+
+
+def test_without_split_a_partial_line_takes_from_the_location_with_most() -> None:
+    """The first among equals, what it has; the refusal is judged there too."""
+    web = Channel("web", ("a", "b", "c"), split=False)
+    world = World(Policy({"web": web}, dict.fromkeys("abc", True)), {"tee": TEE})
+    for location, quantity in (("a", 2), ("b", 3), ("c", 3)):
+        world.receive(("tee", location), quantity)
+    (decision,) = world.reserve([ask("web", 5, partial=True)])
+    assert decision.takes == (rule.Take("tee", "b", 0, 3, 0),)
+    assert decision.shortfalls == (rule.Shortfall("tee", None, 5, 3, "on_hand"),)
+
+
+def test_a_line_sees_what_earlier_lines_took_but_not_what_they_failed_to_take() -> None:
+    """A pinned line that gets its units leaves fewer; one that fails leaves all of them."""
+    web = Channel("web", ("main",))
+    world = one_pool(web)
+    world.receive(("tee", "main"), 5)
+
+    def available(pinned: int, free: int) -> list[int]:
+        lines = (Line("tee", free), Line("tee", pinned, location="main"))
+        (decision,) = world.reserve([Demand("web", lines)])
+        return [short.available for short in decision.shortfalls]
+
+    assert available(pinned=4, free=2) == [1]
+    assert available(pinned=6, free=7) == [5, 5]
+    assert available(pinned=6, free=5) == [5]
+
+
+def test_two_lines_that_take_of_one_pool_make_one_take() -> None:
+    """A reservation knows its lines by SKU and location."""
+    web = Channel("web", ("main",), floor_units=3)
+    world = one_pool(web)
+    world.receive(("tee", "main"), 6)
+    lines = (Line("tee", 2), Line("tee", 2, location="main"))
+    (decision,) = world.reserve([Demand("web", lines)])
+    assert decision.takes == (rule.Take("tee", "main", 3, 1, 0),)
 
 
 # Giving back.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -12,20 +13,25 @@ import pytest
 from api.app import App, create_app
 from core.settings import Settings
 
+PATIENCE_SECONDS = 30.0
+
 
 @pytest.fixture
-async def app(store_url: str) -> AsyncIterator[App]:
+async def app(store_url: str, tmp_path: Path) -> AsyncIterator[App]:
     """The application over an empty store, opened."""
-    made = create_app(Settings(valkey_url=store_url))
+    made = create_app(Settings(valkey_url=store_url, data=tmp_path))
     incoming: asyncio.Queue[Any] = asyncio.Queue()
     outgoing: asyncio.Queue[Any] = asyncio.Queue()
     life = asyncio.create_task(made({"type": "lifespan"}, incoming.get, outgoing.put))
     incoming.put_nowait({"type": "lifespan.startup"})
-    assert (await outgoing.get())["type"] == "lifespan.startup.complete"
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        message = await outgoing.get()
+    assert message == {"type": "lifespan.startup.complete"}
     yield made
     incoming.put_nowait({"type": "lifespan.shutdown"})
-    assert (await outgoing.get())["type"] == "lifespan.shutdown.complete"
-    await life
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        assert await outgoing.get() == {"type": "lifespan.shutdown.complete"}
+        await life
 
 
 @pytest.fixture

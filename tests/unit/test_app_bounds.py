@@ -117,11 +117,10 @@ async def lifespan(app: App) -> tuple[asyncio.Queue[Any], asyncio.Queue[Any], as
 
 
 async def test_the_lifespan_opens_and_closes_the_service(app: App, service: FakeService) -> None:
-    app.state.service = None
     incoming, outgoing, task = await lifespan(app)
     assert await outgoing.get() == {"type": "lifespan.startup.complete"}
     assert service.history == ["opened"]
-    assert app.state.service is cast(Service, service)
+    assert app.state.open is cast(Service, service)
     incoming.put_nowait({"type": "lifespan.shutdown"})
     assert await outgoing.get() == {"type": "lifespan.shutdown.complete"}
     await task

@@ -7,15 +7,18 @@ import json
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from aiohttp import web
 
 import loadtest.client
 import loadtest.replay
+from loadtest import report
 from loadtest.audit import Audit, allotted, audit
 from loadtest.client import Refused, connect
 from loadtest.orders import Dirt, read
@@ -61,7 +64,7 @@ class Shop:
             )
         answer = await handler(request)
         assert isinstance(answer, web.Response)
-        if key[1] and answer.status < 400:
+        if key[1] and answer.status < 400 and '"status": 503' not in (answer.text or ""):
             self.answered[key] = answer
         if self.fault == "loses answers" and self.asked % 7 == 0:
             return web.Response(status=503, headers={"Retry-After": "0"})
@@ -77,6 +80,10 @@ class Shop:
 
     async def receive(self, request: web.Request) -> web.Response:
         lines = (await request.json())["lines"]
+        if self.fault == "busy lines" and not self.pools:
+            lines, busy = lines[: len(lines) // 2], len(lines) - len(lines) // 2
+        else:
+            busy = 0
         for line in lines:
             shares = self.floors[line["location"]]
             quotas = allotted(line["quantity"], shares)
@@ -87,7 +94,9 @@ class Shop:
                     accounts[f"free {name}"] -= 1
                     accounts["shared"] += 1
             self.pools[line["sku"], line["location"]] = accounts
-        return web.json_response({"results": [{"status": 200, "pool": {}} for _ in lines]})
+        results: list[dict[str, Any]] = [{"status": 200, "pool": {}} for _ in lines]
+        results += [{"status": 503, "problem": {"code": "overloaded"}}] * busy
+        return web.json_response({"results": results})
 
     async def reserve(self, request: web.Request) -> web.Response:
         body = await request.json()
@@ -203,6 +212,39 @@ async def run(shop: Shop, **settings: Any) -> tuple[Tally, Audit, loadtest.clien
         return replay.tally, await audit(client, book, chosen.concurrency, rng), client
 
 
+async def test_the_report_has_every_count_and_is_json() -> None:
+    stock = Decimal("0.8")
+    tally, audited, client = await run(Shop("loses answers"), stock=stock)
+    made = report.Run(
+        id="run",
+        log=SAMPLE,
+        service_version="1.2.3",
+        started_at=datetime(2026, 11, 22, 12, tzinfo=UTC),
+        setup_s=1.0,
+        settings=Settings(seed=7, stock=stock),
+        plan=survey(SAMPLE, 60),
+        tally=tally,
+        client=client,
+        audit=audited,
+    )
+    document = orjson.loads(orjson.dumps(report.document(made)))
+    assert document["refused_lines"] == {"on_hand": tally.refused}
+    assert document["retries"] == {"503": client.retries["503"]}
+    assert document["started_at"] == "2026-11-22T12:00:00Z"
+    assert document["log"]["baskets"] == document["baskets"] == 60
+    assert document["calls"]["reserve"]["count"] >= 60
+    assert 0 < document["calls"]["reserve"]["p50_ms"] <= document["calls"]["reserve"]["max_ms"]
+    assert "per_s" not in document["calls"]["put"]
+    assert document["audit"]["passed"]
+    assert document["machine"]["cores"] > 0
+    text = report.summary(made)
+    assert f"refused   {tally.refused} (lines: on_hand {tally.refused})" in text
+    assert "audit     passed" in text
+    audited.differences.add("pool tee@store-1: planted")
+    assert "1 DIFFERENCES" in report.summary(made)
+    assert "pool tee@store-1: planted" in report.summary(made)
+
+
 @pytest.fixture(autouse=True)
 def prompt_expiry(monkeypatch: pytest.MonkeyPatch) -> None:
     """The shop expires on the second; there is no reaper to give time to."""
@@ -231,6 +273,12 @@ async def test_lost_answers_are_asked_for_again_under_the_same_key() -> None:
     assert audited.differences.listed == []
     assert client.retries["503"] > 10
     assert tally.fulfilled > 40
+
+
+async def test_lines_the_service_had_no_room_for_are_sent_again() -> None:
+    _, audited, client = await run(Shop("busy lines"))
+    assert audited.differences.listed == []
+    assert client.retries == {"busy lines": 1}
 
 
 async def test_an_outcome_that_stays_unknown_fails_the_audit(

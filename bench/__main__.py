@@ -1,0 +1,89 @@
+"""``python -m bench [suite…] [--rounds N] [--json FILE]``: the comparison table."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import platform
+import shlex
+import sys
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import orjson
+import uvloop
+
+from bench import table
+from bench.hot import hot, uniform
+
+Suite = Callable[[int], AsyncIterator[table.Figure]]
+
+SUITES: dict[str, Suite] = {
+    "hot": hot,
+    "uniform": uniform,
+}
+PACKAGES = ("hiredis", "httptools", "msgspec", "redis", "starlette", "uvicorn", "uvloop")
+
+
+def main() -> int:
+    """Run the suites that were named, or all of them, and print one table."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("suites", nargs="*", metavar="suite", help=", ".join(SUITES))
+    parser.add_argument("--rounds", type=int, default=7, help="alternations per figure (7)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="all rounds, as JSON")
+    chosen = parser.parse_args()
+    unknown = [name for name in chosen.suites if name not in SUITES]
+    if unknown:
+        parser.error(f"there is no suite {unknown[0]!r}; there are {', '.join(SUITES)}")
+    if chosen.rounds < 1:
+        parser.error("--rounds must be 1 at least")
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        figures = runner.run(_run(chosen.suites or list(SUITES), chosen.rounds))
+    if chosen.json is not None:
+        document = _circumstances(chosen.rounds) | {"figures": [f.document() for f in figures]}
+        chosen.json.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
+    return 0
+
+
+async def _run(names: list[str], rounds: int) -> list[table.Figure]:
+    figures = []
+    print(table.heading(), flush=True)
+    for name in names:
+        async for figure in SUITES[name](rounds):
+            figures.append(figure)
+            print(table.lines(figure), flush=True)
+    return figures
+
+
+def _circumstances(rounds: int) -> dict[str, object]:
+    """Machine, versions, command and date: what a figure is worth nothing without."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
+        "rounds": rounds,
+        "machine": {
+            "system": platform.platform(),
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+        },
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in PACKAGES},
+        },
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

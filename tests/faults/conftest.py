@@ -1,0 +1,7 @@
+"""Fixtures of the tests that break things."""
+
+from __future__ import annotations
+
+from tests.workers import calm_loop, store, worker, workers
+
+__all__ = ["calm_loop", "store", "worker", "workers"]

@@ -1,0 +1,295 @@
+"""The reference's words turned into the kernel's and back, written without the kernel's code.
+
+A ``Kernel`` holds the rows of a ``World`` as texts. After the same thing was done to both, the
+kernel's rows must be the texts of the world's pools.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from core import model
+from core.kernel import _plan as kernel
+from core.kernel import reference as rule
+from core.kernel.reference import SHARE_ONE, Ceiling, Decision, Pool, Quota, Shortfall, Take
+from tests.property.strategies import Key, World
+
+VERSION = 7  # of every row before anything is done to it
+NOW_MS = 1_700_000_000_123
+TTL_MS = 900_000
+TAIL = b"web cust ref"
+
+
+def share(millionths: int | None) -> float | None:
+    """A share as a spec has it."""
+    return None if millionths is None else millionths / SHARE_ONE
+
+
+def policy_of(policy: rule.Policy) -> kernel.Policy:
+    """A policy as the kernel plans with it."""
+    specs = {
+        name: model.ChannelSpec(
+            floor_share=share(channel.floor_share),
+            floor_units=channel.floor_units,
+            **ceiling_of(channel.ceiling),
+            borrow=channel.borrow,
+            split=channel.split,
+            locations=list(channel.locations),
+        )
+        for name, channel in policy.channels.items()
+    }
+    places = {name: (sells, True) for name, sells in policy.locations.items()}
+    return kernel.Policy(policy.number, specs, places)
+
+
+def ceiling_of(ceiling: Ceiling | None) -> dict[str, float | None]:
+    """A ceiling as the members of a spec."""
+    if ceiling is None:
+        return {}
+    return {"ceiling_units": ceiling.units, "ceiling_share": share(ceiling.share)}
+
+
+def spec_of(sku_policy: rule.SkuPolicy) -> model.SkuSpec:
+    """A SKU's policy as its spec."""
+    channels = {
+        name: model.SkuChannel(
+            floor_share=share(override.floor_share),
+            floor_units=override.floor_units,
+            **ceiling_of(override.ceiling),
+        )
+        for name, override in sku_policy.overrides.items()
+    }
+    return model.SkuSpec(sku_policy.safety, dict(sku_policy.safety_by_location), channels)
+
+
+def row_text(pool: Pool, version: int = VERSION) -> bytes:
+    """A pool as the store's row."""
+    words = [f"{version} {pool.sku_number} {pool.policy_number}"]
+    head = (pool.shared, pool.safety, pool.damaged, pool.quarantine, pool.deficit)
+    words.append(",".join(map(str, (*head, pool.shared_credit))))
+    for name in sorted(pool.quotas):
+        quota = pool.quotas[name]
+        if quota == Quota():
+            continue
+        numbers: list[object] = [quota.free, quota.reserved, quota.committed, quota.credit]
+        if quota.ceiling_number:
+            limit = "-"
+            if quota.ceiling is not None and quota.ceiling.units is not None:
+                limit = f"u{quota.ceiling.units}"
+            elif quota.ceiling is not None:
+                limit = f"s{quota.ceiling.share}"
+            numbers += [quota.ceiling_number, limit, quota.ceiling_left, quota.ceiling_remainder]
+        words.append(f"{name}@{','.join(map(str, numbers))}")
+    return " ".join(words).encode()
+
+
+def pool_of(key: Key, text: bytes) -> Pool:
+    """The pool that a row says."""
+    words = text.decode().split(" ")
+    pool = Pool(*key, *map(int, words[:3]), *map(int, words[3].split(",")))
+    for word in words[4:]:
+        name, _, body = word.partition("@")
+        numbers = body.split(",")
+        quota = pool.quotas[name] = Quota(*map(int, numbers[:4]))
+        if numbers[4:]:
+            number, limit, left, remainder = numbers[4:]
+            quota.ceiling_number = int(number)
+            quota.ceiling_left, quota.ceiling_remainder = int(left), int(remainder)
+            if limit != "-":
+                value = int(limit[1:])
+                quota.ceiling = Ceiling(value) if limit[0] == "u" else Ceiling(share=value)
+    return pool
+
+
+HEAD = ("shared", "safety", "damaged", "quarantine", "deficit", "shared_credit")
+QUOTA = ("free", "reserved", "committed", "credit", "", "", "ceiling_left", "ceiling_remainder")
+TOKEN = re.compile(r"([^@ ]*)@(\d)([:=])(-?\d+)")
+
+
+def apply_deltas(pool: Pool, deltas: bytes) -> bool:
+    """Do to ``pool`` what a plan's deltas say; False, and nothing, if a condition does not hold."""
+    _, _, rest = deltas.decode().partition(" ")
+    tokens = [TOKEN.fullmatch(token) for token in rest.split(" ") if token]
+    changes = []
+    for token in tokens:
+        assert token is not None, deltas
+        channel, number, sign, value = token.groups()
+        holder = pool.quotas.setdefault(channel, Quota()) if channel else pool
+        account = (QUOTA if channel else HEAD)[int(number) - 1]
+        if sign == "=" and getattr(holder, account) != int(value):
+            return False
+        if sign == ":":
+            changes.append((holder, account, int(value)))
+    for holder, account, change in changes:
+        setattr(holder, account, getattr(holder, account) + change)
+    return True
+
+
+@dataclass
+class Answer:
+    """What the kernel made of one demand."""
+
+    code: int
+    decision: Decision | None = None
+
+
+class Kernel:
+    """The kernel with the rows of a world."""
+
+    def __init__(self, world: World) -> None:
+        self.policy = policy_of(world.policy)
+        self.rows: dict[Key, kernel.Row] = {}
+        for key, pool in world.pools.items():
+            self.rows[key] = kernel.Row(*key)
+            self.rows[key].text = row_text(pool)
+        self.skus = {
+            name: kernel.Sku(
+                name,
+                sku_policy.number,
+                b"",
+                spec_of(sku_policy),
+                [place for sku, place in self.rows if sku == name],
+                {place: row for (sku, place), row in self.rows.items() if sku == name},
+            )
+            for name, sku_policy in world.skus.items()
+        }
+        self.batch = kernel.Batch()
+        self.begin()
+
+    def begin(self) -> None:
+        """The next round."""
+        self.batch.begin(self.policy, self.skus)
+
+    def row(self, key: Key) -> kernel.Row:
+        """The row of a pool, which may be a new one."""
+        if key not in self.rows:
+            self.rows[key] = self.skus[key[0]].rows[key[1]] = kernel.Row(*key)
+        return self.rows[key]
+
+    def pack(self, receiving: bool = False) -> kernel.Stage:
+        """Print what the stage changed. Where it may be rebased the deltas lead to the new row."""
+        stage = self.batch.pack(receiving)
+        assert stage.pools == [row.pool for row in stage.rows]
+        for row, old, new, deltas in zip(
+            stage.rows, stage.old, stage.new, stage.deltas, strict=True
+        ):
+            assert row.text == new
+            key = row.sku, row.location
+            if not deltas:
+                continue
+            pool = pool_of(key, old) if old else Pool(*key, 0, row_numbers(new)[1], self.policy.number)
+            before = pool.on_hand
+            assert apply_deltas(pool, deltas), (old, deltas)
+            assert row_text(pool, pool.version + 1) == new
+            assert pool.on_hand - before == int(deltas.split(b" ")[0])
+        return stage
+
+    def reserve(
+        self, demands: Sequence[rule.Demand], late: bool = False
+    ) -> tuple[list[Answer], kernel.Stage]:
+        """Plan demands as a stage of their own, as late commits if ``late``."""
+        self.batch.begin_stage()
+        answers: list[Answer] = []
+        asked: list[tuple[rule.Demand, Answer, kernel.Demand]] = []
+        for demand in demands:
+            lines = [
+                model.Line(
+                    line.sku,
+                    line.quantity,
+                    line.location,
+                    None if line.locations is None else list(line.locations),
+                )
+                for line in demand.lines
+            ]
+            op = kernel.Demand(demand.channel, lines, TAIL, TTL_MS, demand.partial, demand.split)
+            if late:
+                op.id, op.committed, op.version = f"id-{len(asked)}", True, 5
+            answers.append(Answer(self.batch.add(op)))
+            if answers[-1].code == kernel.ADDED:
+                asked.append((demand, answers[-1], op))
+        assert self.batch.demands == [op for _, _, op in asked]
+        count = self.batch.plan()
+        granted, due = self.batch.pack_reservations(NOW_MS, bytes(8 * len(asked)), 0)
+        assert len(granted) == count
+        for number, (demand, answer, op) in enumerate(asked):
+            takes: tuple[Take, ...] = ()
+            shortfalls = self.batch.shortfalls(number)
+            if self.batch.granted(number):
+                assert op is granted.pop(0)
+                assert op.record is not None
+                takes = takes_of(op.record, late)
+                assert (op.shortfalls or []) == shortfalls
+            else:
+                assert op.record is None
+            answer.decision = Decision(takes, tuple(shortfall(demand, *s) for s in shortfalls))
+        ids = [op.id for _, _, op in asked if op.record is not None]
+        assert due == ({} if late or not ids else {(NOW_MS + TTL_MS) // 1000: ids})
+        assert len(set(ids)) == len(ids)
+        return answers, self.pack()
+
+
+def row_numbers(text: bytes) -> tuple[int, int, int]:
+    """Version, number of the SKU's policy, number of the channels'."""
+    version, sku, policy = map(int, text.split(b" ")[:3])
+    return version, sku, policy
+
+
+def takes_of(record: bytes, late: bool) -> tuple[Take, ...]:
+    """The lines of a record that was just made, which must be a reserved or a committed one."""
+    head = f"C 5 {NOW_MS} - {NOW_MS} - " if late else f"R 1 - {NOW_MS + TTL_MS} - - "
+    start = head.encode() + TAIL + b" "
+    assert record.startswith(start), record
+    takes = []
+    for word in record.removeprefix(start).decode().split(" "):
+        sku, location, body = word.split("@")
+        own, borrowed, *rest = map(int, body.split(","))
+        assert rest == [] or (rest[:3] == [0, 0, 0] and rest[3] > 0)
+        takes.append(Take(sku, location, own, borrowed, rest[3] if rest else 0))
+    return tuple(takes)
+
+
+def shortfall(
+    demand: rule.Demand,
+    line: int,
+    sku: str,
+    location: str | None,
+    requested: int,
+    available: int,
+    granted: int,
+    limited_by: str,
+) -> Shortfall:
+    """A failing line as the reference tells it."""
+    assert (demand.lines[line].sku, demand.lines[line].location) == (sku, location)
+    assert granted == (available if demand.partial else 0)
+    return Shortfall(sku, location, requested, available, limited_by)  # type: ignore[arg-type]
+
+
+def orphans(world: World) -> list[Key]:
+    """Pools where a channel has something that the policy does not know."""
+    return [
+        key
+        for key, pool in world.pools.items()
+        if any(quota != Quota() and name not in world.policy.channels
+               for name, quota in pool.quotas.items())
+    ]  # fmt: skip
+
+
+def assert_same(world: World, plan: Kernel, stage: kernel.Stage, versions: Mapping[Key, int]) -> None:
+    """The kernel's rows are the world's pools; what it left alone only met the policy there."""
+    changed = {(row.sku, row.location) for row in stage.rows}
+    for key, pool in world.pools.items():
+        text = plan.rows[key].text
+        if key in changed:
+            assert text == row_text(pool, versions.get(key, 0) + 1)
+        elif text:
+            before = pool_of(key, text)
+            if pool.policy_number != before.policy_number or pool.sku_number != before.sku_number:
+                rule.meet(world.policy, world.skus[key[0]], before)
+            assert row_text(before, 0) == row_text(pool, 0)
+
+
+def versions(plan: Kernel, keys: Iterable[Key]) -> dict[Key, int]:
+    """The versions of rows; 0 for a pool that has none."""
+    return {key: row_numbers(plan.rows[key].text)[0] for key in keys if plan.row(key).text}

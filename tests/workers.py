@@ -1,0 +1,218 @@
+"""What tests of the core on a real store share: workers, a picture of the store, moved deadlines."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from core.model import ChannelSpec, Key, Line, Receive, ReceiveLine, Reserve, SkuSpec
+from core.reaper import Reaper
+from core.service import Service, open_service
+from core.settings import Settings
+from core.store import keys
+from tests.audit import audit
+
+PATIENCE_SECONDS = 20.0
+TURN_SECONDS = 0.002  # between two looks at a condition that no event announces
+
+Store = redis.Redis
+
+
+def client(url: str) -> Store:
+    """A plain, synchronous client: nothing else runs in this process while it is used."""
+    return redis.Redis.from_url(url, protocol=2)
+
+
+async def until(true: Callable[[], object], what: str, seconds: float = PATIENCE_SECONDS) -> None:
+    """Returns once ``true()`` is; fails after ``seconds``, naming what did not come about."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while not true():
+        assert asyncio.get_running_loop().time() < deadline, f"not within {seconds:g} s: {what}"
+        await asyncio.sleep(TURN_SECONDS)
+
+
+def picture(store: Store) -> dict[bytes, Any]:
+    """Everything that is in the store, key by key."""
+    found: dict[bytes, Any] = {}
+    for name in sorted(store.scan_iter(count=1000)):
+        kind = store.type(name)
+        if kind == b"hash":
+            found[name] = store.hgetall(name)
+        elif kind == b"list":
+            found[name] = store.lrange(name, 0, -1)
+        elif kind == b"zset":
+            found[name] = store.zrange(name, 0, -1, withscores=True)
+        elif kind == b"stream":
+            found[name] = store.xrange(name)
+        else:
+            found[name] = store.get(name)
+    return found
+
+
+def record(store: Store, reservation_id: str) -> str:
+    """A reservation's record as it stands in the store."""
+    text = store.hget(keys.bucket_of(reservation_id), reservation_id)
+    assert text is not None, f"there is no reservation {reservation_id}"
+    return bytes(text).decode()
+
+
+def row(store: Store, pool: str) -> str:
+    """A pool's row as it stands in the store."""
+    text = store.hget(keys.POOLS, pool)
+    assert text is not None, f"there is no pool {pool}"
+    return bytes(text).decode()
+
+
+def server_ms(store: Store) -> int:
+    """The server's time."""
+    seconds, microseconds = store.time()
+    return int(seconds) * 1000 + int(microseconds) // 1000
+
+
+def move_deadline(store: Store, reservation_id: str, deadline_ms: int) -> None:
+    """Gives a reservation another deadline, behind the back of every worker."""
+    words = record(store, reservation_id).split(" ")
+    words[3] = str(deadline_ms)
+    second = deadline_ms // 1000
+    with store.pipeline(transaction=True) as pipe:
+        pipe.hset(keys.bucket_of(reservation_id), reservation_id, " ".join(words))
+        pipe.rpush(keys.due_at(second), reservation_id)
+        pipe.execute()
+    if int(store.hget(keys.META, "cursor") or 0) > second:
+        store.hset(keys.META, "cursor", second)
+
+
+def make_due(store: Store, reservation_id: str) -> None:
+    """Makes a reservation's deadline the millisecond before now."""
+    move_deadline(store, reservation_id, server_ms(store) - 1)
+
+
+def key(name: object, body: object = "") -> Key:
+    """An idempotency key, and what was asked under it."""
+    return Key(f"{name:>22}".encode(), f"{body:>22}".encode())
+
+
+def demand(sku: str = "tee", quantity: int = 1, channel: str = "web", **more: Any) -> Reserve:
+    """A demand of one line."""
+    return Reserve(channel, [Line(sku, quantity)], **more)
+
+
+async def furnish(service: Service, units: dict[str, int], **channels: ChannelSpec) -> None:
+    """Channels (``web`` without floor or ceiling if none is named), SKUs and stock at ``main``."""
+    for name, spec in (channels or {"web": ChannelSpec()}).items():
+        await service.catalogue.put_channel(name, spec)
+    for sku in units:
+        await service.catalogue.put_sku(sku, SkuSpec())
+    await receive(service, units)
+
+
+async def receive(service: Service, units: dict[str, int]) -> None:
+    """Units arrive at ``main``."""
+    lines = [ReceiveLine(sku, "main", quantity) for sku, quantity in units.items() if quantity]
+    if lines:
+        results = await service.engine.receive(Receive(lines), [None] * len(lines))
+        assert [result.error for result in results] == [None] * len(lines)
+
+
+async def accounts(service: Service, sku: str = "tee", channel: str = "web") -> tuple[int, ...]:
+    """(free, reserved, committed, shared, on hand) of a SKU at ``main``."""
+    pool = (await service.engine.stock([sku]))[0].pools[0]
+    own = pool.channels[channel]
+    return own.free, own.reserved, own.committed, pool.shared, pool.on_hand
+
+
+def reaper_of(service: Service) -> asyncio.Task[None]:
+    """The task of a worker's reaper."""
+    for task in service._tasks:
+        if getattr(task.get_coro(), "__qualname__", "") == Reaper.run.__qualname__:
+            return task
+    raise AssertionError("this worker has no reaper")
+
+
+async def stop_reaper(service: Service) -> None:
+    """From now on this worker tidies nothing by itself."""
+    task = reaper_of(service)
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=0.1)
+
+
+class Workers:
+    """Opens workers on a store; several on one store act like several processes."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self._open: dict[Service, AsyncExitStack] = {}
+        self._urls: set[str] = set()
+
+    async def __call__(
+        self, url: str, *, data: Path | None = None, reaper: bool = True, audited: bool = True,
+        **settings: Any,
+    ) -> Service:  # fmt: skip
+        """A worker. ``audited``: after the test the store of this URL must be lawful."""
+        stack = AsyncExitStack()
+        chosen = Settings(data=data or self.data, valkey_url=url, **settings)
+        service = await stack.enter_async_context(open_service(chosen))
+        self._open[service] = stack
+        if audited:
+            self._urls.add(url)
+        if not reaper:
+            await stop_reaper(service)
+        return service
+
+    async def close(self, service: Service) -> None:
+        """Closes one worker now."""
+        await self._open.pop(service).aclose()
+
+    async def close_all(self) -> None:
+        """Closes what is open and audits the stores."""
+        while self._open:
+            await self.close(next(iter(self._open)))
+        for url in sorted(self._urls):
+            audit(url)
+
+
+# --- fixtures: the conftests of integration and faults take them from here ---------------------
+
+
+@pytest.fixture
+async def workers(tmp_path: Path) -> AsyncIterator[Workers]:
+    """Opens workers; all are closed and their stores audited after the test."""
+    opened = Workers(tmp_path / "data")
+    yield opened
+    await opened.close_all()
+
+
+@pytest.fixture
+def store(store_url: str) -> Iterator[Store]:
+    """A plain client of the empty store that ``store_url`` names."""
+    with contextlib.closing(client(store_url)) as connection:
+        yield connection
+
+
+@pytest.fixture
+async def worker(store_url: str, workers: Workers) -> Service:
+    """One worker on an empty store, without a reaper: nothing happens by itself."""
+    return await workers(store_url, reaper=False)
+
+
+@pytest.fixture(autouse=True)
+async def calm_loop() -> AsyncIterator[None]:
+    """Fails a test that left an exception that nobody retrieved, or one in a callback."""
+    complaints: list[dict[str, Any]] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: complaints.append(context))
+    yield
+    gc.collect()
+    assert not complaints, complaints
+
+
+Fresh = Callable[..., Awaitable[Any]]
