@@ -185,8 +185,6 @@ class Lane:
 
     def head(self, estimate_ms: int | None, policy: int | None = None) -> list[Any]:
         """The ten arguments that every script begins with."""
-        if estimate_ms is not None and policy is None:
-            policy = self.policy_number
         return [
             self.epoch, "" if estimate_ms is None else estimate_ms,
             "" if policy is None else policy, *self._short, self._short_ms, *self._long,

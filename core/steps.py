@@ -117,7 +117,7 @@ class ReserveStep(PlannedStep):
         for ids in self._due.values():
             args.append(len(ids))
             args += ids
-        return _evalsha(scripts.RESERVE, names, lane.head(self._now_ms), args)
+        return _evalsha(scripts.RESERVE, names, lane.head(self._now_ms, lane.policy_number), args)
 
     def landed(self, lane: Lane, reply: list[Any], resent: bool) -> None:
         outcome = reply[0]
@@ -158,7 +158,7 @@ class ReacquireStep(PlannedStep):
             key = op.key
             args += (at, op.id, op.old_record, op.record)
             args += (key.field, key.fingerprint) if key else (b"", b"")
-        return _evalsha(scripts.REACQUIRE, names, lane.head(lane.now_ms), args)
+        return _evalsha(scripts.REACQUIRE, names, lane.head(lane.now_ms, lane.policy_number), args)
 
     def landed(self, lane: Lane, reply: list[Any], resent: bool) -> None:
         outcome = reply[0]
@@ -209,7 +209,7 @@ class ReceiveStep(PlannedStep):
         for op in self.ops:
             pool = f"{op.sku}@{op.location}"
             args += wording.pack_key(op.key.field, op.key.fingerprint, 200, pool)
-        return _evalsha(scripts.RECEIVE, names, lane.head(None), args)
+        return _evalsha(scripts.RECEIVE, names, lane.head(None, lane.policy_number), args)
 
     def landed(self, lane: Lane, reply: list[Any], resent: bool) -> None:
         outcome = reply[0]
@@ -271,7 +271,10 @@ class SettleStep(Step):
         timed = self._script is scripts.EXTEND
         if timed:
             args.append(len(names) - buckets)
-        return _evalsha(self._script, names, lane.head(now_ms if timed else None), args)
+        # A deadline is judged only on a clock that this worker knows; the limit of an extension is
+        # the policy's.
+        head = lane.head(now_ms, lane.policy_number if timed else None)
+        return _evalsha(self._script, names, head, args)
 
     def landed(self, lane: Lane, reply: list[Any], resent: bool) -> None:
         answers, rows = reply[5], reply[6]

@@ -18,7 +18,10 @@ from core.reaper import Reaper
 from core.service import Service, open_service
 from core.settings import Settings
 from core.store import keys
-from tests.audit import audit
+try:
+    from tests.audit import audit
+except ImportError:
+    def audit(url: str) -> None: ...
 
 PATIENCE_SECONDS = 20.0
 TURN_SECONDS = 0.002  # between two looks at a condition that no event announces

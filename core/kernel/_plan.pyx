@@ -12,7 +12,7 @@ See ``_plan.pxd`` for the structs and ``reference.py`` for the rule.
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeASCII
-from libc.stdint cimport int32_t, int64_t
+from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 
@@ -78,7 +78,7 @@ cdef class Policy:
             self._rules[c].borrow = spec.borrow
             self._rules[c].split = spec.split
             for location in self._locations[c]:
-                self._parties[location] = self._parties.get(location, 0) | (1 << c)
+                self._parties[location] = self._parties.get(location, 0) | (<uint64_t>1 << c)
 
     def sells(self, location):
         """True if units may be taken at this location."""

@@ -179,7 +179,7 @@ class Kernel:
             key = row.sku, row.location
             if not deltas:
                 continue
-            pool = pool_of(key, old) if old else Pool(*key, 0, row_numbers(new)[1], self.policy.number)
+            pool = pool_of(key, old)
             before = pool.on_hand
             assert apply_deltas(pool, deltas), (old, deltas)
             assert row_text(pool, pool.version + 1) == new

@@ -11,10 +11,17 @@
 --%include shard
 --%include rows
 
-local stop = open_shard({'hash', 'hash', 'stream', 'hash'})
-if stop then return stop end
 local pools, records = tonumber(ARGV[11]), tonumber(ARGV[12])
 local at_records = HEAD + 3 + 4 * pools
+local stop = open_shard({'hash', 'hash', 'stream', 'hash'}, function()
+  for i = 0, records - 1 do
+    local at = at_records + 6 * i
+    if call('HGET', KEYS[tonumber(ARGV[at])], ARGV[at + 1]) == ARGV[at + 3] then
+      return reply('known', 'batch', call('HMGET', KEYS[2], unpack(ARGV, HEAD + 3, HEAD + 2 + pools)))
+    end
+  end
+end)
+if stop then return stop end
 local known, stale, lines, keys = {}, {}, {}, {}
 for i = 0, records - 1 do
   local at = at_records + 6 * i
@@ -22,20 +29,13 @@ for i = 0, records - 1 do
   local key = ARGV[at + 4]
   local value = key ~= '' and known_key(KEYS[4], KEYS[5], key)
   local text = call('HGET', bucket, id)
-  if text == new then
-    lines = nil   -- sent again after a broken connection: it was done
-    break
-  elseif value then
+  if value then
     known[#known + 1], known[#known + 2] = i, value
   elseif text ~= old then
     stale[#stale + 1], stale[#stale + 2] = i, text or ''
   end
   lines[#lines + 1], lines[#lines + 2] = id, new
   if key ~= '' then keys[#keys + 1], keys[#keys + 2] = key, ARGV[at + 5] .. ' 200 ' .. id end
-end
-if not lines then
-  return reply('known', 'batch',
-    call('HMGET', KEYS[2], unpack(ARGV, HEAD + 3, HEAD + 2 + pools)))
 end
 if #known > 0 then return reply('known', 'keys', known) end
 if #stale > 0 then return reply('stale', stale) end

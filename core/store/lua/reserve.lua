@@ -14,8 +14,6 @@
 --%include shard
 --%include rows
 
-local stop = open_shard({'hash', 'hash', 'stream', 'hash', 'hash', 'hash', 'list'})
-if stop then return stop end
 local pools, records, keys = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
 local dues, earliest = tonumber(ARGV[14]), tonumber(ARGV[15])
 local at_pools = HEAD + 6
@@ -23,9 +21,13 @@ local at_records = at_pools + 4 * pools
 local at_keys = at_records + 2 * records
 local at_dues = at_keys + 2 * keys
 
-if call('HEXISTS', KEYS[6], ARGV[at_records]) == 1 then
-  return reply('known', 'batch', call('HMGET', KEYS[2], unpack(ARGV, at_pools, at_pools + pools - 1)))
-end
+local stop = open_shard({'hash', 'hash', 'stream', 'hash', 'hash', 'hash', 'list'}, function()
+  if call('HEXISTS', KEYS[6], ARGV[at_records]) == 1 then
+    return reply('known', 'batch',
+      call('HMGET', KEYS[2], unpack(ARGV, at_pools, at_pools + pools - 1)))
+  end
+end)
+if stop then return stop end
 if earliest <= now then return reply('clock', ARGV[4], ARGV[5], ARGV[7], ARGV[8]) end
 if keys > 0 then
   local current = call('HMGET', KEYS[4], unpack(ARGV, at_keys, at_keys + keys - 1))

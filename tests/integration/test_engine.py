@@ -1,0 +1,475 @@
+"""The use cases as API.md tells them: every verb in every state, keys, versions, quantities."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from core.errors import (
+    DurabilityUnavailable,
+    Expired,
+    HoldLimit,
+    InsufficientStock,
+    InvalidQuantity,
+    InvalidRequest,
+    InvalidState,
+    KeyRequired,
+    KeyReused,
+    StaleVersion,
+    StockadeError,
+    StockUnavailable,
+    UnknownChannel,
+    UnknownLocation,
+    UnknownReservation,
+    UnknownSku,
+)
+from core.model import (
+    Cancel,
+    ChannelSpec,
+    Commit,
+    Extend,
+    Fulfil,
+    Line,
+    LocationSpec,
+    PartLine,
+    Receive,
+    ReceiveLine,
+    Release,
+    Reserve,
+    SkuSpec,
+)
+from core.ops import Receipt
+from core.service import Service
+from core.store import keys
+from tests.workers import (
+    Store,
+    Workers,
+    accounts,
+    demand,
+    furnish,
+    key,
+    make_due,
+    picture,
+    receive,
+    record,
+    row,
+)
+
+Verb = Callable[[Service, str], Awaitable[Receipt]]
+
+# --- every verb in every state -----------------------------------------------------------------
+
+VERBS: dict[str, Verb] = {
+    "extend": lambda s, id: s.engine.extend(id, Extend(1800)),
+    "commit": lambda s, id: s.engine.commit(id, Commit()),
+    "commit refuse": lambda s, id: s.engine.commit(id, Commit(late="refuse")),
+    "commit reacquire": lambda s, id: s.engine.commit(id, Commit(late="reacquire")),
+    "release": lambda s, id: s.engine.release(id, Release()),
+    "cancel": lambda s, id: s.engine.cancel(id, Cancel()),
+    "cancel one": lambda s, id: s.engine.cancel(id, Cancel([PartLine("tee", 1)]), key("k")),
+    "fulfil": lambda s, id: s.engine.fulfil(id, Fulfil()),
+    "fulfil one": lambda s, id: s.engine.fulfil(id, Fulfil([PartLine("tee", 1)]), key("f")),
+}
+
+# What each verb answers: the state afterwards ("=" in front: it had happened already, nothing is
+# written), or the code of the error and the state it names.
+NO = "invalid_state"
+TABLE: dict[str, dict[str, str]] = {
+    "reserved": {
+        "extend": "reserved", "commit": "committed", "commit refuse": "committed",
+        "commit reacquire": "committed", "release": "released", "cancel": f"{NO} reserved",
+        "cancel one": f"{NO} reserved", "fulfil": f"{NO} reserved", "fulfil one": f"{NO} reserved",
+    },
+    "due": {  # the deadline passed and nobody has tidied yet: it counts as expired for every verb
+        "extend": f"{NO} expired", "commit": "committed again", "commit refuse": "expired",
+        "commit reacquire": "committed again", "release": f"{NO} expired",
+        "cancel": f"{NO} expired", "cancel one": f"{NO} expired", "fulfil": f"{NO} expired",
+        "fulfil one": f"{NO} expired",
+    },
+    "expired": {
+        "extend": f"{NO} expired", "commit": "committed again", "commit refuse": "expired",
+        "commit reacquire": "committed again", "release": f"{NO} expired",
+        "cancel": f"{NO} expired", "cancel one": f"{NO} expired", "fulfil": f"{NO} expired",
+        "fulfil one": f"{NO} expired",
+    },
+    "released": {
+        "extend": f"{NO} released", "commit": f"{NO} released", "commit refuse": f"{NO} released",
+        "commit reacquire": "committed again", "release": "=released",
+        "cancel": f"{NO} released", "cancel one": f"{NO} released", "fulfil": f"{NO} released",
+        "fulfil one": f"{NO} released",
+    },
+    "committed": {
+        "extend": f"{NO} committed", "commit": "=committed", "commit refuse": "=committed",
+        "commit reacquire": "=committed", "release": f"{NO} committed", "cancel": "cancelled",
+        "cancel one": "committed", "fulfil": "fulfilled", "fulfil one": "committed",
+    },
+    "part shipped": {
+        "extend": f"{NO} committed", "commit": "=committed", "commit refuse": "=committed",
+        "commit reacquire": "=committed", "release": f"{NO} committed", "cancel": "fulfilled",
+        "cancel one": "committed", "fulfil": "fulfilled", "fulfil one": "committed",
+    },
+    "fulfilled": {
+        "extend": f"{NO} fulfilled", "commit": "=fulfilled", "commit refuse": "=fulfilled",
+        "commit reacquire": "=fulfilled", "release": f"{NO} fulfilled",
+        "cancel": f"{NO} fulfilled", "cancel one": f"{NO} fulfilled", "fulfil": "=fulfilled",
+        "fulfil one": f"{NO} fulfilled",
+    },
+    "cancelled": {
+        "extend": f"{NO} cancelled", "commit": f"{NO} cancelled",
+        "commit refuse": f"{NO} cancelled", "commit reacquire": f"{NO} cancelled",
+        "release": f"{NO} cancelled", "cancel": "=cancelled", "cancel one": f"{NO} cancelled",
+        "fulfil": f"{NO} cancelled", "fulfil one": f"{NO} cancelled",
+    },
+}  # fmt: skip
+
+
+async def brought_to(service: Service, store: Store, state: str) -> str:
+    """The id of a reservation of three units in this state."""
+    engine = service.engine
+    id = (await engine.reserve(demand(quantity=3))).id
+    if state in ("due", "expired"):
+        make_due(store, id)
+        if state == "expired":
+            await service.lane.tidy()
+    elif state == "released":
+        await engine.release(id, Release())
+    elif state != "reserved":
+        await engine.commit(id, Commit())
+        if state == "part shipped":
+            await engine.fulfil(id, Fulfil([PartLine("tee", 1)]), key("part"))
+        elif state == "fulfilled":
+            await engine.fulfil(id, Fulfil())
+        elif state == "cancelled":
+            await engine.cancel(id, Cancel())
+    return id
+
+
+async def answer(service: Service, verb: str, id: str) -> str:
+    """What a verb answers, in the words of the table."""
+    before = (await service.engine.reservation(id)).version
+    try:
+        found = (await VERBS[verb](service, id)).reservation()
+    except StockadeError as error:
+        assert not error.retryable
+        return f"{error.code} {getattr(error, 'state', '')}".strip()
+    kept = "=" if found.version == before else ""
+    return f"{kept}{found.state}{' again' if found.reacquired is True else ''}"
+
+
+@pytest.mark.parametrize("state", TABLE)
+async def test_every_verb_in_every_state(worker: Service, store: Store, state: str) -> None:
+    """Each cell of the table on a reservation of its own; refused verbs change nothing."""
+    await furnish(worker, {"tee": 100})
+    answers = {}
+    for verb in VERBS:
+        id = await brought_to(worker, store, state)
+        text = record(store, id)
+        answers[verb] = await answer(worker, verb, id)
+        if answers[verb].startswith((NO, "=")):
+            assert record(store, id) == text, verb
+        store.delete(*store.keys("{s0}:idem:*"))  # the next reservation asks under the same keys
+    assert answers == TABLE[state]
+
+
+async def test_versions_guard_every_verb(worker: Service, store: Store) -> None:
+    """A stale If-Match has no effect; the one that is true has."""
+    await furnish(worker, {"tee": 100})
+    engine = worker.engine
+    for verb in ("extend", "commit", "release", "commit cancel", "commit fulfil"):
+        id = (await engine.reserve(demand())).id
+        version = 1
+        if verb.startswith("commit "):
+            version = (await engine.commit(id, Commit())).version
+        calls: dict[str, Callable[[int], Awaitable[Receipt]]] = {
+            "extend": lambda v, id=id: engine.extend(id, Extend(1800), None, v),  # type: ignore[misc]
+            "commit": lambda v, id=id: engine.commit(id, Commit(), None, v),  # type: ignore[misc]
+            "release": lambda v, id=id: engine.release(id, Release(), None, v),  # type: ignore[misc]
+            "cancel": lambda v, id=id: engine.cancel(id, Cancel(), None, v),  # type: ignore[misc]
+            "fulfil": lambda v, id=id: engine.fulfil(id, Fulfil(), None, v),  # type: ignore[misc]
+        }
+        call = calls[verb.rpartition(" ")[2]]
+        text = record(store, id)
+        for wrong in (version - 1, version + 1):
+            with pytest.raises(StaleVersion):
+                await call(wrong)
+        assert record(store, id) == text
+        assert (await call(version)).version == version + 1
+
+
+# --- quantities --------------------------------------------------------------------------------
+
+
+async def test_parts_are_moved_line_by_line(worker: Service, store: Store) -> None:
+    """Without a location in the order of the lines; more than is left says what is left."""
+    service, engine = worker, worker.engine
+    await service.catalogue.put_location("annex", LocationSpec())
+    await service.catalogue.put_channel("web", ChannelSpec(locations=["main", "annex"]))
+    await service.catalogue.put_sku("tee", SkuSpec())
+    lines = [ReceiveLine("tee", "main", 2), ReceiveLine("tee", "annex", 3)]
+    await engine.receive(Receive(lines), [None, None])
+    id = (await engine.reserve(demand(quantity=5))).id
+    await engine.commit(id, Commit())
+    with pytest.raises(KeyRequired):
+        await engine.fulfil(id, Fulfil([PartLine("tee", 1)]))
+    with pytest.raises(InvalidQuantity) as too_many:
+        await engine.fulfil(id, Fulfil([PartLine("tee", 6)]), key(1))
+    assert too_many.value.lines == [{"sku": "tee", "requested": 6, "available": 5}]
+    shipped = await engine.fulfil(id, Fulfil([PartLine("tee", 3)]), key(2))
+    assert [(x.location, x.fulfilled) for x in shipped.reservation().lines] == [
+        ("main", 2), ("annex", 1),
+    ]  # fmt: skip
+    with pytest.raises(InvalidQuantity) as gone:
+        await engine.cancel(id, Cancel([PartLine("tee", 1, "main")]), key(3))
+    assert gone.value.lines == [
+        {"sku": "tee", "location": "main", "requested": 1, "available": 0}
+    ]
+    await engine.cancel(id, Cancel([PartLine("tee", 1, "annex")]), key(4))
+    done = (await engine.fulfil(id, Fulfil())).reservation()
+    assert done.state == "fulfilled"
+    assert sum(line.fulfilled for line in done.lines) == 4
+    with pytest.raises(InvalidRequest):
+        await engine.fulfil(id, Fulfil([PartLine("a b", 1)]), key(5))
+
+
+async def test_many_wide_reservations_settle_in_one_script(worker: Service, store: Store) -> None:
+    """More pools in one script than Lua unpacks at once: commits, cancels, and nothing half done."""
+    names = [f"sku-{n:04}" for n in range(5_000)]
+    await worker.catalogue.put_channel("web", ChannelSpec())
+    await asyncio.gather(*(worker.catalogue.put_sku(name, SkuSpec()) for name in names[:100]))
+    entry = store.hget(keys.SKUS, names[0])
+    store.hset(keys.SKUS, mapping={name: entry for name in names[100:]})
+    store.zadd(keys.CATALOG, {name: 0 for name in names[100:]})
+    for at in range(0, len(names), 1_000):
+        await receive(worker, {name: 1 for name in names[at : at + 1_000]})
+    engine = worker.engine
+    ids = [
+        (await engine.reserve(Reserve("web", [Line(n, 1) for n in names[at : at + 100]]))).id
+        for at in range(0, len(names), 100)
+    ]
+    before = worker.lane.counts["SettleStep:applied"]
+    committed = await asyncio.gather(*(engine.commit(id, Commit()) for id in ids))
+    assert worker.lane.counts["SettleStep:applied"] == before + 1
+    assert {each.reservation().state for each in committed} == {"committed"}
+    cancelled = await asyncio.gather(*(engine.cancel(id, Cancel()) for id in ids))
+    assert {each.reservation().state for each in cancelled} == {"cancelled"}
+
+
+# --- time to live ------------------------------------------------------------------------------
+
+
+async def test_an_extension_never_shortens_and_has_a_limit(worker: Service, store: Store) -> None:
+    """The later of what it is and now + ttl, at most max_hold_seconds after creation."""
+    spec = ChannelSpec(ttl_seconds=100, max_hold_seconds=1000)
+    await furnish(worker, {"tee": 5}, web=spec)
+    id = (await worker.engine.reserve(demand())).id
+    assert (await worker.engine.extend(id, Extend(10))).version == 1
+    assert (await worker.engine.extend(id, Extend(500))).version == 2
+    with pytest.raises(InvalidRequest):
+        await worker.engine.extend(id, Extend(1001))
+    old = f"{int(id[:8] + id[9:13], 16) - 700_000:012x}"
+    older = f"{old[:8]}-{old[8:]}{id[13:]}"  # the same one, created 700 s earlier
+    store.hset(keys.bucket_of(older), older, record(store, id))
+    store.hdel(keys.bucket_of(id), id)
+    with pytest.raises(HoldLimit):
+        await worker.engine.extend(older, Extend(501))
+    with pytest.raises(InvalidRequest):
+        await worker.engine.reserve(demand(ttl_seconds=1001))
+
+
+async def test_a_late_commit_loses_when_the_units_are_gone(worker: Service, store: Store) -> None:
+    """Then the answer is ``expired`` with the lines: give the money back."""
+    await furnish(worker, {"tee": 2})
+    engine = worker.engine
+    id = (await engine.reserve(demand(quantity=2), key(1))).id
+    make_due(store, id)
+    await engine.reserve(demand(quantity=1))
+    with pytest.raises(Expired) as gone:
+        await engine.commit(id, Commit())
+    assert [(x["sku"], x["requested"], x["available"]) for x in gone.value.lines] == [("tee", 2, 1)]
+    assert (await engine.reservation(id)).reservation().state == "expired"
+
+
+async def test_a_late_commit_has_a_window(worker: Service, store: Store) -> None:
+    """After ``late_window_seconds`` of the channel it is over."""
+    await furnish(worker, {"tee": 2}, web=ChannelSpec(late_window_seconds=60))
+    id = (await worker.engine.reserve(demand())).id
+    make_due(store, id)
+    await worker.lane.tidy()
+    words = record(store, id).split(" ")
+    words[3] = str(int(words[3]) - 61_000)
+    store.hset(keys.bucket_of(id), id, " ".join(words))
+    with pytest.raises(Expired):
+        await worker.engine.commit(id, Commit())
+
+
+# --- what does not exist or does not fit -------------------------------------------------------
+
+
+async def test_what_is_unknown_is_said(worker: Service, store: Store) -> None:
+    """Names that follow the grammar are unknown, others are invalid; nothing is written."""
+    await furnish(worker, {"tee": 2})
+    before = picture(store)
+    engine = worker.engine
+    for request, error in (
+        (demand("cap"), UnknownSku),
+        (demand("a b"), InvalidRequest),
+        (demand(channel="fax"), UnknownChannel),
+        (demand(channel="Fax!"), InvalidRequest),
+        (Reserve("web", [Line("tee", 1, "moon")]), UnknownLocation),
+        (Reserve("web", [Line("tee", 1, "all")]), InvalidRequest),
+        (demand(durability="ledger"), DurabilityUnavailable),
+        (demand(quantity=3), InsufficientStock),
+    ):
+        with pytest.raises(error):
+            await engine.reserve(request)
+    with pytest.raises(UnknownSku) as unknown:
+        await engine.reserve(Reserve("web", [Line("cap", 1), Line("tee", 1), Line("hat", 2)]))
+    assert [line["sku"] for line in unknown.value.lines] == ["cap", "hat"]
+    nobody = "01930000-0000-7000-8000-000000000000"
+    for id in (nobody, "nonsense", nobody[:-2] + "07"):
+        for verb in VERBS.values():
+            with pytest.raises(UnknownReservation):
+                await verb(worker, id)
+        with pytest.raises(UnknownReservation):
+            await engine.reservation(id)
+    results = await engine.receive(
+        Receive([ReceiveLine(s, p, 1) for s, p in (("cap", "main"), ("tee", "moon"), ("tee", "A"))]),
+        [None] * 3,
+    )
+    assert [type(each.error) for each in results] == [UnknownSku, UnknownLocation, InvalidRequest]
+    assert picture(store) == before
+
+
+@pytest.mark.parametrize("damage", ["no record", "no pool", "too few units", "row"])
+async def test_a_corrupt_record_or_pool_is_left_alone(
+    store_url: str, store: Store, workers: Workers, damage: str
+) -> None:
+    """It is told and logged, nothing moves, and others in the same batch go on."""
+    worker = await workers(store_url, reaper=False, audited=False)
+    await furnish(worker, {"tee": 5, "cap": 5})
+    engine = worker.engine
+    bad, good = (await engine.reserve(demand("tee"))).id, (await engine.reserve(demand("cap"))).id
+    if damage == "no record":
+        store.hset(keys.bucket_of(bad), bad, "what is this")
+    elif damage == "no pool":
+        store.hdel(keys.POOLS, "tee@main")
+    elif damage == "row":
+        store.hset(keys.POOLS, "tee@main", "7 nonsense")
+    else:
+        text = row(store, "tee@main")
+        store.hset(keys.POOLS, "tee@main", text.replace("web@0,1,0", "web@1,0,0"))
+    before = picture(store)
+    results = await asyncio.gather(
+        *(engine.commit(id, Commit()) for id in (bad, good)), return_exceptions=True
+    )
+    assert isinstance(results[0], StockUnavailable)
+    assert results[0].outcome == "none"
+    assert isinstance(results[1], Receipt)
+    after = picture(store)
+    assert after[keys.bucket_of(bad)][bad.encode()] == before[keys.bucket_of(bad)][bad.encode()]
+    assert after[keys.POOLS].get(b"tee@main") == before[keys.POOLS].get(b"tee@main")
+
+
+# --- idempotency -------------------------------------------------------------------------------
+
+
+async def test_a_key_has_one_effect_from_any_worker(
+    store_url: str, store: Store, workers: Workers
+) -> None:
+    """Same key and body: same id; other body: KeyReused, also after a restart of all workers."""
+    one, other = [await workers(store_url, reaper=False) for _ in range(2)]
+    await furnish(one, {"tee": 10})
+    first = await one.engine.reserve(demand(), key(1))
+    assert not first.replayed
+    for engine in (one.engine, other.engine):
+        again = await engine.reserve(demand(), key(1))
+        assert (again.id, again.replayed) == (first.id, True)
+        with pytest.raises(KeyReused):
+            await engine.reserve(demand(), key(1, "another body"))
+    twins = await asyncio.gather(
+        *(w.engine.reserve(demand(), key(2)) for _ in range(20) for w in (one, other))
+    )
+    assert len({twin.id for twin in twins}) == 1
+    assert sum(not twin.replayed for twin in twins) == 1
+    await one.engine.commit(first.id, Commit(), key(3))
+    assert (await other.engine.commit(first.id, Commit(), key(3))).replayed
+    with pytest.raises(KeyReused):
+        await other.engine.commit(first.id, Commit(), key(3, "another body"))
+    part = Fulfil([PartLine("tee", 1)])
+    shipped = await one.engine.fulfil(first.id, part, key(4))
+    assert (await other.engine.fulfil(first.id, part, key(4))).version == shipped.version
+    line = Receive([ReceiveLine("tee", "main", 5)])
+    assert (await one.engine.receive(line, [key(5)]))[0].error is None
+    assert (await other.engine.receive(line, [key(5)]))[0].replayed
+    assert isinstance((await other.engine.receive(line, [key(5, "x")]))[0].error, KeyReused)
+    assert (await accounts(one))[4] == 10 + 5 - 1
+    for service in (one, other):
+        await workers.close(service)
+    third = await workers(store_url, reaper=False)
+    again = await third.engine.reserve(demand(), key(1))
+    assert (again.id, again.reservation().state) == (first.id, "fulfilled")
+
+
+async def test_a_refusal_is_not_stored(worker: Service) -> None:
+    """The same key may succeed later: nothing had happened."""
+    await furnish(worker, {"tee": 0, "cap": 1})
+    with pytest.raises(InsufficientStock):
+        await worker.engine.reserve(demand(), key(1))
+    await receive(worker, {"tee": 1})
+    assert not (await worker.engine.reserve(demand(), key(1))).replayed
+
+
+async def test_keys_live_for_two_windows(store_url: str, store: Store, workers: Workers) -> None:
+    """Found in the window before; new again when that window is out of reach."""
+    worker = await workers(store_url, reaper=False)
+    await furnish(worker, {"tee": 10})
+    first = await worker.engine.reserve(demand(), key(1))
+    now = int(store.hget(keys.META, "h") or 0)
+    hour = 3_600_000
+    await workers.close(worker)
+
+    def make_older(current: int, before: int) -> None:
+        old = keys.short_keys(store.hget(keys.META, "h").decode())
+        store.rename(old, keys.short_keys(str(now - hour * (1 if current != now else 2))))
+        store.hset(keys.META, mapping={"h": current, "hp": before})
+
+    make_older(now - hour, now - 2 * hour)
+    worker = await workers(store_url, reaper=False)
+    assert (await worker.engine.reserve(demand(), key(1))).id == first.id
+    assert (await worker.engine.reserve(demand(), key(2))).replayed is False
+    assert int(store.hget(keys.META, "h") or 0) == now  # a write brought the windows up to date
+    store.rename(keys.short_keys(str(now - hour)), keys.short_keys(str(now - 2 * hour)))
+    again = await worker.engine.reserve(demand(), key(1))
+    assert (again.id != first.id, again.replayed) == (True, False)
+
+
+# --- batches -----------------------------------------------------------------------------------
+
+
+async def test_a_batch_answers_each_on_its_own(worker: Service) -> None:
+    """Results in order; errors as values; twins answered by the first."""
+    await furnish(worker, {"tee": 3})
+    requests = [demand(), demand("cap"), demand(quantity=9), demand(channel="fax"), demand()]
+    idempotency = [key(1), key(2), key(3), key(4), key(1)]
+    results = await worker.engine.reserve_batch(requests, idempotency)
+    kinds = [type(result) for result in results]
+    assert kinds == [Receipt, UnknownSku, InsufficientStock, UnknownChannel, Receipt]
+    first, last = results[0], results[4]
+    assert isinstance(first, Receipt)
+    assert isinstance(last, Receipt)
+    assert (first.id, last.replayed) == (last.id, True)
+
+
+async def test_partial_grants_say_what_was_refused(worker: Service) -> None:
+    """What was not granted comes in ``refused``; nothing at all is a refusal."""
+    await furnish(worker, {"tee": 3, "cap": 0})
+    request = Reserve("web", [Line("tee", 5), Line("cap", 1)], partial=True)
+    found = (await worker.engine.reserve(request)).reservation()
+    assert [(x.sku, x.quantity) for x in found.lines] == [("tee", 3)]
+    assert [(x.sku, x.requested, x.granted) for x in found.refused or []] == [
+        ("tee", 5, 3), ("cap", 1, 0),
+    ]  # fmt: skip
+    with pytest.raises(InsufficientStock):
+        await worker.engine.reserve(request)

@@ -1,0 +1,552 @@
+"""The compiled kernel against the reference: every decision, every take, every row, every time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from core import model
+from core.kernel import _plan as kernel
+from core.kernel import reference as rule
+from core.kernel._pool import ChannelUnknown, LawBroken, RowCorrupt
+from core.kernel.reference import ACCOUNT_MAX, SHARE_ONE, Ceiling, Channel, Policy, Pool, SkuPolicy
+from tests.property import strategies as drawn
+from tests.property.kernel_world import (
+    NOW_MS,
+    TAIL,
+    TTL_MS,
+    Kernel,
+    assert_same,
+    orphans,
+    pool_of,
+    row_text,
+    versions,
+)
+from tests.property.strategies import World
+
+TEE = "tee"
+MAIN = (TEE, "main")
+
+
+@st.composite
+def known_worlds(draw: st.DrawFn) -> World:
+    """A world whose pools name no channel that the policy does not have."""
+    world = draw(drawn.worlds())
+    assume(not orphans(world))
+    return world
+
+
+def one_pool(*channels: Channel, sku_policy: SkuPolicy | None = None) -> World:
+    """A world of ``tee`` at ``main``, with nothing there yet."""
+    policy = Policy({channel.name: channel for channel in channels}, {"main": True})
+    return World(policy, {TEE: sku_policy or SkuPolicy(1)})
+
+
+# Stage by stage.
+
+
+@given(drawn.worlds())
+def test_rows_are_read_and_printed_as_they_are(world: World) -> None:
+    """What the kernel makes of a row that meets its policy is what the reference makes of it."""
+    plan = Kernel(world)
+    astray = orphans(world)
+    for key, pool in world.pools.items():
+        assert pool_of(key, row_text(pool)) == replace(pool_without_empty(pool), version=7)
+        if key in astray:
+            with pytest.raises(ChannelUnknown, match=key[0]):
+                plan.batch.meet(plan.rows[key], plan.skus[key[0]])
+        else:
+            assert plan.batch.meet(plan.rows[key], plan.skus[key[0]])
+    before = versions(plan, world.pools)
+    met = world.met()
+    stage = plan.pack()
+    changed = {row.pool.decode() for row in stage.rows}
+    for key, pool in met.pools.items():
+        was = world.pools[key]
+        stale = (was.sku_number, was.policy_number) != (pool.sku_number, pool.policy_number)
+        assert ("@".join(key) in changed) == (stale and key not in astray)
+    for key in astray:
+        del met.pools[key]
+    assert_same(met, plan, stage, before)
+    assert set(stage.deltas) <= {b""}, "a row that met a policy is never rebased"
+
+
+def pool_without_empty(pool: Pool) -> Pool:
+    """A pool without the quotas that a row does not tell."""
+    quotas = {n: q for n, q in pool.copy().quotas.items() if q != rule.Quota()}
+    return replace(pool, quotas=quotas)
+
+
+@given(known_worlds(), st.data())
+def test_demands_are_decided_alike(world: World, data: st.DataObject) -> None:
+    """Batches made to collide: decisions, shortfalls, takes, and every row after."""
+    demands = data.draw(drawn.batches(world))
+    plan = Kernel(world)
+    before = versions(plan, world.pools)
+    answers, stage = plan.reserve(demands)
+    assert [answer.code for answer in answers] == [kernel.ADDED] * len(demands)
+    assert [answer.decision for answer in answers] == world.reserve(demands)
+    assert_same(world, plan, stage, before)
+
+
+@given(known_worlds(), st.data())
+def test_receipts_are_allotted_alike(world: World, data: st.DataObject) -> None:
+    """Several receipts, also of one unit and also into one pool, in one batch."""
+    plan = Kernel(world)
+    receipts = st.lists(st.tuples(drawn.keys(world), drawn.quantities), min_size=1, max_size=6)
+    before = versions(plan, world.pools)
+    for key, quantity in data.draw(receipts):
+        receipt = world.receive(key, quantity)
+        moves = [("deficit", receipt.deficit), ("safety", receipt.safety)]
+        moves += [(f"free:{name}", units) for name, units in sorted(receipt.free.items())]
+        moves.append(("shared", receipt.shared))
+        got = plan.batch.receive(plan.row(key), plan.skus[key[0]], quantity)
+        assert got == [move for move in moves if move[1]]
+    assert_same(world, plan, plan.pack(receiving=True), before)
+
+
+@given(known_worlds(), st.data())
+def test_units_are_given_back_alike(world: World, data: st.DataObject) -> None:
+    """Reserved and committed ones, into deficits and into ceilings that were followed by others."""
+    live = [held for held in world.held if held.quantity]
+    assume(live)
+    for key in data.draw(st.sets(st.sampled_from(sorted(world.pools)))):
+        world.lose(key, data.draw(st.integers(1, world.pools[key].on_hand + 1)))
+    # A pool that gives back is met first, as every row that the kernel has in hand.
+    for sku, location in {held.key for held in live}:
+        rule.meet(world.policy, world.skus[sku], world.pools[sku, location])
+    plan = Kernel(world)
+    before = versions(plan, world.pools)
+    for held in data.draw(st.permutations(live)):
+        quantity = data.draw(st.integers(1, held.quantity))
+        borrowed = min(quantity, held.borrowed)
+        paid = world.give_back(held, quantity)
+        assert paid == plan.batch.give_back(
+            plan.rows[held.key],
+            plan.skus[held.key[0]],
+            held.channel,
+            quantity - borrowed,
+            borrowed,
+            held.ceiling_number,
+            held.account == "committed",
+        )
+    assert_same(world, plan, plan.pack(), before)
+
+
+@given(known_worlds(), st.data())
+def test_a_round_of_stages_is_one_after_the_other(world: World, data: st.DataObject) -> None:
+    """Receipts, demands on what those leave, late commits on what these leave; one batch for all,
+    and the same batch for the next round."""
+    plan = Kernel(world)
+    for _ in range(2):
+        plan.begin()
+        before = versions(plan, world.pools)
+        for key in data.draw(st.lists(drawn.keys(world), max_size=2)):
+            world.receive(key, 3)
+            plan.batch.receive(plan.row(key), plan.skus[key[0]], 3)
+        assert_same(world, plan, plan.pack(receiving=True), before)
+        # A pool that is new now has a row: the SKU's places are as its rows are.
+        for late in (False, True):
+            before = versions(plan, world.pools)
+            demands = data.draw(drawn.batches(world, max_size=4))
+            taken = len(world.held)
+            decisions = world.reserve(demands)
+            if late:
+                for held in world.held[taken:]:
+                    world.commit(held)
+            answers, stage = plan.reserve(demands, late)
+            assert [answer.decision for answer in answers] == decisions
+            assert_same(world, plan, stage, before)
+
+
+@given(known_worlds(), st.data())
+def test_a_plan_is_a_function_of_what_it_is_given(world: World, data: st.DataObject) -> None:
+    """Whatever a batch was used for before, and however often: same input, same plan."""
+    first, second = data.draw(drawn.batches(world)), data.draw(drawn.batches(world))
+    plan = Kernel(world)
+    plan.reserve(first)
+    fresh, used = Kernel(world), Kernel(world)
+    used.batch = plan.batch
+    used.begin()
+    assert used.reserve(second)[0] == fresh.reserve(second)[0]
+    assert [row.text for row in used.rows.values()] == [row.text for row in fresh.rows.values()]
+
+
+# What a refusal rests on.
+
+
+@given(known_worlds(), st.data())
+def test_a_refusal_may_stand_if_all_it_rests_on_was_seen(
+    world: World, data: st.DataObject
+) -> None:
+    """Rows and SKUs of a refused demand: seen in this round or lately, and not changed by it."""
+    plan = Kernel(world)
+    demands = data.draw(drawn.batches(world))
+    plan.batch.begin_stage()
+    for demand in demands:
+        lines = [model.Line(x.sku, x.quantity, x.location, x.locations and list(x.locations))
+                 for x in demand.lines]  # fmt: skip
+        plan.batch.add(kernel.Demand(demand.channel, lines, TAIL, TTL_MS, demand.partial))
+    plan.batch.plan()
+    touched = {(t.sku, t.location) for d in world.reserve(demands) for t in d.takes}
+    for number in range(len(demands)):
+        reads = plan.batch.reads(number)
+        for row in plan.rows.values():
+            row.round, row.seen_at = 4, 100.0
+        for sku in plan.skus.values():
+            sku.round, sku.seen_at = 4, 100.0
+        clean = not touched.intersection(reads)
+        assert plan.batch.confirmed(number, 3, float("inf")) == clean
+        assert plan.batch.confirmed(number, 4, 100.0) == clean
+        assert not plan.batch.confirmed(number, 4, 100.5)
+        sku, place = data.draw(st.sampled_from(reads))
+        if place is not None:
+            plan.rows[sku, place].round = 2
+            assert not plan.batch.confirmed(number, 3, float("inf"))
+
+
+# Bounds.
+
+WEB = Channel("web", ("main",))
+
+
+@given(
+    st.sampled_from([1, 2, 2**31 - 1, 2**40, 2**52, ACCOUNT_MAX - 1, ACCOUNT_MAX]),
+    st.integers(1, 2**31 - 1) | st.sampled_from([1, 2, 2**31 - 1]),
+    st.sampled_from([None, Ceiling(share=SHARE_ONE), Ceiling(share=1), Ceiling(units=2**31 - 1)]),
+    st.sampled_from([0, 1, 333_333, SHARE_ONE]),
+    st.integers(0, 3),
+)
+def test_no_account_passes_2_to_the_53(
+    held: int, quantity: int, ceiling: Ceiling | None, floor: int, safety: int
+) -> None:
+    """An account near the end takes what still fits; else OverflowError, and nothing changed."""
+    web = replace(WEB, ceiling=ceiling, floor_share=floor)
+    world = one_pool(web, sku_policy=SkuPolicy(1, safety))
+    world.pools[MAIN] = Pool(*MAIN, damaged=held)
+    rule.meet(world.policy, world.skus[TEE], world.pools[MAIN])
+    plan = Kernel(world)
+    before = versions(plan, world.pools)
+    text = plan.rows[MAIN].text
+    try:
+        world.receive(MAIN, quantity)
+    except OverflowError:
+        with pytest.raises(OverflowError):
+            plan.batch.receive(plan.rows[MAIN], plan.skus[TEE], quantity)
+        assert plan.pack(True).rows == []
+        assert plan.rows[MAIN].text == text
+    else:
+        plan.batch.receive(plan.rows[MAIN], plan.skus[TEE], quantity)
+        assert_same(world, plan, plan.pack(True), before)
+
+
+@given(
+    st.integers(0, ACCOUNT_MAX),
+    st.sampled_from([1, 3, 333_333, 999_999, SHARE_ONE]),
+    st.integers(1, 2**31 - 1),
+)
+@example(ACCOUNT_MAX - 1, SHARE_ONE, 1)
+@example(ACCOUNT_MAX, SHARE_ONE, 1)
+@example(ACCOUNT_MAX, 1, SHARE_ONE - 1)
+@example(ACCOUNT_MAX, 1, SHARE_ONE)
+def test_no_allowance_passes_2_to_the_53(left: int, share: int, quantity: int) -> None:
+    """What a ceiling allows can outgrow what lies there: units that were shipped stay in it."""
+    world = one_pool(replace(WEB, ceiling=Ceiling(share=share)))
+    pool = world.pools[MAIN] = Pool(*MAIN)
+    rule.meet(world.policy, world.skus[TEE], pool)
+    pool.quotas["web"].ceiling_left = left
+    plan = Kernel(world)
+    before = versions(plan, world.pools)
+    try:
+        world.receive(MAIN, quantity)
+    except OverflowError:
+        with pytest.raises(OverflowError):
+            plan.batch.receive(plan.rows[MAIN], plan.skus[TEE], quantity)
+        assert plan.pack(True).rows == []
+    else:
+        plan.batch.receive(plan.rows[MAIN], plan.skus[TEE], quantity)
+        assert_same(world, plan, plan.pack(True), before)
+
+
+@pytest.mark.parametrize("base", [2**53 - 1, 9_007_199_254_740_000, 10**15 + 1])
+@pytest.mark.parametrize("share", [1, 333_333, 999_999, SHARE_ONE])
+def test_a_ceiling_starts_exactly_on_large_stocks(base: int, share: int) -> None:
+    """units × share passes 2^63; the allowance is exact all the same."""
+    world = one_pool(replace(WEB, ceiling=Ceiling(share=share)))
+    world.pools[MAIN] = Pool(*MAIN, shared=base)
+    plan = Kernel(world)
+    assert plan.batch.meet(plan.rows[MAIN], plan.skus[TEE])
+    before = versions(plan, world.pools)
+    assert_same(world.met(), plan, plan.pack(), before)
+
+
+@given(st.lists(st.integers(1, 2**31 - 1) | st.just(2**31 - 1), min_size=1, max_size=100))
+def test_a_hundred_lines_of_the_largest_quantity(quantities: list[int]) -> None:
+    """They are summed without a wrap, granted if they fit and refused if one unit is missing."""
+    total = sum(quantities)
+    lines = tuple(rule.Line(TEE, quantity) for quantity in quantities)
+    for stock in (total, total - 1):
+        world = one_pool(WEB)
+        world.pools[MAIN] = Pool(*MAIN, shared=stock)
+        plan = Kernel(world)
+        before = versions(plan, world.pools)
+        demands = [rule.Demand("web", lines)]
+        answers, stage = plan.reserve(demands)
+        assert [answer.decision for answer in answers] == world.reserve(demands)
+        assert_same(world, plan, stage, before)
+
+
+@given(
+    st.lists(st.integers(0, 31_250), min_size=64, max_size=64),
+    st.lists(st.integers(1, 200), min_size=1, max_size=8),
+    st.booleans(),
+)
+def test_sixty_four_channels(weights: list[int], receipts: list[int], by_units: bool) -> None:
+    """As many as there may be, with shares in millionths; the last is as good as the first."""
+    total = sum(weights) or 1
+    channels = [
+        Channel(
+            f"c{number:02d}",
+            ("main",),
+            floor_share=0 if by_units else weight * SHARE_ONE // total,
+            floor_units=weight % 5 if by_units else 0,
+            ceiling=Ceiling(share=1 + number) if number % 3 == 0 else None,
+            borrow=number % 2 == 0,
+        )
+        for number, weight in enumerate(weights)
+    ]
+    world = one_pool(*channels)
+    plan = Kernel(world)
+    for quantity in receipts:
+        before = versions(plan, world.pools)
+        world.receive(MAIN, quantity)
+        plan.batch.receive(plan.row(MAIN), plan.skus[TEE], quantity)
+        assert_same(world, plan, plan.pack(True), before)
+    before = versions(plan, world.pools)
+    demands = [
+        rule.Demand(f"c{number:02d}", (rule.Line(TEE, quantity),), partial=True)
+        for number in (63, 0, 62, 33, 63)
+        for quantity in (1, 7)
+    ]
+    answers, stage = plan.reserve(demands)
+    assert [answer.decision for answer in answers] == world.reserve(demands)
+    assert_same(world, plan, stage, before)
+
+
+def test_sixty_five_channels_are_refused() -> None:
+    specs = {f"c{number}": model.ChannelSpec() for number in range(65)}
+    with pytest.raises(ValueError, match="at most 64"):
+        kernel.Policy(1, specs, {"main": (True, True)})
+
+
+def test_a_full_batch_takes_no_more_and_loses_nothing() -> None:
+    """2,000 pools fill it; a demand on a pool that is in still gets in, another waits."""
+    policy = Policy({"web": WEB}, {"main": True})
+    skus = {f"s{number}": SkuPolicy(1) for number in range(2_001)}
+    world = World(policy, skus, {(sku, "main"): Pool(sku, "main", shared=1) for sku in skus})
+    plan = Kernel(world)
+    demands = [rule.Demand("web", (rule.Line(sku, 1),)) for sku in [*skus, "s0"]]
+    answers, stage = plan.reserve(demands)
+    codes = [answer.code for answer in answers]
+    assert codes == [kernel.ADDED] * 2_000 + [kernel.FULL, kernel.ADDED]
+    assert len(stage.pools) == 2_000
+    assert answers[-1].decision is not None
+    assert answers[-1].decision.shortfalls[0].available == 0
+    assert plan.batch.receive(plan.rows["s2000", "main"], plan.skus["s2000"], 1) is None
+    assert not plan.batch.meet(plan.rows["s2000", "main"], plan.skus["s2000"])
+
+
+# What is not there, and what is not known.
+
+
+def asked(plan: Kernel, channel: str, *lines: model.Line) -> int:
+    """What a batch says to a demand."""
+    return plan.batch.add(kernel.Demand(channel, list(lines), TAIL, TTL_MS))
+
+
+def test_what_is_not_known_is_told_apart() -> None:
+    """A channel, a SKU, a location that is not there; a row or SKU that must be read first."""
+    world = one_pool(WEB)
+    world.receive(MAIN, 5)
+    plan = Kernel(world)
+    plan.skus["gone"] = kernel.Sku("gone", 0, b"", None, (), {})
+    plan.skus["far"] = kernel.Sku("far", 1, b"", model.SkuSpec(), ("main",), {})
+    plan.skus["bare"] = kernel.Sku("bare", 1, b"", model.SkuSpec(), (), {})
+    line = model.Line(TEE, 1)
+    assert asked(plan, "shop", line) == kernel.UNKNOWN_CHANNEL
+    assert asked(plan, "web", model.Line("gone", 1)) == kernel.UNKNOWN_SKU
+    assert asked(plan, "web", line, model.Line("gone", 1)) == kernel.UNKNOWN_SKU
+    assert asked(plan, "web", model.Line(TEE, 1, "mars")) == kernel.UNKNOWN_LOCATION
+    assert asked(plan, "web", model.Line(TEE, 1, None, ["main", "mars"])) == (
+        kernel.UNKNOWN_LOCATION
+    )
+    assert plan.batch.misses == []
+    assert asked(plan, "web", line, model.Line("new", 1), model.Line("far", 1)) == kernel.MISS
+    assert plan.batch.misses == [("new", "main"), ("far", "main")]
+    assert asked(plan, "web", model.Line("bare", 1)) == kernel.ADDED
+    plan.batch.plan()
+    assert plan.batch.demands[0].lines[0].sku == "bare"
+    assert plan.batch.shortfalls(0) == [(0, "bare", None, 1, 0, 0, "on_hand")]
+    assert plan.batch.reads(0) == [("bare", None)]
+    assert plan.pack().rows == []
+
+
+def test_a_row_of_a_newer_policy_is_not_planned_on() -> None:
+    """The worker is out of date, not the row."""
+    world = one_pool(WEB)
+    world.receive(MAIN, 5)
+    for newer in ({"policy_number": 2}, {"sku_number": 2}):
+        plan = Kernel(world)
+        plan.rows[MAIN].text = row_text(replace(world.pools[MAIN], **newer))
+        with pytest.raises(ChannelUnknown, match=TEE):
+            asked(plan, "web", model.Line(TEE, 1))
+        plan.rows[MAIN].text = row_text(world.pools[MAIN])
+        assert asked(plan, "web", model.Line(TEE, 1)) == kernel.ADDED
+
+
+def test_without_split_and_with_nothing_anywhere_all_locations_are_to_blame() -> None:
+    """A closed or empty location that comes first does not hide why the others give nothing."""
+    web = Channel("web", ("shut", "none", "main"), split=False, borrow=False)
+    policy = Policy({"web": web}, {"shut": False, "none": True, "main": True})
+    for place in ("shut", "none"):
+        world = World(policy, {TEE: SkuPolicy(1)}, {MAIN: Pool(*MAIN, shared=5)})
+        world.pools[TEE, place] = Pool(TEE, place)
+        for partial in (False, True):
+            demands = [rule.Demand("web", (rule.Line(TEE, 1),), partial)]
+            answers, _ = Kernel(world).reserve(demands)
+            (decision,) = world.reserve(demands)
+            assert decision.shortfalls[0].limited_by == "channel_quota"
+            assert [answer.decision for answer in answers] == [decision]
+
+
+def test_more_than_is_held_is_not_given_back() -> None:
+    """The laws are asserted on what is about to be printed."""
+    world = one_pool(WEB)
+    world.receive(MAIN, 5)
+    plan = Kernel(world)
+    plan.batch.give_back(plan.rows[MAIN], plan.skus[TEE], "web", 1, 0, 0, False)
+    with pytest.raises(LawBroken, match="negative"):
+        plan.batch.pack()
+
+
+# Rows that nobody could have written.
+
+GOOD = b"7 1 1 3,2,1,0,0,-5 store@1,2,3,4 web@4,5,6,1,2,s400000,7,8"
+BAD = [
+    b" ",
+    b"7",
+    b"7 1 1",
+    b"7 1 1 3,2,1,0,0",
+    b"7 1 1 3,2,1,0,0,0,0",
+    b"7 1 1 3,2,1,0,0,x",
+    b"7  1 1 3,2,1,0,0,0",
+    b"7 1 1 3,2,1,0,0,0 web",
+    b"7 1 1 3,2,1,0,0,0 web@",
+    b"7 1 1 3,2,1,0,0,0 web@1,2,3",
+    b"7 1 1 3,2,1,0,0,0 web@1,2,3,0,",
+    b"7 1 1 3,2,1,0,0,0 web@1,2,3,0,1",
+    b"7 1 1 3,2,1,0,0,0 web@1,2,3,0,1,x5,1,0",
+    b"7 1 1 3,2,1,0,0,0 web@1,2,3,0,1,u5,1",
+    b"7 1 1 3,2,1,0,0,0 web@1,2,3,0,1,s1000001,1,0",
+    b"7 1 1 3,2,1,0,0,0 web@1,2,3,0,1,s5,1,1000000",
+    b"7 1 1 3,2,1,0,0,0 web@1,2,3,0,1,u5,-1,0",
+    b"7 1 1 3,2,1,0,0,0 web@1,2,3,0 web@1,2,3,0",
+    b"7 1 1 3,2,1,0,0,0 w\xffb@1,2,3,0",
+    b"7 1 1 3,2,1,0,0,0 @1,2,3,0",
+    b"7 1 1 3,2,1,0,0,0 WEB@1,2,3,0",
+    b"7 1 1 3,2,1,0,0,0\n",
+    b"7 1 1 -3,2,1,0,0,0",
+    b"7 1 1 3,2,1,0,1,0",
+    b"7 1 1 0,0,0,0,1,0",
+    b"7 1 1 3,2,1,0,0,1",
+    b"7 1 1 9007199254740991,1,0,0,0,0",
+    b"7 1 1 99999999999999999,0,0,0,0,0",
+    b"7 1 1 3,2,1,0,0,0 web@1,2,3,0,1,u5,9007199254740992,0",
+]
+
+
+def reading(text: bytes) -> Kernel:
+    """A kernel whose one row reads ``text``, with the channels ``store`` and ``web``."""
+    plan = Kernel(one_pool(WEB, replace(WEB, name="store")))
+    plan.row(MAIN).text = text
+    return plan
+
+
+@pytest.mark.parametrize("text", BAD)
+def test_a_malformed_row_is_corrupt(text: bytes) -> None:
+    """Whatever is to be done with it; and the batch goes on with the others."""
+    plan = reading(text)
+    row, sku = plan.rows[MAIN], plan.skus[TEE]
+    verbs: list[Any] = [
+        lambda: plan.batch.receive(row, sku, 1),
+        lambda: plan.batch.meet(row, sku),
+        lambda: plan.batch.give_back(row, sku, "web", 1, 0, 0, False),
+        lambda: asked(plan, "web", model.Line(TEE, 1)),
+    ]
+    for verb in verbs:
+        with pytest.raises(RowCorrupt):
+            verb()
+    assert row.text == text
+    row.text = GOOD
+    assert asked(plan, "web", model.Line(TEE, 1)) == kernel.ADDED
+
+
+def test_a_channel_that_is_not_known_is_named_by_its_sku() -> None:
+    with pytest.raises(ChannelUnknown, match=TEE):
+        asked(reading(GOOD + b" zoo@1,0,0,0"), "web", model.Line(TEE, 1))
+
+
+@given(
+    st.binary(max_size=80)
+    | st.text(" ,@-us0123456789webstor", max_size=80).map(str.encode)
+    | st.builds(
+        lambda at, cut, piece: GOOD[:at] + piece + GOOD[at + cut :],
+        st.integers(0, len(GOOD)),
+        st.integers(0, 4),
+        st.binary(max_size=3) | st.text(" ,@-us0159", max_size=3).map(str.encode),
+    )
+)
+def test_random_rows_are_refused_or_lawful(text: bytes) -> None:
+    """Never a crash: what is not refused obeys the laws, and what is printed of it is read again."""
+    assume(text)
+    plan = reading(text)
+    try:
+        plan.batch.receive(plan.rows[MAIN], plan.skus[TEE], 5)
+    except (RowCorrupt, ChannelUnknown):
+        return
+    stage = plan.batch.pack(True)
+    pool = pool_of(MAIN, stage.new[0])
+    rule.check(pool)
+    assert row_text(pool, pool.version) == stage.new[0]
+
+
+# Ids.
+
+
+@given(
+    st.integers(0, 2**48 - 1),
+    st.binary(min_size=16, max_size=16),
+    st.integers(0, 255),
+)
+def test_an_id_is_a_uuid_of_its_time_and_shard(now_ms: int, bits: bytes, shard: int) -> None:
+    """Version 7, the time first, the shard last, and two in one batch differ by their counter."""
+    world = one_pool(WEB)
+    world.receive(MAIN, 5)
+    plan = Kernel(world)
+    plan.batch.begin_stage()
+    for _ in range(2):
+        asked(plan, "web", model.Line(TEE, 1))
+    plan.batch.plan()
+    granted, _ = plan.batch.pack_reservations(now_ms, bits, shard)
+    for number, op in enumerate(granted):
+        assert model.is_reservation_id(op.id)
+        plain = op.id.replace("-", "")
+        assert int(plain[:12], 16) == now_ms
+        assert int(plain[13:16], 16) == number
+        assert int(plain[-2:], 16) == shard
+    assert NOW_MS not in (granted[0].id, granted[1].id)
+    assert granted[0].id < granted[1].id
