@@ -1,24 +1,23 @@
-"""The ASGI application: opens the service, finds the route, answers, says what went wrong."""
+"""The application: a Starlette door for people and machines that look in, and in front of it the
+plain ASGI way of ``/v1``, where every microsecond is a caller's."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
 
-from api.call import (
-    Call,
-    Disconnected,
-    Receive,
-    Reply,
-    Scope,
-    Send,
-    send_and_linger,
-    send_reply,
-)
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.routing import Mount, Route
+from starlette.types import Receive, Scope, Send
+
+from api import pages
+from api.call import Call, Disconnected, passing_through, send_and_linger, send_reply
 from api.openapi import document
 from api.problems import BodyTooLarge, MethodNotAllowed, answer
-from api.routes import ROUTES
+from api.routes import PAGES, ROUTES
 from api.routing import Router
 from api.wire import encode
 from core.errors import StockadeError, StockUnavailable
@@ -28,49 +27,56 @@ from core.settings import Settings
 _log = logging.getLogger("stockade.api")
 
 
-class State:
-    """What calls share: the opened service, and whether this worker is going away.
+class App(Starlette):
+    """Stockade over ASGI. Its lifespan opens what ``open_service`` gives, and closes it.
 
     ``draining`` is set by whoever stops the worker: it makes ``/readyz`` say so while requests
     are still served.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, open_service: Callable[[], AbstractAsyncContextManager[Service]]) -> None:
+        super().__init__(
+            routes=[
+                *(Route(page.path, page.handler, methods=[page.method]) for page in PAGES),
+                Mount("/docs", pages.Viewer()),
+            ],
+            exception_handlers={
+                HTTPException: pages.not_served,
+                StockadeError: pages.refused,
+                Exception: pages.failed,
+            },
+            lifespan=App._life,
+        )
+        self.router.redirect_slashes = False  # a path has one spelling
         self.service: Service | None = None
         self.draining = False
-        self.document = encode(document(ROUTES))
+        self.document = encode(document((*ROUTES, *PAGES)))
+        self._open_service = open_service
+        self._find = Router(ROUTES).find
 
     @property
-    def open(self) -> Service:
+    def opened(self) -> Service:
         """The opened service. Raises StockUnavailable while it is not open."""
         if self.service is None:
             raise StockUnavailable("The service is not open")
         return self.service
 
-
-class App:
-    """Stockade over ASGI. Its lifespan opens what ``open_service`` gives, and closes it."""
-
-    def __init__(self, open_service: Callable[[], AbstractAsyncContextManager[Service]]) -> None:
-        self.state = State()
-        self._open_service = open_service
-        self._find = Router(ROUTES).find
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
+        """Let ``/v1`` through here; all else, the lifespan too, is Starlette's."""
         if scope["type"] == "http":
-            await self._http(scope, receive, send)
-        elif scope["type"] == "lifespan":
-            await self._lifespan(receive, send)
-        else:
-            raise ValueError(f"Stockade does not speak {scope['type']}")
+            if scope["path"].startswith("/v1/"):
+                return self._answer(scope, receive, send)
+            send = passing_through(scope, send)
+        return super().__call__(scope, receive, send)
 
-    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        call = Call(scope, self.state)
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Find the route of a call, read its body, let the handler answer it."""
+        call = Call(scope, self)
         try:
             route, call.parameter = self._find(call.method, call.raw_path)
             if route.body_bytes_max:
                 await call.read(receive, route.body_bytes_max)
-            reply: Reply = await route.handler(call)
+            reply = await route.handler(call)
         except BodyTooLarge as error:
             await send_and_linger(call, answer(error, call.instance), receive, send)
             return
@@ -87,23 +93,14 @@ class App:
             reply = answer(StockadeError(), call.instance)
         await send_reply(call, reply, send)
 
-    async def _lifespan(self, receive: Receive, send: Send) -> None:
-        """Open the service, stay until the server stops, close it."""
-        await receive()
-        started = False
+    @asynccontextmanager
+    async def _life(self) -> AsyncIterator[None]:
+        """The service is open as long as the server runs."""
         try:
-            async with self._open_service() as self.state.service:
-                started = True
-                await send({"type": "lifespan.startup.complete"})
-                await receive()
-        except Exception as error:
-            _log.debug("the service failed", exc_info=True)
-            phase = "shutdown" if started else "startup"
-            await send({"type": f"lifespan.{phase}.failed", "message": str(error)})
-            raise
+            async with self._open_service() as self.service:
+                yield
         finally:
-            self.state.service = None
-        await send({"type": "lifespan.shutdown.complete"})
+            self.service = None
 
 
 def create_app(settings: Settings) -> App:

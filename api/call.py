@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
+
+from starlette.types import Message, Receive, Scope, Send
 
 from api.problems import BodyTooLarge
 
 if TYPE_CHECKING:
-    from api.app import State
+    from api.app import App
     from core.catalogue import Catalogue
     from core.engine import Engine
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 Header = tuple[bytes, bytes]
 Reply = tuple[int, list[Header], bytes]
 
@@ -61,13 +59,12 @@ class Call:
     joined by a comma (RFC 9110 §5.3), so that it fails where only one is allowed.
     """
 
-    __slots__ = ("body", "headers", "method", "more", "parameter", "query", "raw_path", "state")
+    __slots__ = ("app", "body", "headers", "method", "more", "parameter", "query", "raw_path")
 
-    def __init__(self, scope: Scope, state: State) -> None:
-        self.state = state
+    def __init__(self, scope: Scope, app: App) -> None:
+        self.app = app
         self.method: str = scope["method"]
-        raw_path: bytes | None = scope.get("raw_path")
-        self.raw_path = quote(scope["path"]).encode("ascii") if raw_path is None else raw_path
+        self.raw_path = raw_path(scope)
         self.query: bytes = scope["query_string"]
         self.parameter = ""
         self.body = b""
@@ -81,12 +78,12 @@ class Call:
     @property
     def engine(self) -> Engine:
         """The engine of the opened service. Raises StockUnavailable outside its life."""
-        return self.state.open.engine
+        return self.app.opened.engine
 
     @property
     def catalogue(self) -> Catalogue:
         """Channels, locations and SKUs. Raises StockUnavailable outside the service's life."""
-        return self.state.open.catalogue
+        return self.app.opened.catalogue
 
     @property
     def instance(self) -> str:
@@ -129,11 +126,37 @@ class Call:
         """The headers of ``reply`` with its length and with what is passed through."""
         _, headers, body = reply
         headers.append((b"content-length", b"%d" % len(body)))
-        for name, pattern in _ECHOED:
-            value = self.headers.get(name)
-            if value is not None and pattern.fullmatch(value):
-                headers.append((name, value))
+        headers += passed_through(self.headers)
         return headers
+
+
+def raw_path(scope: Scope) -> bytes:
+    """The path as it was sent; made anew if the server does not tell it."""
+    sent: bytes | None = scope.get("raw_path")
+    return quote(scope["path"]).encode("ascii") if sent is None else sent
+
+
+def passed_through(headers: Mapping[bytes, bytes]) -> list[Header]:
+    """Those of ``headers`` that every answer repeats: who traces a request finds its answer."""
+    return [
+        (name, headers[name])
+        for name, pattern in _ECHOED
+        if name in headers and pattern.fullmatch(headers[name])
+    ]
+
+
+def passing_through(scope: Scope, send: Send) -> Send:
+    """``send``, with what is passed through added to the head of the answer."""
+    headers = passed_through(dict(scope["headers"]))
+    if not headers:
+        return send
+
+    async def send_more(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], *headers]
+        await send(message)
+
+    return send_more
 
 
 async def send_reply(call: Call, reply: Reply, send: Send) -> None:

@@ -46,13 +46,12 @@ REPLAYED = {"description": "Sent if this had happened before.", "schema": {"cons
 RETRY_AFTER = {"description": "Seconds to wait.", "schema": {"type": "integer"}}
 MEDIA_TYPES = {
     "/docs": "text/html",
-    "/docs/rapidoc-min.js": "text/javascript",
     "/problems/{code}": "text/plain",
 }
 _PARAMETER = re.compile(r"{(\w+)}")
 
 
-def document(routes: Iterable[Route]) -> dict[str, Any]:
+def document(routes: Iterable[Route[Any]]) -> dict[str, Any]:
     """The document that describes ``routes``."""
     routes = tuple(routes)
     structs = [struct for route in routes for struct in (route.body, *route.responses.values())]
@@ -72,7 +71,7 @@ def document(routes: Iterable[Route]) -> dict[str, Any]:
     }
 
 
-def _operation(route: Route, schemas: dict[type, dict[str, Any]]) -> dict[str, Any]:
+def _operation(route: Route[Any], schemas: dict[type, dict[str, Any]]) -> dict[str, Any]:
     """What one method of one path takes and gives."""
     module = route.handler.__module__.removeprefix("api.")
     name = route.handler.__name__
@@ -97,7 +96,7 @@ def _tag(path: str) -> str:
     return rest[0].capitalize() if first == "v1" else "Service"
 
 
-def _parameters(route: Route) -> list[dict[str, Any]]:
+def _parameters(route: Route[Any]) -> list[dict[str, Any]]:
     parameters: list[dict[str, Any]] = []
     for name in _PARAMETER.findall(route.path):
         pattern, text = PARAMETERS[name]
@@ -127,7 +126,7 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
     return parameters
 
 
-def _responses(route: Route, schemas: dict[type, dict[str, Any]]) -> dict[str, Any]:
+def _responses(route: Route[Any], schemas: dict[type, dict[str, Any]]) -> dict[str, Any]:
     responses: dict[str, Any] = {}
     for status, struct in route.responses.items():
         headers = {}
@@ -156,7 +155,7 @@ def _responses(route: Route, schemas: dict[type, dict[str, Any]]) -> dict[str, A
     return responses
 
 
-def problem_codes(route: Route) -> list[str]:
+def problem_codes(route: Route[Any]) -> list[str]:
     """Every code that ``route`` may answer with."""
     codes = list(route.problems)
     if route.body is not None:

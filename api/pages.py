@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-from functools import cache
-from importlib import resources
+from os import PathLike, stat_result
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
 
 from api import wire
-from api.call import JSON, Call, Header, Reply
-from api.problems import KINDS, UnknownRoute, answer
-from core.errors import Draining, StockUnavailable
+from api.call import raw_path
+from api.problems import KINDS, MethodNotAllowed, UnknownRoute, answer
+from core.errors import Draining, StockadeError, StockUnavailable
 
-TEXT: Header = (b"content-type", b"text/plain; charset=utf-8")
-HTML: Header = (b"content-type", b"text/html; charset=utf-8")
-SCRIPT: Header = (b"content-type", b"text/javascript; charset=utf-8")
-NO_STORE: Header = (b"cache-control", b"no-store")
-FOR_AN_HOUR: Header = (b"cache-control", b"max-age=3600")
-NO_SNIFF: Header = (b"x-content-type-options", b"nosniff")
+if TYPE_CHECKING:
+    from api.app import App
+
+JSON = "application/json"
+NO_STORE = {"cache-control": "no-store"}
+FOR_AN_HOUR = {"cache-control": "max-age=3600", "x-content-type-options": "nosniff"}
 
 # The viewer styles its shadow trees inline; scripts, data and all else come from here alone.
-DOCS_POLICY: Header = (
-    b"content-security-policy",
-    b"default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; connect-src 'self'; "
-    b"img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+DOCS_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; connect-src 'self'; "
+    "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-DOCS = b"""\
+DOCS = """\
 <!doctype html>
 <html lang="en">
 <head>
@@ -46,48 +50,102 @@ DOCS = b"""\
 """
 
 
-async def healthz(call: Call) -> Reply:
+async def healthz(request: Request) -> Response:
     """``GET /healthz``: the process answers."""
-    return 200, [JSON, NO_STORE], b'{"status":"ok"}'
+    return Response(b'{"status":"ok"}', headers=NO_STORE, media_type=JSON)
 
 
-async def readyz(call: Call) -> Reply:
+async def readyz(request: Request) -> Response:
     """``GET /readyz``: this worker can take reservations now; if not, a problem with the same."""
-    readiness = call.state.open.readiness()
-    ready = bool(readiness["ready"]) and not call.state.draining
-    readiness |= {"ready": ready, "draining": call.state.draining}
+    app: App = request.app
+    readiness = app.opened.readiness()
+    ready = bool(readiness["ready"]) and not app.draining
+    readiness |= {"ready": ready, "draining": app.draining}
     if ready:
-        return 200, [JSON, NO_STORE], wire.encode(readiness)
-    error = Draining() if call.state.draining else StockUnavailable()
-    status, headers, body = answer(error, call.instance)
-    document = readiness | msgspec.json.decode(body)
-    return status, [*headers, NO_STORE], wire.encode(document)
+        return Response(wire.encode(readiness), headers=NO_STORE, media_type=JSON)
+    return _problem(request, Draining() if app.draining else StockUnavailable(), readiness)
 
 
-async def openapi(call: Call) -> Reply:
+async def openapi(request: Request) -> Response:
     """``GET /openapi.json``."""
-    return 200, [JSON, FOR_AN_HOUR], call.state.document
+    app: App = request.app
+    return Response(app.document, headers=FOR_AN_HOUR, media_type=JSON)
 
 
-async def docs(call: Call) -> Reply:
+async def docs(request: Request) -> Response:
     """``GET /docs``: the document, to be read and tried out."""
-    return 200, [HTML, FOR_AN_HOUR, NO_SNIFF, DOCS_POLICY], DOCS
+    return HTMLResponse(DOCS, headers=FOR_AN_HOUR | {"content-security-policy": DOCS_POLICY})
 
 
-async def docs_script(call: Call) -> Reply:
-    """``GET /docs/rapidoc-min.js``: the viewer."""
-    return 200, [SCRIPT, FOR_AN_HOUR, NO_SNIFF], _script()
-
-
-@cache
-def _script() -> bytes:
-    return resources.files("api").joinpath("static", "rapidoc-min.js").read_bytes()
-
-
-async def problem(call: Call) -> Reply:
+async def problem(request: Request) -> Response:
     """``GET /problems/{code}``: what the ``type`` of a problem means."""
-    kind = KINDS.get(call.parameter)
+    code: str = request.path_params["code"]
+    kind = KINDS.get(code)
     if kind is None:
         raise UnknownRoute
-    text = f"{kind.title} ({kind.status} {call.parameter})\n\n{kind.text}\n"
-    return 200, [TEXT, FOR_AN_HOUR, NO_SNIFF], text.encode()
+    text = f"{kind.title} ({kind.status} {code})\n\n{kind.text}\n"
+    return PlainTextResponse(text, headers=FOR_AN_HOUR)
+
+
+class Viewer(StaticFiles):
+    """The files of ``/docs``: the viewer and its licences."""
+
+    def __init__(self) -> None:
+        super().__init__(packages=[("api", "static")])
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a file, and always a whole one: what is wrong with a range would be no problem
+        document."""
+        headers = [header for header in scope["headers"] if header[0] != b"range"]
+        await super().__call__({**scope, "headers": headers}, receive, send)
+
+    def file_response(
+        self,
+        full_path: str | PathLike[str],
+        stat_result: stat_result,
+        scope: Scope,
+        status_code: int = 200,
+    ) -> Response:
+        """A file, that a browser may keep for an hour."""
+        response = super().file_response(full_path, stat_result, scope, status_code)
+        response.headers.update(FOR_AN_HOUR)
+        return response
+
+
+# --- What went wrong, for Starlette
+
+
+def _problem(
+    request: Request, error: StockadeError, members: dict[str, Any] | None = None
+) -> Response:
+    """``error`` as a response, with ``members`` in its document."""
+    instance = raw_path(request.scope).decode("ascii", "replace")
+    status, headers, body = answer(error, instance)
+    if members is not None:
+        body = wire.encode(members | msgspec.json.decode(body))
+    named = {name.decode(): value.decode() for name, value in headers}
+    return Response(body, status, headers=named | NO_STORE)
+
+
+async def refused(request: Request, error: Exception) -> Response:
+    """A StockadeError as the problem that it is."""
+    assert isinstance(error, StockadeError)
+    return _problem(request, error)
+
+
+async def not_served(request: Request, error: Exception) -> Response:
+    """Starlette's own 404 and 405, in our words."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        return _problem(request, UnknownRoute())
+    if error.status_code == 405 and error.headers is not None:
+        allow = ", ".join(sorted({*error.headers["Allow"].split(", "), "OPTIONS"}))
+        if request.method == "OPTIONS":
+            return Response(headers={"allow": allow})
+        return _problem(request, MethodNotAllowed(allow))
+    return _problem(request, StockadeError())
+
+
+async def failed(request: Request, error: Exception) -> Response:
+    """A defect. Starlette raises it again behind this answer, so that the server logs it."""
+    return _problem(request, StockadeError())

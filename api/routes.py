@@ -1,4 +1,7 @@
-"""Every route there is. The router, the documentation and the tests read this table."""
+"""Every route there is. Both routers, the documentation and the tests read these tables.
+
+``ROUTES`` are those of ``/v1``, found by ``api.routing``; ``PAGES`` are served by Starlette.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from msgspec import Struct
 
 from api import pages, policy, reservations, stock
 from api.call import BATCH_BYTES_MAX, BODY_BYTES_MAX
-from api.routing import Handler, Query, Route
+from api.routing import Handler, PageHandler, Query, Route
 from api.wire import ITEMS_DEFAULT, ITEMS_MAX, Page
 from core.model import (
     SKU_PATTERN,
@@ -47,7 +50,7 @@ CHANNEL = {"type": "string"}
 
 def _verb(
     verb: str, handler: Handler, summary: str, body: type[Struct], problems: tuple[str, ...]
-) -> Route:
+) -> Route[Handler]:
     """A verb of a reservation."""
     return Route(
         "POST",
@@ -70,7 +73,7 @@ def _put(
     summary: str,
     body: type[Struct],
     view: type[Struct],
-) -> Route:
+) -> Route[Handler]:
     """A policy, put whole."""
     return Route(
         "PUT",
@@ -85,12 +88,7 @@ def _put(
     )
 
 
-def _page(path: str, handler: Handler, summary: str) -> Route:
-    """A page that is no part of the contract's data."""
-    return Route("GET", path, handler, summary, {200: None})
-
-
-ROUTES: tuple[Route, ...] = (
+ROUTES: tuple[Route[Handler], ...] = (
     Route(
         "POST",
         "/v1/reservations",
@@ -212,12 +210,14 @@ ROUTES: tuple[Route, ...] = (
           {200: policy.ChannelView}, if_match=True, problems=("unknown_channel",)),
     Route("GET", "/v1/channels", policy.list_channels, "All channels, by name",
           {200: Page[policy.ChannelView]}, query=PAGE),
-    _page("/healthz", pages.healthz, "The process answers"),
+)  # fmt: skip
+
+PAGES: tuple[Route[PageHandler], ...] = (
+    Route("GET", "/healthz", pages.healthz, "The process answers", {200: None}),
     Route("GET", "/readyz", pages.readyz, "This worker can take reservations now",
           {200: None}, problems=("stock_unavailable", "draining")),
-    _page("/openapi.json", pages.openapi, "This document"),
-    _page("/docs", pages.docs, "This document, to be read and tried out"),
-    _page("/docs/rapidoc-min.js", pages.docs_script, "The viewer of /docs"),
+    Route("GET", "/openapi.json", pages.openapi, "This document", {200: None}),
+    Route("GET", "/docs", pages.docs, "This document, to be read and tried out", {200: None}),
     Route("GET", "/problems/{code}", pages.problem, "What the `type` of a problem means",
           {200: None}, problems=("unknown_route",)),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""How a path finds its route.
+"""What a route is, and how a path of ``/v1`` finds its own.
 
 A path is matched as it was sent, segment by segment, and decoded afterwards: a ``%2F`` inside a
 SKU stays inside it.
@@ -6,20 +6,19 @@ SKU stays inside it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 from urllib.parse import unquote_to_bytes
+
+from starlette.requests import Request
+from starlette.responses import Response
 
 from api.call import Call, Reply
 from api.problems import MethodNotAllowed, UnknownRoute
 
-
-class Handler(Protocol):
-    """A function that turns a call into its answer."""
-
-    __name__: str
-
-    def __call__(self, call: Call) -> Awaitable[Reply]: ...
+Handler: TypeAlias = Callable[[Call], Awaitable[Reply]]
+PageHandler: TypeAlias = Callable[[Request], Awaitable[Response]]
+H = TypeVar("H", Handler, PageHandler)
 
 
 class Query(NamedTuple):
@@ -31,7 +30,7 @@ class Query(NamedTuple):
     required: bool = False
 
 
-class Route(NamedTuple):
+class Route(NamedTuple, Generic[H]):
     """One method of one path: who handles it, and what the documentation says of it.
 
     ``path`` holds at most one ``{parameter}``, a whole segment. ``body_bytes_max`` is 0 where no
@@ -41,7 +40,7 @@ class Route(NamedTuple):
 
     method: str
     path: str
-    handler: Handler
+    handler: H
     summary: str
     responses: dict[int, Any]
     body: type | None = None
@@ -61,15 +60,15 @@ class _Node:
     def __init__(self) -> None:
         self.literals: dict[bytes, _Node] = {}
         self.parameter: _Node | None = None
-        self.methods: dict[str, Route] = {}
+        self.methods: dict[str, Route[Handler]] = {}
 
 
 class Router:
     """The tree of all paths. Paths without a parameter are found with one look-up."""
 
-    def __init__(self, routes: Iterable[Route]) -> None:
+    def __init__(self, routes: Iterable[Route[Handler]]) -> None:
         self._root = _Node()
-        self._exact: dict[bytes, dict[str, Route]] = {}
+        self._exact: dict[bytes, dict[str, Route[Handler]]] = {}
         for route in routes:
             node = self._root
             for segment in route.path.encode("ascii").split(b"/")[1:]:
@@ -84,7 +83,7 @@ class Router:
             if "{" not in route.path:
                 self._exact[route.path.encode("ascii")] = node.methods
 
-    def find(self, method: str, raw_path: bytes) -> tuple[Route, str]:
+    def find(self, method: str, raw_path: bytes) -> tuple[Route[Handler], str]:
         """The route of ``method`` at ``raw_path``, and the parameter of the path, decoded.
 
         Raises UnknownRoute, MethodNotAllowed.
@@ -101,7 +100,7 @@ class Router:
             raise UnknownRoute
         raise MethodNotAllowed(", ".join(sorted(allowed | {"OPTIONS"})))
 
-    def _matches(self, raw_path: bytes) -> list[tuple[dict[str, Route], str]]:
+    def _matches(self, raw_path: bytes) -> list[tuple[dict[str, Route[Handler]], str]]:
         """All nodes that ``raw_path`` leads to, literal ones first, with their parameter."""
         segments = raw_path.split(b"/")[1:]
         if b"%" in raw_path:

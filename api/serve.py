@@ -151,6 +151,8 @@ class _Worker:
         try:
             async with asyncio.timeout(START_SECONDS):
                 report, _, reason = (await reader.readline()).decode().strip().partition(" ")
+        except ConnectionResetError:  # it ended before it read its settings
+            report = reason = ""
         except TimeoutError:
             await self._kill()
             raise StartRefused(f"a worker did not start within {START_SECONDS:g} s") from None

@@ -100,10 +100,11 @@ class Body(Generic[T]):
         sent = call.headers.get(b"content-type")
         if sent == b"application/json":
             return
+        if not call.body and self._optional:
+            return  # nothing of any type
         if sent is None:
-            if call.body or not self._optional:
-                raise UnsupportedMediaType
-        elif not _JSON_TYPE.fullmatch(sent):
+            raise UnsupportedMediaType
+        if not _JSON_TYPE.fullmatch(sent):
             raise UnsupportedMediaType
 
 

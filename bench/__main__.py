@@ -17,13 +17,23 @@ import orjson
 import uvloop
 
 from bench import table
+from bench.growth import growth
 from bench.hot import hot, uniform
+from bench.http import http_suite
+from bench.kernel import kernel
+from bench.mixed import mix
+from bench.workers import two_workers
 
 Suite = Callable[[int], AsyncIterator[table.Figure]]
 
 SUITES: dict[str, Suite] = {
     "hot": hot,
     "uniform": uniform,
+    "mix": mix,
+    "two_workers": two_workers,
+    "http": http_suite,
+    "kernel": kernel,
+    "growth": growth,
 }
 PACKAGES = ("hiredis", "httptools", "msgspec", "redis", "starlette", "uvicorn", "uvloop")
 

@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from itertools import count
 
+from bench.stores import CHANNEL
 from core.engine import Engine
 from core.model import Key, Line, Reserve
-from bench.stores import CHANNEL
 
 Call = Callable[[], Awaitable[object]]
 
@@ -46,10 +46,13 @@ async def drive(
     going = True
 
     async def caller(call: Call) -> None:
-        nonlocal done
-        while going:
-            await call()
-            done += 1
+        nonlocal done, going
+        try:
+            while going:
+                await call()
+                done += 1
+        finally:
+            going = False  # one that fails ends them all, also those that miss a cancellation
 
     async with asyncio.TaskGroup() as group:
         for call in calls:

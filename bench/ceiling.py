@@ -6,8 +6,8 @@ planned, packed or waited for on the way, so no lane can be faster with the same
 
 The scripts refuse bytes whose estimate of the server's time is off by more than a second. So the
 lane that is recorded believes to be almost a second ahead: its bytes hold while they are recorded
-and again just afterwards, when they are a little old. Every outcome is compared with the recorded
-one: a ceiling made of refusals would be none.
+and again just afterwards, when they are a little old; a machine too busy for that does both once
+more. Every outcome is compared with the recorded one: a ceiling made of refusals would be none.
 """
 
 from __future__ import annotations
@@ -27,12 +27,20 @@ from core.clock import ServerClock, monotonic_ms
 from core.engine import Engine
 from core.store.link import Link, Replies
 
+Calls = Callable[[Engine], list[Call]]
+
 AHEAD_MS = 950
+SECONDS = 0.8  # of a window: what was recorded is good for two seconds
+TRIES_MAX = 8
 READ_BYTES = 1 << 20
 
 
 class CeilingVoid(Exception):
     """The store answered a recorded pipeline otherwise than when it was recorded."""
+
+
+class TooLate(CeilingVoid):
+    """The recorded bytes were too old before all of them were sent."""
 
 
 @dataclass
@@ -42,7 +50,7 @@ class Recording:
     pipelines: list[tuple[bytes, int]] = field(default_factory=list)
     outcomes: list[list[bytes]] = field(default_factory=list)
     edges: list[int] = field(default_factory=list)  # pipelines sent before each edge of the window
-    measured: Measured = Measured(0, 1.0)
+    measured: Measured = field(default_factory=lambda: Measured(0, 1.0))
 
     @property
     def batch(self) -> float:
@@ -80,9 +88,21 @@ def outcome(reply: Any) -> bytes:
     return bytes(reply[0]) if isinstance(reply, list) else repr(reply).encode()
 
 
-async def record(
-    store: Store, calls: Callable[[Engine], list[Call]], seconds: float
-) -> Recording:
+async def against_ceiling(store: Store, calls: Calls) -> tuple[Recording, Measured]:
+    """One alternation from the store's start state: the product, then its ceiling."""
+    for last in (False,) * (TRIES_MAX - 1) + (True,):
+        store.reset()
+        store.tidy()
+        recording = await _record(store, calls)
+        try:
+            return recording, _replay(store, recording)
+        except TooLate:
+            if last:
+                raise
+    raise AssertionError("the last try returns or raises")
+
+
+async def _record(store: Store, calls: Calls) -> Recording:
     """Runs the product from the store's start state, and notes what its lane sends."""
     _, link = await asyncio.get_running_loop().create_unix_connection(RecordingLink, store.socket)
     async with store.open() as service:
@@ -96,7 +116,7 @@ async def record(
         plain.abort("a recording link took its place")
         recording = link.recording
         recording.measured = await drive(
-            calls(service.engine), seconds, on_edge=lambda: recording.edges.append(_sent(recording))
+            calls(service.engine), SECONDS, on_edge=lambda: recording.edges.append(_sent(recording))
         )
     return recording
 
@@ -105,7 +125,7 @@ def _sent(recording: Recording) -> int:
     return len(recording.pipelines)
 
 
-def replay(store: Store, recording: Recording) -> Measured:
+def _replay(store: Store, recording: Recording) -> Measured:
     """Sends the recorded pipelines from the same start state; the window's are timed."""
     store.reset()
     begin, end = recording.edges
@@ -117,10 +137,10 @@ def replay(store: Store, recording: Recording) -> Measured:
         replies += _blast(connection, recording.pipelines[begin:end])
         seconds = time.perf_counter() - since
     for number, (found, expected) in enumerate(zip(replies, wanted[:end], strict=True)):
-        if list(map(outcome, found)) != expected:
-            raise CeilingVoid(
-                f"pipeline {number} of {end}: {list(map(outcome, found))}, recorded {expected}"
-            )
+        told = list(map(outcome, found))
+        if told != expected:
+            error = TooLate if b"clock" in told else CeilingVoid
+            raise error(f"pipeline {number} of {end}: {told}, recorded {expected}")
     return Measured(recording.measured.ops, seconds)
 
 

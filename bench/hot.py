@@ -2,40 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from functools import partial
 from statistics import median
 
-from bench.callers import CALLERS, Call, drive, reserve_calls
-from bench.ceiling import record, replay
+from bench.callers import CALLERS, drive, reserve_calls
+from bench.ceiling import SECONDS, Calls, against_ceiling
 from bench.peers import redis_py
 from bench.stores import Store, fill, private_store
 from bench.table import Figure
-from core.engine import Engine
 
 UNIFORM_SKUS = 10_000
-SECONDS = 1.0  # of a window: recorded bytes are good for two
-
-Calls = Callable[[Engine], list[Call]]
 
 
-async def against_ceiling(store: Store, calls: Calls) -> tuple[float, float, float]:
-    """One alternation: (ours, ceiling, operations per pipeline)."""
-    store.reset()
-    store.tidy()
-    recording = await record(store, calls, SECONDS)
-    ceiling = replay(store, recording)
-    return recording.measured.rate, ceiling.rate, recording.batch
-
-
-async def ceiling_figure(
-    name: str, store: Store, calls: Calls, rounds: int, bar: float | None, aim: float | None
-) -> Figure:
+async def ceiling_figure(name: str, store: Store, calls: Calls, rounds: int, bar: float) -> Figure:
     """Alternations of the product and its ceiling."""
     found = [await against_ceiling(store, calls) for _ in range(rounds)]
-    ours, ceilings, batches = (list(column) for column in zip(*found, strict=True))
-    note = f"{median(batches):.0f} operations per pipeline"
-    return Figure(name, ours, ceilings, bar, aim, note=note)
+    return Figure(
+        name,
+        [recording.measured.rate for recording, _ in found],
+        [ceiling.rate for _, ceiling in found],
+        bar,
+        note=f"{median(recording.batch for recording, _ in found):.0f} operations per pipeline",
+    )
 
 
 async def hot(rounds: int) -> AsyncIterator[Figure]:
@@ -48,17 +37,17 @@ async def hot(rounds: int) -> AsyncIterator[Figure]:
             more = partial(reserve_calls, names=names, callers=2 * CALLERS, keyed=keyed)
             ours, peers, ceilings, wider, batches, wide = [], [], [], [], [], []
             for _ in range(rounds):
-                rate, ceiling, batch = await against_ceiling(store, calls)
-                ours.append(rate)
-                ceilings.append(ceiling)
-                batches.append(batch)
+                recording, ceiling = await against_ceiling(store, calls)
+                ours.append(recording.measured.rate)
+                ceilings.append(ceiling.rate)
+                batches.append(recording.batch)
                 store.reset()
                 store.tidy()
                 async with redis_py(store, names[0], CALLERS, keyed) as theirs:
                     peers.append((await drive(theirs, SECONDS)).rate)
-                _, ceiling, batch = await against_ceiling(store, more)
-                wider.append(ceiling)
-                wide.append(batch)
+                recording, ceiling = await against_ceiling(store, more)
+                wider.append(ceiling.rate)
+                wide.append(recording.batch)
             yield Figure(f"hot, {kind}: vs one EVALSHA each, redis-py", ours, peers, 10, 20)
             yield Figure(
                 f"hot, {kind}: vs ceiling", ours, ceilings, 0.5, 0.8,
@@ -79,5 +68,5 @@ async def uniform(rounds: int) -> AsyncIterator[Figure]:
             calls = partial(reserve_calls, names=names, callers=CALLERS, keyed=keyed)
             yield await ceiling_figure(
                 f"uniform over {UNIFORM_SKUS:,} SKUs, {kind}: vs ceiling",
-                store, calls, rounds, 0.5, None,
+                store, calls, rounds, 0.5,
             )  # fmt: skip

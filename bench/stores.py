@@ -50,7 +50,7 @@ class Store:
     def keep(self) -> None:
         """Notes every key as it is now."""
         names = list(self.admin.scan_iter(count=1000))
-        self._kept = [(name, self.admin.dump(name)) for name in names]
+        self._kept = [(name, self.admin.dump(name) or b"") for name in names]
 
     def reset(self) -> None:
         """Back to what was kept."""

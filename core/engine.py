@@ -364,11 +364,7 @@ class Engine:
             return self._receipt(id, *await self._ask(verb, id, key, if_version, b"", argument))
         if key is None:
             raise KeyRequired()
-        for number, line in enumerate(lines):
-            if not is_sku(line.sku) or not (line.location is None or is_name(line.location)):
-                raise InvalidRequest(
-                    "a line breaks the grammar", [(f"/lines/{number}", "no SKU or location")]
-                )
+        _check_names(lines)
         targets = [f"{x.sku}@{x.location}" if x.location else x.sku for x in lines]
         parts = " ".join(f"{t} {x.quantity}" for t, x in zip(targets, lines, strict=True))
         code, detail = await self._ask(verb, id, key, if_version, parts.encode(), argument)
@@ -492,6 +488,19 @@ class Engine:
             wording.encode_text(request.reason).decode(),
             "-" if at is None else str(int(at.timestamp() * 1000)),
         ))  # fmt: skip
+
+
+def _check_names(lines: list[PartLine]) -> None:
+    """Raises InvalidRequest with all SKUs and locations that break the grammar."""
+    wrong = []
+    for number, line in enumerate(lines):
+        if not is_sku(line.sku):
+            wrong.append((f"/lines/{number}/sku", f"{line.sku!r} cannot be a SKU"))
+        if line.location is not None and not is_name(line.location):
+            where = f"/lines/{number}/location"
+            wrong.append((where, f"{line.location!r} cannot be a location"))
+    if wrong:
+        raise InvalidRequest("a line breaks the grammar", wrong)
 
 
 def _part_problem(line: PartLine, left: int) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from core.errors import (
     Draining,
     InsufficientStock,
     InvalidRequest,
+    Outcome,
     Overloaded,
     StockadeError,
     StockUnavailable,
@@ -37,7 +38,7 @@ from core.kernel._plan import (
     Batch,
     Row,
 )
-from core.kernel._pool import ChannelUnknown
+from core.kernel._pool import ChannelUnknown, RowCorrupt
 from core.model import Durability, is_name, is_sku
 from core.ops import ReacquireOp, ReceiveOp, ReserveOp, SettleOp
 from core.snapshot import Snapshot
@@ -60,10 +61,12 @@ LOOK_MAX = 4_000  # rows of one look
 CONFLICTS_ALONE = 4  # from this conflict on, contended demands go as a batch of their own
 CONFLICTS_MAX = 16  # replans of a demand
 STOCK_CONFLICTS_MAX = 64  # replans of a line of stock: facts should get through
-CLOCK_TRIES_MAX = 3
+CLOCK_TRIES_MAX = 3  # proposals of time in a row that the store may refuse
 TURNS_MAX = 64  # rounds that a demand may wait for reads and for deadlines to be drained
 SEND_AT = 128  # an idle lane does not wait for more than this: half the callers plan meanwhile
 RESEND_SECONDS = 2.0  # how long a broken pipeline is sent again before its outcome is unknown
+
+Failure = Callable[[Outcome, str | None], StockadeError]  # (outcome, reservation) → its error
 
 log = logging.getLogger("stockade.lane")
 
@@ -141,6 +144,7 @@ class Lane:
         self._batch = Batch()
         self._round = 0
         self._policy_round = -1
+        self._clock_tries = 0
         self._receives: deque[ReceiveOp] = deque()
         self._reserves: deque[ReserveOp] = deque()
         self._contended: deque[ReserveOp] = deque()
@@ -283,13 +287,6 @@ class Lane:
                 again.append(op)
         self.requeue(again)
 
-    def withdraw(self, op: ReserveOp) -> None:
-        """Takes a demand that was answered out of the queue."""
-        for queue in (self._reserves, self._contended, self._reacquires):
-            if op in queue:
-                queue.remove(op)  # type: ignore[arg-type]
-                return
-
     def distrust(self, rows: Iterable[Row]) -> None:
         """Rows that may have moved are read again before the next plan on them."""
         for row in rows:
@@ -320,8 +317,9 @@ class Lane:
             self._plan_receives(steps)
             self._plan_reserves(steps, monotonic)
             self._plan_reacquires(steps, monotonic)
-        if "link" not in self._paused and "scripts" not in self._paused:
+        if not self._paused & {"link", "scripts", "epoch"}:
             self._plan_settles(steps)
+        if not self._paused:
             self._plan_look(steps)
         if not steps:
             self._rest()
@@ -340,7 +338,7 @@ class Lane:
         flight.timer = self._loop.call_later(
             self._timeout_seconds, link.abort, "the store did not answer in time"
         )
-        link.send(flight.payload, len(flight.steps), self._landed)
+        link.send(flight.payload, len(flight.steps), lambda replies: self._landed(flight, replies))
 
     def _roll_windows(self) -> None:
         now_ms = self.now_ms
@@ -387,6 +385,9 @@ class Lane:
                     moves = batch.receive(snapshot.row(sku, op.location), sku, op.quantity)
                 except OverflowError as error:
                     op.finish(InvalidRequest(str(error), [("/quantity", str(error))]))
+                    continue
+                except RowCorrupt as error:
+                    self._corrupt(op, [op], error)
                     continue
                 except ChannelUnknown:
                     self._ask_for("policy")
@@ -442,6 +443,9 @@ class Lane:
                 fields.add(key.field)
             try:
                 code = batch.add(op)
+            except RowCorrupt as error:
+                self._corrupt(op, op.lines, error)
+                continue
             except ChannelUnknown as error:
                 self._ask_for("policy")
                 self._want(op, [(str(error), None)], later)
@@ -484,7 +488,11 @@ class Lane:
                 and (self.deadlines.clear_round > op.round or self.deadlines.clear_at >= since)
                 and batch.confirmed(number, op.round, since)
             )
-            if seen:
+            if seen and op.content and not op.partial:
+                op.partial = True
+                self._look_due = True
+                later.append(op)
+            elif seen:
                 self.counts["refused"] += 1
                 op.finish(self._refusal(batch.shortfalls(number)))
             else:
@@ -514,6 +522,16 @@ class Lane:
             return
         self._wanted.update(dict.fromkeys(pairs))
         later.append(op)
+
+    def _corrupt(self, op: ReserveOp | ReceiveOp, lines: list[Any], error: RowCorrupt) -> None:
+        """A row that cannot be read: only who needs it is refused; it may be mended meanwhile."""
+        self.counts["corrupt"] += 1
+        log.error("the store holds a row that is not one: %s", error)
+        for line in lines:
+            sku = self.snapshot.skus.get(line.sku)
+            if sku is not None:
+                self.distrust(sku.rows.values())
+        op.finish(StockUnavailable(f"the store holds a row that is not one: {error}"))
 
     def _unknown(self, op: ReserveOp, code: int, later: list[ReserveOp]) -> None:
         """A name that this worker does not know: asked for once, then refused."""
@@ -609,11 +627,11 @@ class Lane:
 
     # --- landing -------------------------------------------------------------------------------
 
-    def _landed(self, replies: Replies) -> None:
-        flight = self._flight
-        assert flight is not None
+    def _landed(self, flight: Flight, replies: Replies) -> None:
         if flight.timer is not None:
             flight.timer.cancel()
+        if flight is not self._flight:  # abandoned: its callers were told that it is unknown
+            return
         if isinstance(replies, ConnectionError):
             self._link = None
             self._ask_for("link")
@@ -631,6 +649,7 @@ class Lane:
             if outcome in (b"epoch", b"clock", b"policy"):
                 self._stopped(step, outcome, reply)
                 continue
+            self._clock_tries = 0
             if isinstance(step, (ReserveStep, ReacquireStep, LookStep)):
                 self._policy_round = self.flight_stamp[0]
             step.landed(self, reply, flight.resent)
@@ -643,18 +662,22 @@ class Lane:
         step.undone(self)
         if isinstance(step, LookStep):
             self._look_due = True
+        if outcome == b"policy":
+            self._ask_for("policy")
+            self.requeue(step.ops)
+            return
         if outcome == b"clock":
             self.told_windows(reply)
+            self._clock_tries += 1
+            if self._clock_tries <= CLOCK_TRIES_MAX:
+                self.requeue(step.ops)
+                return
+            error = StockUnavailable("the store's clock and this worker's estimate do not agree")
         else:
-            self._ask_for(outcome.decode())
-        again = []
+            self._ask_for("epoch")
+            error = StockUnavailable("the store is not the one that this worker knows")
         for op in step.ops:
-            op.turns += 1
-            if outcome == b"clock" and op.turns > CLOCK_TRIES_MAX + TURNS_MAX:
-                op.finish(StockUnavailable("the store's clock and this worker's do not agree"))
-            else:
-                again.append(op)
-        self.requeue(again)
+            op.finish(error)
 
     def _failed(self, step: Step, error: ReplyError, flight: Flight) -> None:
         """An error reply: scripts are loaded again; everything else is told to the callers."""
@@ -681,7 +704,7 @@ class Lane:
                 )
             )
         if isinstance(step, LookStep):
-            self._give_up(StockUnavailable(f"the store refused: {error}"), planned_only=True)
+            self.give_up(StockUnavailable(f"the store refused: {error}"), planned_only=True)
 
     def _finish_tidy(self) -> None:
         if self._tidy and self.deadlines.clear_round == self.flight_stamp[0]:
@@ -708,6 +731,13 @@ class Lane:
         self._link = link
         self._paused.discard("link")
         flight = self._flight
+        if flight is not None and flight.resent:
+            if monotonic_ms() - flight.since_ms >= 1000 * RESEND_SECONDS:
+                # It takes connections and does not answer: what waits behind this gets its turn.
+                flight = None
+                self._lose_flight(lambda outcome, id: StockUnavailable(
+                    "the store did not answer in time", outcome, id
+                ))
         if flight is None:
             self._schedule()
         else:
@@ -716,17 +746,23 @@ class Lane:
             self.counts["resent"] += 1
             self._launch(flight)
 
-    def abandon(self, error: Callable[[str, str | None], StockadeError]) -> None:
+    def abandon(self, error: Failure) -> None:
         """The store stays away: what was sent is unknown, what waits did not happen."""
-        flight, self._flight = self._flight, None
-        if flight is not None:
-            for step in flight.steps:
-                step.undone(self)
-                for op in step.ops:
-                    op.finish(error("unknown", getattr(op, "id", None)))
-        self._give_up(error("none", None))
+        self._lose_flight(error)
+        self.give_up(error("none", None))
+        self._rest()
 
-    def _give_up(self, error: StockadeError, planned_only: bool = False) -> None:
+    def _lose_flight(self, error: Failure) -> None:
+        flight, self._flight = self._flight, None
+        if flight is None:
+            return
+        for step in flight.steps:
+            step.undone(self)
+            for op in step.ops:
+                op.finish(error("unknown", getattr(op, "id", None)))
+
+    def give_up(self, error: StockadeError, planned_only: bool = False) -> None:
+        """Ends what waits in the queues: nothing of it happened."""
         queues: list[deque[Any]] = [
             self._receives, self._reserves, self._contended, self._reacquires,
         ]  # fmt: skip
@@ -752,15 +788,16 @@ class Lane:
     async def drain(self, seconds: float) -> None:
         """Takes nothing new; returns when all that waits is answered, or after ``seconds``."""
         self.closed = Draining()
-        future: asyncio.Future[None] = self._loop.create_future()
-        self._idle.append(future)
-        self._schedule()
-        try:
-            async with asyncio.timeout(seconds):
-                await future
-        except TimeoutError:
-            log.warning("%d requests were still waiting after %g s", self.waiting(), seconds)
-        self.abandon(lambda outcome, id: Draining(None, outcome, id))  # type: ignore[arg-type]
+        if self._flight is not None or self.waiting():
+            future: asyncio.Future[None] = self._loop.create_future()
+            self._idle.append(future)
+            self._schedule()
+            try:
+                async with asyncio.timeout(seconds):
+                    await future
+            except TimeoutError:
+                log.warning("%d requests were still waiting after %g s", self.waiting(), seconds)
+        self.abandon(lambda outcome, id: Draining(None, outcome, id))
         if self._link is not None:
             self._link.abort("closed")
             self._link = None

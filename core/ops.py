@@ -97,6 +97,16 @@ class Group:
             self.future.set_result(self.results)
 
 
+class Nobody:
+    """Waits for an op that has been answered."""
+
+    def done(self) -> bool:
+        return True
+
+
+NOBODY: Final = Nobody()
+
+
 class Waiting:
     """The half of an op that the lane keeps: who waits, since which round, tried how often."""
 
@@ -105,15 +115,12 @@ class Waiting:
     index: int
 
     def gone(self) -> bool:
-        """True if nobody waits any more."""
-        waiter = self.waiter
-        return waiter is not None and waiter.done()
+        """True if nobody waits any more: the caller went away, or has its answer."""
+        return bool(self.waiter.done())
 
     def finish(self, result: Any) -> None:
         """Hands over the result, or an error as a value."""
-        waiter = self.waiter
-        if waiter is None:
-            return
+        waiter, self.waiter = self.waiter, NOBODY
         if type(waiter) is Group:
             waiter.set(self.index, result)
         elif not waiter.done():
@@ -123,7 +130,10 @@ class Waiting:
 class ReserveOp(Demand, Waiting):
     """A demand in the lane."""
 
-    __slots__ = ("conflicts", "index", "key", "key_round", "round", "ttl_seconds", "turns", "waiter")
+    __slots__ = (
+        "conflicts", "content", "index", "key", "key_round", "round", "ttl_seconds", "turns",
+        "waiter",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -137,7 +147,10 @@ class ReserveOp(Demand, Waiting):
         waiter: Any,
         index: int = 0,
     ) -> None:
-        Demand.__init__(self, channel, lines, tail, 0, partial, split)
+        # What a partial demand does not get is refused, so it is planned whole until a refusal may
+        # stand; then it is content with less.
+        Demand.__init__(self, channel, lines, tail, 0, False, split)
+        self.content = partial
         self.ttl_seconds = ttl_seconds
         self.key = key
         self.waiter = waiter

@@ -17,6 +17,7 @@ from core.store.shard import Shard
 TURN_SECONDS = 0.5  # a due reservation is expired within a second, also under load
 TIDY_SECONDS = 30.0  # how long one turn may wait for expiries
 EVENTS_MAX = 100_000  # entries of the event stream until something reads it
+EVENTS_SHARE = 0.125  # and at most this part of maxmemory: an entry can hold 2,000 records
 FULL_FROM = 0.90  # of maxmemory: no new reservations, so that commits have room
 PURGE_BATCH = 500
 PURGE_BATCHES = 4  # per turn
@@ -32,7 +33,6 @@ class Reaper:
         self._lane = lane
         self._shard = shard
         self._purged_hour = purged_hour
-        self._events_kept = EVENTS_MAX
         self._clock_accepted: int | None = None
 
     async def run(self) -> None:
@@ -59,9 +59,7 @@ class Reaper:
                 "the store uses %.0f %% of its memory; new reservations are %s",
                 100 * share, "refused" if lane.full else "taken again",
             )  # fmt: skip
-        if share >= FULL_FROM:  # nobody reads the stream yet: it may give way first
-            self._events_kept = max(1_000, self._events_kept // 2)
-        await self._shard.trim_events(self._events_kept)
+        await self._shard.trim_events(EVENTS_MAX, EVENTS_SHARE)
         await self._purge()
 
     async def _check_clock(self) -> None:

@@ -18,13 +18,13 @@ from core.clock import monotonic_ms
 from core.embedded.guard import RUNTIME_PREFIX
 from core.embedded.valkey import find_running
 from core.engine import Engine
-from core.errors import StartRefused, StockUnavailable, Unavailable
+from core.errors import Draining, StartRefused, StockUnavailable, Unavailable
 from core.lane import RESEND_SECONDS, Lane
 from core.model import Durability
 from core.reaper import Reaper
 from core.settings import Settings, masked_url
 from core.store import scripts
-from core.store.link import ReplyError, open_link
+from core.store.link import Link, ReplyError, open_link
 from core.store.shard import Meta, PolicyEntries, Shard
 
 RECONNECT_SECONDS = 0.05
@@ -134,16 +134,17 @@ class Service:
         give_up_at: float | None = loop.time() + RESEND_SECONDS
         log.warning("the connection to the store is lost; reconnecting")
         while True:
+            link: Link | None = None
             try:
                 link = await open_link(self._url, self._settings.store_timeout_seconds)
                 await self._shard.load_scripts()
                 meta = await self._shard.start(create=False)
                 if self._same_history(meta):
-                    self.lane.closed = None
+                    self._reopen()
                     self.lane.use(link)
+                    link = None
                     log.warning("connected to the store again")
                     return
-                link.abort("another history")
                 self._abandon("the store's history is not the one that this worker knows")
                 give_up_at = None
             except (ConnectionError, ReplyError, Unavailable) as error:
@@ -151,14 +152,22 @@ class Service:
                     log.error("the store is away: %s", error)
                     self._abandon(f"the store is away: {error}")
                     give_up_at = None
+            finally:
+                if link is not None:
+                    link.abort("not used")
             await asyncio.sleep(RECONNECT_SECONDS if give_up_at else SETTLE_SECONDS)
 
     def _abandon(self, why: str) -> None:
         def error(outcome: Any, reservation: str | None) -> StockUnavailable:
             return StockUnavailable(why, outcome, reservation)
 
-        self.lane.closed = error("none", None)
+        if not isinstance(self.lane.closed, Draining):
+            self.lane.closed = error("none", None)
         self.lane.abandon(error)
+
+    def _reopen(self) -> None:
+        if not isinstance(self.lane.closed, Draining):
+            self.lane.closed = None
 
     def _same_history(self, meta: Meta) -> bool:
         """True if the store still has everything that this worker has seen acknowledged.
@@ -191,28 +200,34 @@ class Service:
         while True:
             with contextlib.suppress(Unavailable):
                 if self._same_history(await self._shard.start(create=False)):
-                    self.lane.closed = None
+                    self._reopen()
                     self.lane.mended("epoch")
                     return
             await asyncio.sleep(SETTLE_SECONDS)
 
     async def _mend_policy(self) -> None:
-        await self._until_done(self._read_policy)
+        await self._until_done(self._read_policy, planned_only=True)
         self.lane.mended("policy")
 
     async def _mend_scripts(self) -> None:
-        await self._until_done(self._shard.load_scripts)
+        await self._until_done(self._shard.load_scripts, planned_only=False)
         self.lane.mended("scripts")
 
-    @staticmethod
-    async def _until_done(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def _until_done(
+        self, work: Callable[[], Coroutine[Any, Any, None]], planned_only: bool
+    ) -> None:
+        """Tries until it works. Nobody waits for that longer than RESEND_SECONDS."""
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + RESEND_SECONDS
         while True:
             try:
                 await work()
                 return
             except Unavailable as error:
                 log.warning("trying again: %s", error)
-                await asyncio.sleep(RECONNECT_SECONDS)
+                if loop.time() >= give_up_at:
+                    self.lane.give_up(error, planned_only)
+                await asyncio.sleep(RECONNECT_SECONDS if loop.time() < give_up_at else SETTLE_SECONDS)
 
     # --- policy --------------------------------------------------------------------------------
 
@@ -281,7 +296,11 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
                 )
             service = Service(settings, settings.valkey_url, shard, durability)
             service.version = version
-            await service.open()
+            try:
+                await service.open()
+            except BaseException:
+                await service.close()
+                raise
         except (Unavailable, ConnectionError, ReplyError) as error:
             raise StartRefused(f"{masked_url(settings.valkey_url)}: {error}") from error
         try:

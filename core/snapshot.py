@@ -6,6 +6,8 @@ and never a wrong answer.
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 from core.kernel._plan import Policy, Row, Sku
 from core.store import wording
 
@@ -18,8 +20,9 @@ class Snapshot:
 
     def __init__(self) -> None:
         self.policy: Policy | None = None
-        self.skus: dict[str, Sku] = {}
-        self.rows: dict[bytes, Row] = {}
+        # Ordered dicts: a plain one scans its deleted entries for the oldest each time.
+        self.skus: OrderedDict[str, Sku] = OrderedDict()
+        self.rows: OrderedDict[bytes, Row] = OrderedDict()
 
     def forget(self) -> None:
         """Everything is read again."""
@@ -31,7 +34,12 @@ class Snapshot:
         """Takes in a SKU's entry; empty: there is no such SKU."""
         sku = self.skus.get(name)
         if sku is None or sku.text != entry:
-            rows = sku.rows if sku is not None else {}
+            rows: dict[str, Row] = {}
+            for location, row in sku.rows.items() if sku is not None else ():
+                if row.text:
+                    rows[location] = row
+                else:  # the new entry may bring this pool: it is read again
+                    self.rows.pop(row.pool, None)
             if entry:
                 number, locations, spec = wording.parse_sku(entry)
                 sku = Sku(name, number, entry, spec, locations, rows)
@@ -68,8 +76,7 @@ class Snapshot:
     def _drop_row(self) -> None:
         """Second chance: a row used since it was last looked at goes to the back once."""
         while True:
-            pool = next(iter(self.rows))
-            row = self.rows.pop(pool)
+            pool, row = self.rows.popitem(last=False)
             if row.used:
                 row.used = False
                 self.rows[pool] = row
@@ -80,6 +87,6 @@ class Snapshot:
             return
 
     def _drop_sku(self) -> None:
-        name = next(iter(self.skus))
-        for row in self.skus.pop(name).rows.values():
+        _, sku = self.skus.popitem(last=False)
+        for row in sku.rows.values():
             self.rows.pop(row.pool, None)

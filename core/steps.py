@@ -281,8 +281,13 @@ class SettleStep(Step):
         round, seen_at = lane.flight_stamp
         for pool, text in zip(rows[::2], rows[1::2], strict=True):
             lane.snapshot.see_written(pool, text, round, seen_at)
+        later = []
         for op, code, detail in zip(self.ops, answers[::2], answers[1::2], strict=True):
-            op.finish((code.decode(), detail))
+            if code == b"later":
+                later.append(op)
+            else:
+                op.finish((code.decode(), detail))
+        lane.requeue(later)
 
 
 class DueStep(Step):
@@ -352,7 +357,6 @@ class LookStep(Step):
             snapshot.see_row(sku, location, text, round, seen_at)
         for op, value in zip(self._keyed, values, strict=True):
             if value:
-                lane.withdraw(op)
                 answer_known(op, value)
             else:
                 op.key_round = round

@@ -271,7 +271,7 @@ cdef bytes print_deltas(Pool *pool, Pool *before, list channel_names, bint recei
         _delta(parts, name + b"@8", quota.ceiling_remainder, was.ceiling_remainder)
         if receiving:
             parts.append(b"%s@4=%d" % (name, was.credit))
-            if pool.rules[c].floor_units:
+            if (pool.parties >> c) & 1 and pool.rules[c].floor_units:
                 parts.append(b"%s@1=%d" % (name, was.free))
             if quota.ceiling_kind == CEILING_SHARE:
                 parts.append(b"%s@8=%d" % (name, was.ceiling_remainder))

@@ -131,6 +131,7 @@ async def open_link(url: str, timeout_seconds: float) -> Link:
     """Connects and authenticates. Raises ConnectionError or ReplyError."""
     loop = asyncio.get_running_loop()
     options: dict[str, Any] = dict(parse_url(url))
+    link: Link | None = None
     try:
         async with asyncio.timeout(timeout_seconds):
             if "path" in options:
@@ -148,6 +149,10 @@ async def open_link(url: str, timeout_seconds: float) -> Link:
             if options.get("db"):
                 await link.call("SELECT", options["db"])
             await link.call("CLIENT", "SETNAME", "stockade-lane")
-    except (OSError, TimeoutError) as error:
+    except BaseException as error:
+        if link is not None:
+            link.abort("the handshake failed")
+        if not isinstance(error, (OSError, TimeoutError)):
+            raise
         raise ConnectionError(f"cannot reach the store: {error or 'timed out'}") from error
     return link

@@ -15,6 +15,8 @@ from core.errors import StartRefused, StockUnavailable
 from core.model import Channel, Durability, LocationSpec, LocationView
 from core.store import keys, scripts, wording
 
+CONNECTIONS_MAX = 32  # of one worker; who finds none free waits, as long as one call may take
+
 
 class Meta(Struct, frozen=True):
     """What the shard is. ``epoch`` is empty if there is none."""
@@ -46,13 +48,16 @@ class Shard:
     """One shard of a store. Every failure is a StockUnavailable with outcome none: only reads."""
 
     def __init__(self, url: str, timeout_seconds: float) -> None:
-        self._redis: redis.Redis = redis.Redis.from_url(
+        pool = redis.BlockingConnectionPool.from_url(
             url,
+            max_connections=CONNECTIONS_MAX,
+            timeout=timeout_seconds,  # for a free one
             socket_timeout=timeout_seconds,
             socket_connect_timeout=timeout_seconds,
             retry=Retry(NoBackoff(), 1),  # a stale pooled connection; all calls here may repeat
             protocol=2,
         )
+        self._redis: redis.Redis = redis.Redis.from_pool(pool)
 
     async def close(self) -> None:
         await self._redis.aclose()
@@ -123,10 +128,19 @@ class Shard:
         limit = int(info.get("maxmemory", 0))
         return int(info["used_memory"]) / limit if limit else 0.0
 
-    async def trim_events(self, entries: int) -> None:
-        """Keeps about the newest ``entries`` of the event stream."""
+    async def trim_events(self, entries: int, share: float) -> None:
+        """Keeps about the newest ``entries`` of the event stream, in ``share`` of maxmemory."""
         try:
-            await self._redis.xtrim(keys.EVENTS, maxlen=entries, approximate=True)
+            pipe = self._redis.pipeline(transaction=False)
+            pipe.xlen(keys.EVENTS)
+            pipe.memory_usage(keys.EVENTS)
+            pipe.info("memory")
+            length, used, info = await pipe.execute()
+            room = int(info.get("maxmemory", 0)) * share
+            if room and used and used > room:
+                entries = min(entries, int(length * room / used))
+            if length > entries:
+                await self._redis.xtrim(keys.EVENTS, maxlen=entries, approximate=True)
         except RedisError as error:
             raise _error(error) from error
 

@@ -22,6 +22,11 @@ TTL_MS = 900_000
 TAIL = b"web cust ref"
 
 
+HEAD = ("shared", "safety", "damaged", "quarantine", "deficit", "shared_credit")
+QUOTA = ("free", "reserved", "committed", "credit", "", "", "ceiling_left", "ceiling_remainder")
+TOKEN = re.compile(r"([^@ ]*)@(\d)([:=])(-?\d+)")
+
+
 def share(millionths: int | None) -> float | None:
     """A share as a spec has it."""
     return None if millionths is None else millionths / SHARE_ONE
@@ -33,7 +38,8 @@ def policy_of(policy: rule.Policy) -> kernel.Policy:
         name: model.ChannelSpec(
             floor_share=share(channel.floor_share),
             floor_units=channel.floor_units,
-            **ceiling_of(channel.ceiling),
+            ceiling_share=ceiling_share(channel.ceiling),
+            ceiling_units=channel.ceiling.units if channel.ceiling else None,
             borrow=channel.borrow,
             split=channel.split,
             locations=list(channel.locations),
@@ -44,11 +50,9 @@ def policy_of(policy: rule.Policy) -> kernel.Policy:
     return kernel.Policy(policy.number, specs, places)
 
 
-def ceiling_of(ceiling: Ceiling | None) -> dict[str, float | None]:
-    """A ceiling as the members of a spec."""
-    if ceiling is None:
-        return {}
-    return {"ceiling_units": ceiling.units, "ceiling_share": share(ceiling.share)}
+def ceiling_share(ceiling: Ceiling | None) -> float | None:
+    """The share of a ceiling that is one by share."""
+    return share(ceiling.share) if ceiling else None
 
 
 def spec_of(sku_policy: rule.SkuPolicy) -> model.SkuSpec:
@@ -57,11 +61,21 @@ def spec_of(sku_policy: rule.SkuPolicy) -> model.SkuSpec:
         name: model.SkuChannel(
             floor_share=share(override.floor_share),
             floor_units=override.floor_units,
-            **ceiling_of(override.ceiling),
+            ceiling_share=ceiling_share(override.ceiling),
+            ceiling_units=override.ceiling.units if override.ceiling else None,
         )
         for name, override in sku_policy.overrides.items()
     }
     return model.SkuSpec(sku_policy.safety, dict(sku_policy.safety_by_location), channels)
+
+
+def demand_of(demand: rule.Demand) -> kernel.Demand:
+    """A demand as the kernel plans it."""
+    lines = [
+        model.Line(x.sku, x.quantity, x.location, None if x.locations is None else [*x.locations])
+        for x in demand.lines
+    ]
+    return kernel.Demand(demand.channel, lines, TAIL, TTL_MS, demand.partial, demand.split)
 
 
 def row_text(pool: Pool, version: int = VERSION) -> bytes:
@@ -88,11 +102,14 @@ def row_text(pool: Pool, version: int = VERSION) -> bytes:
 def pool_of(key: Key, text: bytes) -> Pool:
     """The pool that a row says."""
     words = text.decode().split(" ")
-    pool = Pool(*key, *map(int, words[:3]), *map(int, words[3].split(",")))
+    pool = Pool(*key, *row_numbers(text))
+    for account, number in zip(HEAD, words[3].split(","), strict=True):
+        setattr(pool, account, int(number))
     for word in words[4:]:
         name, _, body = word.partition("@")
         numbers = body.split(",")
-        quota = pool.quotas[name] = Quota(*map(int, numbers[:4]))
+        free, reserved, committed, credit = map(int, numbers[:4])
+        quota = pool.quotas[name] = Quota(free, reserved, committed, credit)
         if numbers[4:]:
             number, limit, left, remainder = numbers[4:]
             quota.ceiling_number = int(number)
@@ -101,11 +118,6 @@ def pool_of(key: Key, text: bytes) -> Pool:
                 value = int(limit[1:])
                 quota.ceiling = Ceiling(value) if limit[0] == "u" else Ceiling(share=value)
     return pool
-
-
-HEAD = ("shared", "safety", "damaged", "quarantine", "deficit", "shared_credit")
-QUOTA = ("free", "reserved", "committed", "credit", "", "", "ceiling_left", "ceiling_remainder")
-TOKEN = re.compile(r"([^@ ]*)@(\d)([:=])(-?\d+)")
 
 
 def apply_deltas(pool: Pool, deltas: bytes) -> bool:
@@ -194,16 +206,7 @@ class Kernel:
         answers: list[Answer] = []
         asked: list[tuple[rule.Demand, Answer, kernel.Demand]] = []
         for demand in demands:
-            lines = [
-                model.Line(
-                    line.sku,
-                    line.quantity,
-                    line.location,
-                    None if line.locations is None else list(line.locations),
-                )
-                for line in demand.lines
-            ]
-            op = kernel.Demand(demand.channel, lines, TAIL, TTL_MS, demand.partial, demand.split)
+            op = demand_of(demand)
             if late:
                 op.id, op.committed, op.version = f"id-{len(asked)}", True, 5
             answers.append(Answer(self.batch.add(op)))
@@ -276,7 +279,9 @@ def orphans(world: World) -> list[Key]:
     ]  # fmt: skip
 
 
-def assert_same(world: World, plan: Kernel, stage: kernel.Stage, versions: Mapping[Key, int]) -> None:
+def assert_same(
+    world: World, plan: Kernel, stage: kernel.Stage, versions: Mapping[Key, int]
+) -> None:
     """The kernel's rows are the world's pools; what it left alone only met the policy there."""
     changed = {(row.sku, row.location) for row in stage.rows}
     for key, pool in world.pools.items():

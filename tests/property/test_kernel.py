@@ -21,6 +21,7 @@ from tests.property.kernel_world import (
     TTL_MS,
     Kernel,
     assert_same,
+    demand_of,
     orphans,
     pool_of,
     row_text,
@@ -188,17 +189,15 @@ def test_a_refusal_may_stand_if_all_it_rests_on_was_seen(
     demands = data.draw(drawn.batches(world))
     plan.batch.begin_stage()
     for demand in demands:
-        lines = [model.Line(x.sku, x.quantity, x.location, x.locations and list(x.locations))
-                 for x in demand.lines]  # fmt: skip
-        plan.batch.add(kernel.Demand(demand.channel, lines, TAIL, TTL_MS, demand.partial))
+        plan.batch.add(demand_of(demand))
     plan.batch.plan()
     touched = {(t.sku, t.location) for d in world.reserve(demands) for t in d.takes}
     for number in range(len(demands)):
         reads = plan.batch.reads(number)
         for row in plan.rows.values():
             row.round, row.seen_at = 4, 100.0
-        for sku in plan.skus.values():
-            sku.round, sku.seen_at = 4, 100.0
+        for known in plan.skus.values():
+            known.round, known.seen_at = 4, 100.0
         clean = not touched.intersection(reads)
         assert plan.batch.confirmed(number, 3, float("inf")) == clean
         assert plan.batch.confirmed(number, 4, 100.0) == clean
@@ -399,12 +398,13 @@ def test_a_row_of_a_newer_policy_is_not_planned_on() -> None:
     """The worker is out of date, not the row."""
     world = one_pool(WEB)
     world.receive(MAIN, 5)
-    for newer in ({"policy_number": 2}, {"sku_number": 2}):
+    old = world.pools[MAIN]
+    for newer in (replace(old, policy_number=2), replace(old, sku_number=2)):
         plan = Kernel(world)
-        plan.rows[MAIN].text = row_text(replace(world.pools[MAIN], **newer))
+        plan.rows[MAIN].text = row_text(newer)
         with pytest.raises(ChannelUnknown, match=TEE):
             asked(plan, "web", model.Line(TEE, 1))
-        plan.rows[MAIN].text = row_text(world.pools[MAIN])
+        plan.rows[MAIN].text = row_text(old)
         assert asked(plan, "web", model.Line(TEE, 1)) == kernel.ADDED
 
 
@@ -511,7 +511,7 @@ def test_a_channel_that_is_not_known_is_named_by_its_sku() -> None:
     )
 )
 def test_random_rows_are_refused_or_lawful(text: bytes) -> None:
-    """Never a crash: what is not refused obeys the laws, and what is printed of it is read again."""
+    """Never a crash: what is not refused obeys the laws, and so does what is printed of it."""
     assume(text)
     plan = reading(text)
     try:

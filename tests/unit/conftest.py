@@ -28,7 +28,7 @@ def app(service: FakeService) -> App:
         service.history.append("closed")
 
     made = App(opened)
-    made.state.service = cast(Service, service)
+    made.service = cast(Service, service)
     return made
 
 

@@ -13,7 +13,8 @@ from api import call
 from api.app import App
 from api.openapi import problem_codes
 from api.problems import KINDS
-from api.routes import ROUTES
+from api.routes import PAGES, ROUTES
+from api.routing import Route
 from core.errors import Overloaded
 from tests.fake_service import BASKET, ID, FakeService
 from tests.problems import assert_problem
@@ -222,6 +223,13 @@ async def test_paths_and_methods_that_are_not_there(client: httpx2.AsyncClient) 
         "/v2/reservations",
         "/V1/reservations",
         "/problems/nothing",
+        "/problems/",
+        "/healthz/",
+        "/docs/",
+        "/docs/nothing.js",
+        "/docs/..%2Fapp.py",
+        "/docs/%00",
+        "/docs/" + "x" * 300,
         "/metrics",
     ):
         assert_problem(await client.get(path), 404, "unknown_route")
@@ -231,6 +239,10 @@ async def test_paths_and_methods_that_are_not_there(client: httpx2.AsyncClient) 
         ("PATCH", "/v1/stock/receive", "GET, HEAD, OPTIONS, POST"),
         ("POST", "/v1/stock/adjust", "GET, HEAD, OPTIONS"),
         ("get", "/v1/reservations", "OPTIONS, POST"),
+        ("POST", "/healthz", "GET, HEAD, OPTIONS"),
+        ("DELETE", "/problems/expired", "GET, HEAD, OPTIONS"),
+        ("PUT", "/docs", "GET, HEAD, OPTIONS"),
+        ("PUT", "/docs/rapidoc-min.js", "GET, HEAD, OPTIONS"),
     ]:
         response = await client.request(method, path)
         assert_problem(response, 405, "method_not_allowed")
@@ -251,10 +263,10 @@ async def test_a_query_that_a_route_does_not_take(
 
 
 async def test_head_is_get_without_the_body(client: httpx2.AsyncClient) -> None:
-    path = f"/v1/reservations/{ID}"
-    head, read = await client.head(path), await client.get(path)
-    assert head.content == b""
-    assert head.headers == read.headers
+    for path in (f"/v1/reservations/{ID}", "/docs/rapidoc-min.js"):
+        head, read = await client.head(path), await client.get(path)
+        assert head.content == b""
+        assert head.headers == read.headers
 
 
 async def test_what_is_passed_through(client: httpx2.AsyncClient) -> None:
@@ -316,13 +328,27 @@ async def test_health_and_readiness(
     document = assert_problem(await client.get("/readyz"), 503, "stock_unavailable")
     assert document["ready"] is False
     service.ready = True
-    app.state.draining = True
+    app.draining = True
     document = assert_problem(await client.get("/readyz"), 503, "draining")
     assert document["durability"] == "fsync"
     assert (await client.post("/v1/reservations", json=BASKET)).status_code == 201
-    app.state.service = None
+    app.service = None
     assert_problem(await client.get("/readyz"), 503, "stock_unavailable")
     assert_problem(await client.post("/v1/reservations", json=BASKET), 503, "stock_unavailable")
+
+
+async def test_a_page_that_fails_leaks_nothing(app: App, service: FakeService) -> None:
+    def broken() -> dict[str, Any]:
+        raise KeyError("secret")
+
+    service.readiness = broken  # type: ignore[method-assign]
+    # The server gets the error too, for its log.
+    transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
+        response = await client.get("/readyz", headers={"X-Request-Id": "r 1"})
+    assert_problem(response, 500, "internal_error")
+    assert "secret" not in response.text
+    assert response.headers["x-request-id"] == "r 1"
 
 
 async def test_the_document_is_openapi_and_names_every_route(client: httpx2.AsyncClient) -> None:
@@ -331,11 +357,12 @@ async def test_the_document_is_openapi_and_names_every_route(client: httpx2.Asyn
     described = {
         (method.upper(), path) for path, item in document["paths"].items() for method in item
     }
-    assert described == {(route.method, route.path) for route in ROUTES}
+    routes: tuple[Route[Any], ...] = (*ROUTES, *PAGES)
+    assert described == {(route.method, route.path) for route in routes}
     operations = [operation for item in document["paths"].values() for operation in item.values()]
     ids = [operation["operationId"] for operation in operations]
     assert len(ids) == len(set(ids))
-    assert {code for route in ROUTES for code in problem_codes(route)} == set(KINDS) - {
+    assert {code for route in routes for code in problem_codes(route)} == set(KINDS) - {
         "method_not_allowed"
     }
 
@@ -346,9 +373,13 @@ async def test_the_documentation_needs_nothing_from_elsewhere(client: httpx2.Asy
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert "//" not in page.text
     assert 'src="/docs/rapidoc-min.js"' in page.text
-    script = await client.get("/docs/rapidoc-min.js")
-    assert script.headers["content-type"] == "text/javascript; charset=utf-8"
+    script = await client.get("/docs/rapidoc-min.js", headers={"Range": "bytes=x"})
+    assert script.status_code == 200
+    assert "javascript" in script.headers["content-type"]
+    assert script.headers["x-content-type-options"] == "nosniff"
     assert "rapi-doc" in script.text
+    known = {"If-None-Match": script.headers["etag"]}
+    assert (await client.get("/docs/rapidoc-min.js", headers=known)).status_code == 304
     for code, kind in KINDS.items():
         text = await client.get(kind.type)
         assert text.status_code == 200

@@ -120,12 +120,12 @@ async def test_the_lifespan_opens_and_closes_the_service(app: App, service: Fake
     incoming, outgoing, task = await lifespan(app)
     assert await outgoing.get() == {"type": "lifespan.startup.complete"}
     assert service.history == ["opened"]
-    assert app.state.open is cast(Service, service)
+    assert app.opened is cast(Service, service)
     incoming.put_nowait({"type": "lifespan.shutdown"})
     assert await outgoing.get() == {"type": "lifespan.shutdown.complete"}
     await task
     assert service.history == ["opened", "closed"]
-    assert app.state.service is None
+    assert app.service is None
 
 
 class Refused(AbstractAsyncContextManager[Service]):
@@ -139,9 +139,6 @@ class Refused(AbstractAsyncContextManager[Service]):
 
 async def test_a_service_that_does_not_open_says_why() -> None:
     _, outgoing, task = await lifespan(App(Refused))
-    assert await outgoing.get() == {
-        "type": "lifespan.startup.failed",
-        "message": "The store is weaker than fsync",
-    }
-    with pytest.raises(StartRefused):
+    assert (await outgoing.get())["type"] == "lifespan.startup.failed"
+    with pytest.raises(StartRefused, match="weaker than fsync"):
         await task

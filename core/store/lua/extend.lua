@@ -19,11 +19,12 @@ if stop then return stop end
 local pushes = {}
 
 local answer = settle(function(r, id, _, _, argument, wanted)
-  if stale(r, wanted) then return 'version' end
-  if is_due(r) then return 'due' end
-  if r.state ~= 'R' then return 'state' end
   local deadline, list, limit = string.match(argument, '^(%d+) (%d+) (%d+)$')
-  if tonumber(deadline) <= tonumber(r.deadline) then return 'already' end
+  local alive = r.state == 'R' and not is_due(r)
+  if alive and tonumber(deadline) <= tonumber(r.deadline) then return 'already' end
+  if stale(r, wanted) then return 'version' end
+  if r.state ~= 'R' then return 'state' end
+  if not alive then return 'due' end
   if tonumber(deadline) > tonumber(limit) then return 'limit' end
   r.deadline = deadline
   pushes[#pushes + 1] = {KEYS[tonumber(list)], id}

@@ -4,7 +4,8 @@
 -- Guarantees: never more than is open; own units leave first (it follows from the counters). If a
 -- pool would hold fewer than nothing, its deficit falls: the unit was there after all.
 -- KEYS, ARGV, reply: see parts/records.lua. Argument: the shipment's reference, encoded, or "".
--- Codes: done, already, quantity (detail: pool left …), state, version, gone, replay, reused, corrupt
+-- Codes: done, already, quantity (detail: pool left …), state, due (a passed deadline), version,
+--      gone, replay, reused, corrupt
 -- Event fulfil: p rows, r records, m moves
 --%include shard
 --%include rows
@@ -18,7 +19,7 @@ return settle(function(r, id, _, parts, reference, wanted)
   for _, line in ipairs(r.lines) do shipped = shipped + line.fulfilled end
   if parts == '' and not open and shipped > 0 then return 'already' end
   if stale(r, wanted) then return 'version' end
-  if r.state ~= 'C' then return 'state' end
+  if r.state ~= 'C' then return is_due(r) and 'due' or 'state' end
   local plan, left = open, nil
   if parts ~= '' then
     plan, left = choose(r, parts)

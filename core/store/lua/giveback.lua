@@ -7,7 +7,7 @@
 -- its allowance back if it is still the same one.
 -- KEYS, ARGV, reply: see parts/records.lua. Verbs: release, expire, cancel. Argument: the reason.
 -- Codes: done, already, early (expire before the deadline), quantity (detail: pool left …), state,
---      due (release after the deadline), version, gone, replay, reused, corrupt
+--      due (release or cancel after the deadline), version, gone, replay, reused, corrupt
 -- Event giveback: p rows, r records, m moves
 --%include shard
 --%include rows
@@ -39,7 +39,7 @@ local function cancel(r, id, parts, reason, wanted)
   for _, line in ipairs(r.lines) do cancelled = cancelled + line.cancelled end
   if parts == '' and not open and cancelled > 0 then return 'already' end
   if stale(r, wanted) then return 'version' end
-  if r.state ~= 'C' then return 'state' end
+  if r.state ~= 'C' then return is_due(r) and 'due' or 'state' end
   local plan, left = open, nil
   if parts ~= '' then
     plan, left = choose(r, parts)

@@ -22,7 +22,7 @@ local outcome, set = meet_plan(KEYS[2], HEAD + 7, pools)
 if entry ~= old or outcome ~= 'applied' then return reply('conflict', entry) end
 
 append_event(KEYS[5], 'policy', 'p', table.concat(set, '\n'), 's', sku .. '\n' .. new)
-if #set > 0 then call('HSET', KEYS[2], unpack(set)) end
+call_many('HSET', KEYS[2], set)
 call('HSET', KEYS[3], sku, new)
 call('ZADD', KEYS[4], 0, sku)
 if key ~= '' then call('HSET', KEYS[6], key, value) end

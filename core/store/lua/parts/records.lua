@@ -13,6 +13,7 @@
 
 local KINDS = {'hash', 'hash', 'stream', 'list', 'hash', 'hash', 'hash', 'hash', 'hash'}
 local WIDTH = 8
+local LINES_MAX = 4000   -- of one script; the records behind them are answered `later`
 local rows, touched = {}, {}
 local moves = {}
 
@@ -174,16 +175,18 @@ end
 local function settle(decide, kept_long)
   local count, verb, first = tonumber(ARGV[HEAD + 1]), ARGV[HEAD + 2], HEAD + 3
   local answers, texts, keys, events, ended = {}, {}, {h = {}, w = {}}, {}, {}
-  local number = format('%d', tonumber(meta[3]) + 1)
+  local number, lines = format('%d', tonumber(meta[3]) + 1), 0
   for i = 1, count do
     local at = first + (i - 1) * WIDTH
     local bucket, id, act, wanted = KEYS[tonumber(ARGV[at])], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
     local key, print = ARGV[at + 4], ARGV[at + 5]
     local long = kept_long[act]
     local known = key ~= '' and known_key(KEYS[long and 7 or 5], KEYS[long and 8 or 6], key)
-    local text = call('HGET', bucket, id)
+    local text = lines < LINES_MAX and call('HGET', bucket, id)
     local code, detail
-    if known and string.sub(known, 1, #print) ~= print then
+    if lines >= LINES_MAX then
+      code, detail = 'later', ''
+    elseif known and string.sub(known, 1, #print) ~= print then
       code, detail = 'reused', ''
     elseif not text then
       code, detail = 'gone', ''
@@ -194,6 +197,7 @@ local function settle(decide, kept_long)
       if not r then
         code, detail = 'corrupt', text
       else
+        lines = lines + #r.lines
         code, detail = decide(r, id, act, ARGV[at + 6], ARGV[at + 7], wanted)
         detail = detail or text
         if code == 'done' then
@@ -223,12 +227,12 @@ local function settle(decide, kept_long)
   if #events > 0 then
     append_event(KEYS[3], verb, 'p', table.concat(set, '\n'), 'r', table.concat(events, '\n'),
       'm', table.concat(moves, '\n'))
-    if #set > 0 then call('HSET', KEYS[2], unpack(set)) end
+    call_many('HSET', KEYS[2], set)
     for _, entry in ipairs(texts) do call('HSET', entry[1], entry[2], entry[3]) end
-    if #ended > 0 then call('RPUSH', KEYS[4], unpack(ended)) end
+    call_many('RPUSH', KEYS[4], ended)
   end
   if #keys.h + #keys.w > 0 then keep_windows() end
-  if #keys.h > 0 then call('HSET', KEYS[5], unpack(keys.h)) end
-  if #keys.w > 0 then call('HSET', KEYS[7], unpack(keys.w)) end
+  call_many('HSET', KEYS[5], keys.h)
+  call_many('HSET', KEYS[7], keys.w)
   return reply('applied', answers, set)
 end

@@ -16,6 +16,13 @@ local function reply(outcome, ...)
   return {outcome, seq or meta[3] or '0', now, meta[10] or '', meta[9] or '0', ...}
 end
 
+-- One command with many values, in portions that unpack can take (it fails at 8,000).
+local function call_many(command, key, values)
+  for first = 1, #values, 4000 do
+    call(command, key, unpack(values, first, math.min(first + 3999, #values)))
+  end
+end
+
 -- The window that holds at `now`, and the one before it; never one that is older than meta's.
 local function window(current, previous, length)
   local own = format('%d', now - now % tonumber(length))

@@ -1,0 +1,176 @@
+"""Over HTTP with wrk: one worker against a Starlette route that only echoes, and batches.
+
+Both are served by uvicorn with uvloop and httptools, one process, no access log; the service also
+runs its private store on the same machine.
+"""
+
+from __future__ import annotations
+
+import http.client
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import msgspec
+import orjson
+
+from bench.stores import CHANNEL, LOCATION, UNITS
+from bench.table import Figure
+
+SECONDS = 2
+CONNECTIONS = 64
+BATCH = 500
+BATCH_CONNECTIONS = 8  # of 500 each: more would wait in the queue than it takes in
+PATH = "/v1/reservations"
+IN_STOCK, SOLD_OUT = "tee", "gone"
+SCRIPT = Path(__file__).parent / "post.lua"
+ROOT = SCRIPT.parent.parent
+
+
+class Wrk(msgspec.Struct):
+    """What wrk saw in one run. ``refused`` counts answers with a status of 400 or above."""
+
+    requests: int
+    microseconds: int
+    refused: int
+    broken: int
+    p50_us: int
+    p99_us: int
+
+    @property
+    def rate(self) -> float:
+        return self.requests / self.microseconds * 1e6
+
+
+def body(sku: str) -> bytes:
+    return orjson.dumps({"channel": CHANNEL, "lines": [{"sku": sku, "quantity": 1}]})
+
+
+def batch_body() -> bytes:
+    return orjson.dumps({"reservations": [orjson.loads(body(IN_STOCK))] * BATCH})
+
+
+def wrk(port: int, path: str, payload: bytes, connections: int, *, refused: bool = False) -> Wrk:
+    """One run. Raises if an answer was not of the kind that is measured."""
+    done = subprocess.run(
+        ["wrk", "-t1", f"-c{connections}", f"-d{SECONDS}s", "-s", str(SCRIPT),
+         f"http://127.0.0.1:{port}{path}", "--", payload.decode()],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    line = next(line for line in done.stdout.splitlines() if line.startswith("wrk {"))
+    seen = msgspec.json.decode(line.removeprefix("wrk "), type=Wrk)
+    if seen.broken or seen.refused != (seen.requests if refused else 0):
+        raise RuntimeError(f"{path}: not the answers that were to be measured: {seen}")
+    return seen
+
+
+def ask(port: int, method: str, path: str, payload: bytes) -> tuple[int, Any]:
+    """One request: status and decoded answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request(method, path, payload, {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    content = answer.read()
+    connection.close()
+    return answer.status, orjson.loads(content)
+
+
+@contextmanager
+def stockade() -> Iterator[int]:
+    """``stockade serve`` on its private store, with stock and a sold-out SKU: the port."""
+    with tempfile.TemporaryDirectory(prefix="stockade-bench-") as directory:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "api.cli", "serve", "--port", "0", "--data", directory,
+             "--log-level", "warning"],
+            stdout=subprocess.PIPE, text=True, cwd=ROOT,
+        )  # fmt: skip
+        try:
+            assert process.stdout is not None
+            port = int(process.stdout.readline().rpartition(":")[2])
+            _stock(port)
+            yield port
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.communicate()
+
+
+def _stock(port: int) -> None:
+    lines = [
+        {"sku": sku, "location": LOCATION, "quantity": quantity}
+        for sku, quantity in ((IN_STOCK, UNITS), (SOLD_OUT, 1))
+    ]
+    for method, path, content in (
+        ("PUT", f"/v1/channels/{CHANNEL}", {"floor_share": 0.7}),
+        ("PUT", "/v1/channels/store", {"floor_share": 0.3}),
+        ("PUT", f"/v1/skus/{IN_STOCK}", {}),
+        ("PUT", f"/v1/skus/{SOLD_OUT}", {}),
+        ("POST", "/v1/stock/receive", {"lines": lines}),
+        ("POST", PATH, orjson.loads(body(SOLD_OUT))),
+    ):
+        status, answer = ask(port, method, path, orjson.dumps(content))
+        if status >= 300:
+            raise RuntimeError(f"{method} {path}: {status} {answer}")
+
+
+@contextmanager
+def starlette_echo() -> Iterator[int]:
+    """The echo, served with the settings of our worker: the port."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(2048)
+        listener.set_inheritable(True)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bench.echo", str(listener.fileno())],
+            pass_fds=(listener.fileno(),),
+            cwd=ROOT,
+        )
+        try:
+            port = listener.getsockname()[1]
+            ask(port, "POST", PATH, body(IN_STOCK))  # waits in the backlog until it serves
+            yield port
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait()
+
+
+async def http_suite(rounds: int) -> AsyncIterator[Figure]:
+    """Reservations, refusals and batches per second."""
+    if shutil.which("wrk") is None:
+        print("http is left out: wrk is not installed (apt install wrk)", file=sys.stderr)
+        return
+    granted, refused, batches, echoed = [], [], [], []
+    with ExitStack() as stack:
+        port = stack.enter_context(stockade())
+        echo = stack.enter_context(starlette_echo())
+        one, gone, many = body(IN_STOCK), body(SOLD_OUT), batch_body()
+        for _ in range(rounds):
+            granted.append(wrk(port, PATH, one, CONNECTIONS))
+            echoed.append(wrk(echo, PATH, one, CONNECTIONS))
+            refused.append(wrk(port, PATH, gone, CONNECTIONS, refused=True))
+            batches.append(wrk(port, f"{PATH}/batch", many, BATCH_CONNECTIONS))
+    reserves = [seen.rate for seen in granted]
+    echoes = [seen.rate for seen in echoed]
+    yield Figure(
+        f"http reserve, wrk -c{CONNECTIONS}: vs Starlette echo", reserves, echoes, 0.8, 1.2,
+        note=_latency(granted),
+    )  # fmt: skip
+    yield Figure(
+        "http refusal when sold out: vs Starlette echo",
+        [seen.rate for seen in refused], echoes, 0.9, 1.2, note=_latency(refused),
+    )  # fmt: skip
+    yield Figure(
+        f"http batch of {BATCH}: reservations/s vs single ones",
+        [BATCH * seen.rate for seen in batches], reserves, 5, 10, note=_latency(batches),
+    )  # fmt: skip
+
+
+def _latency(seen: list[Wrk]) -> str:
+    p50, p99 = median(run.p50_us for run in seen), median(run.p99_us for run in seen)
+    return f"p50 {p50 / 1000:.1f} ms, p99 {p99 / 1000:.1f} ms"
