@@ -6,13 +6,29 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 from http import HTTPStatus
+from inspect import cleandoc
 from typing import Any
 
 import msgspec
 
 from api.problems import KINDS, Problem
 from api.routing import Route
-from core.model import ID_PATTERN, NAME_PATTERN, SKU_PATTERN
+from core.model import (
+    ID_PATTERN,
+    NAME_PATTERN,
+    SKU_PATTERN,
+    Batch,
+    Cancel,
+    ChannelSpec,
+    Commit,
+    Extend,
+    Fulfil,
+    LocationSpec,
+    Receive,
+    Release,
+    Reserve,
+    SkuSpec,
+)
 
 VERSION = "1.0"  # of the contract; additions raise the second number
 INFO = """\
@@ -44,6 +60,25 @@ ETAG = {"description": "The version.", "schema": {"type": "string"}}
 LOCATION = {"description": "Where it is.", "schema": {"type": "string", "format": "uri-reference"}}
 REPLAYED = {"description": "Sent if this had happened before.", "schema": {"const": "true"}}
 RETRY_AFTER = {"description": "Seconds to wait.", "schema": {"type": "integer"}}
+BASKET = {
+    "channel": "web",
+    "lines": [{"sku": "tee-m", "quantity": 2}],
+    "ttl_seconds": 900,
+    "reference": "order-17",
+}
+EXAMPLES: dict[type, dict[str, Any]] = {
+    Reserve: BASKET,
+    Batch: {"reservations": [BASKET | {"idempotency_key": "order-17"}]},
+    Extend: {"ttl_seconds": 900},
+    Commit: {"reference": "order-17"},
+    Release: {},
+    Cancel: {"reason": "changed mind"},
+    Fulfil: {"lines": [{"sku": "tee-m", "quantity": 1}], "reference": "parcel-1"},
+    Receive: {"lines": [{"sku": "tee-m", "location": "main", "quantity": 10}]},
+    SkuSpec: {"safety_stock": 2, "channels": {"web": {"ceiling_units": 100}}},
+    LocationSpec: {"sells": True, "returns": True},
+    ChannelSpec: {"floor_share": 0.7, "borrow": False, "locations": ["main"]},
+}
 MEDIA_TYPES = {
     "/docs": "text/html",
     "/problems/{code}": "text/plain",
@@ -59,6 +94,9 @@ def document(routes: Iterable[Route[Any]]) -> dict[str, Any]:
     references, components = msgspec.json.schema_components(
         distinct, ref_template="#/components/schemas/{name}"
     )
+    for component in components.values():
+        if "description" in component:
+            component["description"] = _markdown(component["description"])
     schemas = dict(zip(distinct, references, strict=True))
     paths: dict[str, dict[str, Any]] = defaultdict(dict)
     for route in routes:
@@ -69,6 +107,11 @@ def document(routes: Iterable[Route[Any]]) -> dict[str, Any]:
         "paths": paths,
         "components": {"schemas": components},
     }
+
+
+def _markdown(docstring: str) -> str:
+    """The text of a docstring, with its code marked as the document's readers expect it."""
+    return cleandoc(docstring).replace("``", "`")
 
 
 def _operation(route: Route[Any], schemas: dict[type, dict[str, Any]]) -> dict[str, Any]:
@@ -85,7 +128,12 @@ def _operation(route: Route[Any], schemas: dict[type, dict[str, Any]]) -> dict[s
     if route.body is not None:
         operation["requestBody"] = {
             "required": not route.body_optional,
-            "content": {"application/json": {"schema": schemas[route.body]}},
+            "content": {
+                "application/json": {
+                    "schema": schemas[route.body],
+                    "examples": {"plain": {"value": EXAMPLES[route.body]}},
+                }
+            },
         }
     return operation
 
@@ -93,7 +141,9 @@ def _operation(route: Route[Any], schemas: dict[type, dict[str, Any]]) -> dict[s
 def _tag(path: str) -> str:
     """The group of a path, for the reader."""
     _, first, *rest = path.split("/")
-    return rest[0].capitalize() if first == "v1" else "Service"
+    if first != "v1":
+        return "Service"
+    return "SKUs" if rest[0] == "skus" else rest[0].capitalize()
 
 
 def _parameters(route: Route[Any]) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from api.stock import path_sku
 from api.wire import Body, Page, Parameters
 from core.errors import StaleVersion, UnknownChannel, UnknownLocation, UnknownSku
 from core.model import (
+    NAME_RULE,
     Channel,
     ChannelSpec,
     Key,
@@ -53,20 +54,16 @@ def _channel_view(channel: Channel) -> ChannelView:
     return ChannelView(channel.name, channel.version, **asdict(channel.spec))
 
 
-def _path_name(call: Call, kind: str) -> str:
+def _path_name(call: Call) -> str:
     """The name in the path. Raises InvalidRequest."""
     if not is_name(call.parameter):
-        raise wire.invalid(
-            "{name}",
-            f"Expected the name of a {kind}: [a-z0-9][a-z0-9._-]{{0,31}}, not that of an account",
-        )
+        raise wire.invalid("{name}", NAME_RULE)
     return call.parameter
 
 
 def _put(call: Call, body: Body[T], prefix: str) -> tuple[T, Key | None, int | None]:
     """The request of a PUT, its key, and the version that it names."""
-    version = wire.if_match(call)
-    sent, request = body.read(call)
+    sent, request, version = body.read_versioned(call)
     if sent is None:
         return request, None, version
     path = (prefix + call.parameter).encode()
@@ -98,7 +95,7 @@ def _must_exist(call: Call) -> bool:
 async def put_channel(call: Call) -> Reply:
     """``PUT /v1/channels/{name}``."""
     request, key, version = _put(call, CHANNEL, "/v1/channels/")
-    name = _path_name(call, "channel")
+    name = _path_name(call)
     if _must_exist(call):
         try:
             await call.catalogue.channel(name)
@@ -112,7 +109,7 @@ async def read_channel(call: Call) -> Reply:
     """``GET /v1/channels/{name}``."""
     wire.if_match(call)
     Parameters(call)
-    channel = await call.catalogue.channel(_path_name(call, "channel"))
+    channel = await call.catalogue.channel(_path_name(call))
     return _read_reply(call, channel.version, _channel_view(channel))
 
 
@@ -126,7 +123,7 @@ async def list_channels(call: Call) -> Reply:
 async def put_location(call: Call) -> Reply:
     """``PUT /v1/locations/{name}``."""
     request, key, version = _put(call, LOCATION, "/v1/locations/")
-    name = _path_name(call, "location")
+    name = _path_name(call)
     if _must_exist(call):
         try:
             await call.catalogue.location(name)
@@ -140,7 +137,7 @@ async def read_location(call: Call) -> Reply:
     """``GET /v1/locations/{name}``."""
     wire.if_match(call)
     Parameters(call)
-    location = await call.catalogue.location(_path_name(call, "location"))
+    location = await call.catalogue.location(_path_name(call))
     return _read_reply(call, location.version, location)
 
 

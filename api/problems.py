@@ -12,7 +12,14 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from core import errors
-from core.errors import InvalidRequest, InvalidState, LineError, StockadeError, Unavailable
+from core.errors import (
+    InvalidRequest,
+    InvalidState,
+    LineError,
+    StockadeError,
+    StockUnavailable,
+    Unavailable,
+)
 
 MEDIA_TYPE = b"application/problem+json"
 
@@ -58,7 +65,7 @@ class KeyInvalid(StockadeError):
 
 
 class IfMatchInvalid(StockadeError):
-    """If-Match takes versions as ETag gives them, such as "3", or an asterisk."""
+    """If-Match takes one version as ETag gives it, such as "3", or an asterisk."""
 
     code = "if_match_invalid"
 
@@ -173,7 +180,8 @@ def problem(error: StockadeError, instance: str) -> Problem:
         kind.type,
         kind.title,
         kind.status,
-        error.detail,
+        # What a store says of itself is for the log and for /readyz.
+        kind.text.removesuffix(".") if isinstance(error, StockUnavailable) else error.detail,
         instance,
         error.code,
         error.retryable,

@@ -73,15 +73,23 @@ def _reply(status: int, receipt: Receipt, *headers: Header) -> Reply:
 async def reserve(call: Call) -> Reply:
     """``POST /v1/reservations``."""
     sent, request = RESERVE.read(call)
+    _check_places(request)
     key = None if sent is None else wire.scoped(b"POST", PATH, sent, request)
     receipt = await call.engine.reserve(request, key)
     return _reply(201, receipt, (b"location", PATH + b"/" + receipt.id.encode("ascii")))
 
 
+def _check_places(request: Reserve, pointer: str = "") -> None:
+    """Raises InvalidRequest for a line that is pinned and has an order of locations as well."""
+    for number, line in enumerate(request.lines):
+        if line.locations is not None and line.location is not None:
+            where = f"{pointer}/lines/{number}/locations"
+            raise wire.invalid(where, "Expected either location or locations")
+
+
 def _verb(call: Call, verb: bytes, body: Body[T]) -> tuple[str, T, Key | None, int | None]:
     """The id, the request, its key and the version that it names, of a verb's call."""
-    version = wire.if_match(call)
-    sent, request = body.read(call)
+    sent, request, version = body.read_versioned(call)
     if sent is None and getattr(request, "lines", None) is not None:
         raise KeyRequired
     id = _id(call)
@@ -175,6 +183,7 @@ def _element_key(
     """The key of element ``index``: its own, scoped as if sent alone, or one of the header's."""
     pointer = f"/reservations/{index}"
     wire.check_text(request, RESERVE_TEXT, pointer)
+    _check_places(request, pointer)
     own = element.idempotency_key
     if own is None:
         if sent is None:

@@ -93,7 +93,7 @@ ROUTES: tuple[Route[Handler], ...] = (
         "POST",
         "/v1/reservations",
         reservations.reserve,
-        "Reserve a basket: all of it or, unless `partial`, nothing",
+        "Reserve a basket: all of it, or if partial what there is",
         {201: Reservation},
         body=Reserve,
         body_bytes_max=BODY_BYTES_MAX,
@@ -128,7 +128,7 @@ ROUTES: tuple[Route[Handler], ...] = (
     _verb(
         "extend",
         reservations.extend,
-        "Hold it longer: the later of its deadline and now + `ttl_seconds`",
+        "Hold it longer: until now + ttl_seconds, if that is later",
         Extend,
         ("hold_limit",),
     ),
@@ -143,14 +143,14 @@ ROUTES: tuple[Route[Handler], ...] = (
     _verb(
         "cancel",
         reservations.cancel,
-        "Committed units back; without `lines` all that is left",
+        "Committed units back; without lines all that is left",
         Cancel,
         ("idempotency_key_required", "invalid_quantity"),
     ),
     _verb(
         "fulfil",
         reservations.fulfil,
-        "Shipped or handed over; without `lines` all that is left",
+        "Shipped or handed over; without lines all that is left",
         Fulfil,
         ("idempotency_key_required", "invalid_quantity"),
     ),
@@ -218,6 +218,6 @@ PAGES: tuple[Route[PageHandler], ...] = (
           {200: None}, problems=("stock_unavailable", "draining")),
     Route("GET", "/openapi.json", pages.openapi, "This document", {200: None}),
     Route("GET", "/docs", pages.docs, "This document, to be read and tried out", {200: None}),
-    Route("GET", "/problems/{code}", pages.problem, "What the `type` of a problem means",
+    Route("GET", "/problems/{code}", pages.problem, "What the type of a problem means",
           {200: None}, problems=("unknown_route",)),
 )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,8 @@ from api.reservations import REPLAYED
 from api.wire import Body, Page, Parameters
 from core.errors import StockadeError
 from core.model import (
+    NAME_RULE,
+    SKU_RULE,
     Key,
     Pool,
     Receive,
@@ -116,7 +117,7 @@ async def read(call: Call) -> Reply:
     """``GET /v1/stock/{sku}``, of one channel if asked for."""
     channel = Parameters(call, once=("channel",)).one("channel")
     if channel is not None and not is_name(channel):
-        raise wire.invalid("?channel", "Expected the name of a channel")
+        raise wire.invalid("?channel", NAME_RULE)
     (stock,) = await call.engine.stock([path_sku(call)], channel)
     return 200, [JSON], wire.encode(stock)
 
@@ -141,7 +142,7 @@ async def availability(call: Call) -> Reply:
     parameters = Parameters(call, once=("channel", "by_location"), many=("sku",))
     channel = parameters.one("channel")
     if channel is None or not is_name(channel):
-        raise wire.invalid("?channel", "Expected the name of a channel")
+        raise wire.invalid("?channel", NAME_RULE)
     skus = parameters.skus("sku", SKUS_MAX)
     if not skus:
         raise wire.invalid("?sku", "Expected at least one SKU")
@@ -150,7 +151,7 @@ async def availability(call: Call) -> Reply:
         Available(sku, available, places if by_location else UNSET)
         for sku, available, places in await call.engine.availability(channel, skus)
     ]
-    as_of = timestamp(time.time_ns() // 1_000_000)
+    as_of = timestamp(call.engine.now_ms)
     headers = [JSON, (b"cache-control", b"max-age=1")]
     return 200, headers, wire.encode(Availability(channel, as_of, items))
 
@@ -158,5 +159,5 @@ async def availability(call: Call) -> Reply:
 def path_sku(call: Call) -> str:
     """The SKU in the path. Raises InvalidRequest."""
     if not is_sku(call.parameter):
-        raise wire.invalid("{sku}", "Expected a SKU: 1 to 64 visible ASCII characters")
+        raise wire.invalid("{sku}", SKU_RULE)
     return call.parameter

@@ -21,7 +21,7 @@ from msgspec import Struct
 from api.call import Call
 from api.problems import IfMatchInvalid, KeyInvalid, MalformedJson, UnsupportedMediaType
 from core.errors import InvalidRequest, StockadeError
-from core.model import ACCOUNT_MAX, Key, is_printable, is_sku
+from core.model import ACCOUNT_MAX, SKU_RULE, Key, is_printable, is_sku
 
 T = TypeVar("T")
 
@@ -78,6 +78,15 @@ class Body(Generic[T]):
         Raises, in this order: UnsupportedMediaType, KeyInvalid, MalformedJson, InvalidRequest.
         """
         self._check_media_type(call)
+        return self._read(call)
+
+    def read_versioned(self, call: Call) -> tuple[bytes | None, T, int | None]:
+        """The same and the version that If-Match names, whose IfMatchInvalid is a 400 too."""
+        self._check_media_type(call)
+        version = if_match(call)
+        return *self._read(call), version
+
+    def _read(self, call: Call) -> tuple[bytes | None, T]:
         sent = header_key(call)
         value = self.decode(call.body)
         if call.query:
@@ -337,7 +346,7 @@ class Parameters:
             raise invalid(f"?{name}", f"Expected at most {items_max} SKUs")
         for sku in skus:
             if not is_sku(sku):
-                raise invalid(f"?{name}", "Expected a SKU")
+                raise invalid(f"?{name}", SKU_RULE)
         return skus
 
     def page(self) -> tuple[str, int]:

@@ -35,12 +35,12 @@ async def growth(rounds: int) -> AsyncIterator[Figure]:
         async with private_store() as few, private_store() as many:
             names = await prepare(few, small)
             await prepare(many, large)
+            many.tidy()
             few.keep()
             costs, base = [], []
             for _ in range(rounds):
                 few.reset()
                 few.tidy()
-                many.tidy()
                 base.append(await _cost_us(few, names))
                 costs.append(await _cost_us(many, names))
         title = f"growth: us per reservation, {large:,} vs {small:,} {name}"

@@ -10,7 +10,8 @@ from statistics import median
 
 from bench.table import Figure
 from core.kernel import reference
-from core.kernel._plan import Batch, Demand, Policy, Row, Sku
+from core.kernel._plan import Batch, Demand
+from core.kernel._policy import Policy, Row, Sku
 from core.model import ChannelSpec, Line, SkuSpec
 from core.steps import randomness
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import http.client
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.http import IN_STOCK, PATH, SOLD_OUT, batch_body, body, stockade
 
@@ -31,19 +31,19 @@ def _post(connection: http.client.HTTPConnection, path: str, payload: bytes) -> 
     return answer.status
 
 
-def test_reserve(benchmark: BenchmarkFixture, connection: http.client.HTTPConnection) -> None:
+def test_reserve(benchmark: Any, connection: http.client.HTTPConnection) -> None:
     payload = body(IN_STOCK)
     status = benchmark.pedantic(_post, (connection, PATH, payload), rounds=ROUNDS, warmup_rounds=1)
     assert status == 201
 
 
-def test_refusal(benchmark: BenchmarkFixture, connection: http.client.HTTPConnection) -> None:
+def test_refusal(benchmark: Any, connection: http.client.HTTPConnection) -> None:
     payload = body(SOLD_OUT)
     status = benchmark.pedantic(_post, (connection, PATH, payload), rounds=ROUNDS, warmup_rounds=1)
     assert status == 409
 
 
-def test_batch_of_500(benchmark: BenchmarkFixture, connection: http.client.HTTPConnection) -> None:
+def test_batch_of_500(benchmark: Any, connection: http.client.HTTPConnection) -> None:
     path, payload = f"{PATH}/batch", batch_body()
     status = benchmark.pedantic(
         _post, (connection, path, payload), rounds=BATCH_ROUNDS, warmup_rounds=1

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import uvloop
-from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.callers import CALLERS, Call, reserve_calls
 from bench.mixed import mixed_calls
@@ -27,7 +27,7 @@ class World:
         self.service = service
         self.names = names
 
-    def all_at_once(self, benchmark: BenchmarkFixture, calls: list[Call]) -> None:
+    def all_at_once(self, benchmark: Any, calls: list[Call]) -> None:
         """Times one call of each caller, all in the air together."""
 
         async def once() -> None:
@@ -55,11 +55,11 @@ def world() -> Iterator[World]:
 
 @pytest.mark.parametrize("keyed", [False, True], ids=["no-key", "with-key"])
 @pytest.mark.parametrize("skus", [1, SKUS], ids=["hot", "uniform"])
-def test_reserve(benchmark: BenchmarkFixture, world: World, skus: int, keyed: bool) -> None:
+def test_reserve(benchmark: Any, world: World, skus: int, keyed: bool) -> None:
     calls = reserve_calls(world.service.engine, world.names[:skus], CALLERS, keyed)
     world.all_at_once(benchmark, calls)
 
 
-def test_mix(benchmark: BenchmarkFixture, world: World) -> None:
+def test_mix(benchmark: Any, world: World) -> None:
     """Half reserves, a quarter commits, the rest releases and fulfils."""
     world.all_at_once(benchmark, mixed_calls(world.service.engine, world.names, CALLERS))

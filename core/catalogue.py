@@ -20,10 +20,13 @@ from core.errors import (
     UnknownLocation,
     UnknownSku,
 )
-from core.kernel._plan import Batch, Policy, Row, Sku, Stage
+from core.kernel._plan import Batch, Stage
+from core.kernel._policy import Policy, Row, Sku
 from core.lane import Lane
 from core.model import (
     CHANNELS_MAX,
+    NAME_RULE,
+    SKU_RULE,
     Channel,
     ChannelSpec,
     Key,
@@ -67,17 +70,17 @@ def _check_limits(where: str, spec: ChannelSpec | SkuChannel) -> list[tuple[str,
     """What one floor and one ceiling may not say: (pointer, why)."""
     wrong = []
     if spec.floor_share is not None and spec.floor_units is not None:
-        wrong.append((f"{where}/floor_units", "either floor_share or floor_units"))
+        wrong.append((f"{where}/floor_units", "Expected either floor_share or floor_units"))
     if spec.ceiling_share is not None and spec.ceiling_units is not None:
-        wrong.append((f"{where}/ceiling_units", "either ceiling_share or ceiling_units"))
+        wrong.append((f"{where}/ceiling_units", "Expected either ceiling_share or ceiling_units"))
     for name in ("floor_share", "ceiling_share"):
         share = getattr(spec, name)
         if share is not None and abs(share * 1e6 - round(share * 1e6)) > 1e-4:
-            wrong.append((f"{where}/{name}", "at most 6 decimals"))
+            wrong.append((f"{where}/{name}", "Expected at most 6 decimals"))
     for kind in ("share", "units"):
         floor, ceiling = getattr(spec, f"floor_{kind}"), getattr(spec, f"ceiling_{kind}")
         if floor is not None and ceiling is not None and floor > ceiling:
-            wrong.append((f"{where}/floor_{kind}", "the floor is above the ceiling"))
+            wrong.append((f"{where}/floor_{kind}", "Expected a floor of at most the ceiling"))
     return wrong
 
 
@@ -91,7 +94,7 @@ def _check_shares(
         for location in set(spec.locations):
             totals[location] = totals.get(location, 0) + share
     return [
-        (where, f"floor shares at {location} add up to {total / 1e6:g}, more than 1")
+        (where, f"Expected floor shares of at most 1 at {location}, not {total / 1e6}")
         for location, total in sorted(totals.items())
         if total > 1_000_000
     ]
@@ -133,15 +136,15 @@ class Catalogue:
     def _check_channel(name: str, spec: ChannelSpec, policy: PolicyEntries) -> None:
         wrong = _check_limits("", spec)
         if spec.ttl_seconds > spec.max_hold_seconds:
-            wrong.append(("/ttl_seconds", "above max_hold_seconds"))
+            wrong.append(("/ttl_seconds", "Expected at most max_hold_seconds"))
         for number, location in enumerate(spec.locations):
             if location not in policy.locations:
-                wrong.append((f"/locations/{number}", f"there is no location {location!r}"))
+                wrong.append((f"/locations/{number}", f"There is no location {location!r}"))
         if len(set(spec.locations)) < len(spec.locations):
-            wrong.append(("/locations", "a location stands there twice"))
+            wrong.append(("/locations", "Expected each location once"))
         channels = {n: c.spec for n, c in policy.channels.items()} | {name: spec}
         if len(channels) > CHANNELS_MAX:
-            wrong.append(("", f"at most {CHANNELS_MAX} channels"))
+            wrong.append(("", f"Expected at most {CHANNELS_MAX} channels"))
         shares = {n: c.floor_share for n, c in channels.items()}
         _refuse(wrong + _check_shares("/floor_share", channels, shares))
 
@@ -160,7 +163,7 @@ class Catalogue:
         """A channel as it is. Raises UnknownChannel."""
         found = (await self._entries()).channels.get(name)
         if found is None:
-            raise UnknownChannel(f"there is no channel {name}")
+            raise UnknownChannel()
         return found
 
     async def channels(self) -> list[Channel]:
@@ -172,7 +175,7 @@ class Catalogue:
         """A location as it is. Raises UnknownLocation."""
         found = (await self._entries()).locations.get(name)
         if found is None:
-            raise UnknownLocation(f"there is no location {name}")
+            raise UnknownLocation()
         return found
 
     async def locations(self) -> list[LocationView]:
@@ -181,6 +184,7 @@ class Catalogue:
         return [found[name] for name in sorted(found)]
 
     async def _entries(self) -> PolicyEntries:
+        self._lane.check_readable()
         entries = await self._shard.policy()
         self._use_policy(entries)
         return entries
@@ -197,9 +201,7 @@ class Catalogue:
     ) -> tuple[bool, bool]:
         """(created, replayed) of one entry of the policy, whatever others do meanwhile."""
         if not is_name(name):
-            raise InvalidRequest(
-                f"{name!r} cannot name a {kind}: a-z 0-9 . _ -, 32 at most, not an account"
-            )
+            raise InvalidRequest(NAME_RULE, [("{name}", NAME_RULE)])
         for _ in range(TRIES_MAX):
             entries = await self._entries()
             known = current(entries)
@@ -222,7 +224,7 @@ class Catalogue:
             if reply[0] == b"applied":
                 await self._entries()
                 return known is None, False
-        raise Overloaded("others keep changing the policy; try again")
+        raise Overloaded("Others keep changing the policy; try again")
 
     # --- SKUs ----------------------------------------------------------------------------------
 
@@ -231,7 +233,7 @@ class Catalogue:
     ) -> Put[SkuView]:
         """Creates a SKU or changes its policy, at once for all its pools."""
         if not is_sku(name):
-            raise InvalidRequest("1 to 64 visible ASCII characters without space @ { } \" \\ `")
+            raise InvalidRequest(SKU_RULE, [("{sku}", SKU_RULE)])
         for _ in range(TRIES_MAX):
             policy = self._lane.snapshot.policy  # if it is out of date the script says so
             assert policy is not None
@@ -264,12 +266,14 @@ class Catalogue:
                 return Put(wording.sku_view(name, new), not old)
             if reply[0] == b"policy":
                 await self._entries()
-        raise Overloaded("this SKU's pools keep changing; try again")
+        raise Overloaded("This SKU's pools keep changing; try again")
 
     async def sku(self, name: str) -> SkuView:
         """A SKU's policy as it is. Raises UnknownSku."""
+        self._lane.check_readable()
         entry = (await self._shard.skus([name]))[0]
         if entry is None:
+            await self._entries()  # an empty store is no proof
             raise UnknownSku(lines=[{"sku": name}])
         return wording.sku_view(name, entry)
 
@@ -290,7 +294,7 @@ class Catalogue:
         batch.begin(policy, {name: sku})
         for row in rows.values():
             if row.text and not batch.meet(row, sku):
-                raise InvalidRequest("a SKU may lie at 2,000 locations at most")
+                raise InvalidRequest("A SKU may lie at 2,000 locations at most")
         return batch.pack()
 
     @staticmethod
@@ -298,10 +302,10 @@ class Catalogue:
         wrong = []
         for location in spec.safety_by_location:
             if location not in policy.locations:
-                wrong.append((f"/safety_by_location/{location}", "there is no such location"))
+                wrong.append((f"/safety_by_location/{location}", "There is no such location"))
         for name, override in spec.channels.items():
             if name not in policy.specs:
-                wrong.append((f"/channels/{name}", "there is no such channel"))
+                wrong.append((f"/channels/{name}", "There is no such channel"))
             wrong += _check_limits(f"/channels/{name}", override)
         shares = {n: o.floor_share for n, o in spec.channels.items()}
         _refuse(wrong + _check_shares("/channels", policy.specs, shares))

@@ -32,6 +32,10 @@ class Deadlines:
         """Seconds that are over but not behind the cursor yet."""
         return list(range(self.cursor, now_ms // 1000))[:SECONDS_MAX]
 
+    def far_behind(self, now_ms: int) -> bool:
+        """True if there are more seconds to look at than one look takes in."""
+        return now_ms // 1000 - self.cursor >= SECONDS_MAX
+
     def quiet(self, second: int) -> tuple[int, int]:
         """(ids in the list, time in ms) up to which it is known that nothing is due in it."""
         return self._quiet.get(second, (-1, 0))

@@ -13,6 +13,8 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
+from msgspec.structs import replace
+
 from core.errors import (
     DurabilityUnavailable,
     Expired,
@@ -33,6 +35,8 @@ from core.errors import (
 )
 from core.lane import Lane
 from core.model import (
+    NAME_RULE,
+    SKU_RULE,
     Cancel,
     ChannelSpec,
     Commit,
@@ -88,6 +92,11 @@ class Engine:
         self.durability: Final = lane.durability
         self._refresh_policy = refresh_policy
         self._loop = asyncio.get_running_loop()
+
+    @property
+    def now_ms(self) -> int:
+        """The store's time, as well as this worker knows it."""
+        return self._lane.now_ms
 
     # --- reservations --------------------------------------------------------------------------
 
@@ -146,19 +155,23 @@ class Engine:
                 return self._receipt(id, code, record)
             state = wording.record_head(record)[0]
             if state == "L" and request.late != "reacquire":
-                raise InvalidState("it was released; ask for late: reacquire", state="released")
+                raise InvalidState(
+                    'It was released; "late": "reacquire" asks for its units anew', state="released"
+                )
             if request.late == "refuse":
-                raise Expired("the deadline passed, and the request refuses a late commit")
+                raise Expired("The deadline passed, and this request refuses a late commit")
             if state == "R":
                 await self._ask("expire", id)
+                if if_version is not None:
+                    if_version += 1  # the expiry's; the caller named what was before it
                 continue
             result = await self._reacquire(id, record, request, key)
             if isinstance(result, tuple):
                 continue  # another verb was faster; the record is read again
             if isinstance(result, InsufficientStock):
-                raise Expired("the deadline passed and the units are gone", result.lines)
+                raise Expired(lines=result.lines)
             return result if type(result) is Receipt else await self._resolved(result)
-        raise Overloaded("others kept changing this reservation; try again")
+        raise Overloaded("Others kept changing this reservation; try again")
 
     async def extend(
         self, id: str, request: Extend, key: Key | None = None, if_version: int | None = None
@@ -210,10 +223,7 @@ class Engine:
                 key = Key(base64.urlsafe_b64encode(os.urandom(16))[:22], b"-")
             try:
                 if not is_name(line.location):
-                    raise InvalidRequest(
-                        "a location breaks the grammar",
-                        [(f"/lines/{index}/location", f"{line.location!r} cannot be a location")],
-                    )
+                    raise InvalidRequest(NAME_RULE, [(f"/lines/{index}/location", NAME_RULE)])
                 self._lane.receive(
                     ReceiveOp(line.sku, line.location, line.quantity, note, key, group, index)
                 )
@@ -262,12 +272,13 @@ class Engine:
     ) -> list[tuple[str, int, dict[str, int]]]:
         """Per SKU what the channel can take now, in all and by location."""
         found = await self.stock(skus, channel)
+        locations = (await self._channel(channel)).locations
         answers = []
         for each in found:
             places = {
                 pool.location: pool.channels[channel].available
                 for pool in each.pools
-                if channel in pool.channels
+                if pool.location in locations
             }
             answers.append((each.sku, each.available.get(channel, 0), places))
         return answers
@@ -282,14 +293,12 @@ class Engine:
     async def _channel(self, name: str) -> ChannelSpec:
         """A channel's policy. Raises InvalidRequest for no name, UnknownChannel for no channel."""
         if not is_name(name):
-            raise InvalidRequest(
-                "a channel breaks the grammar", [("/channel", f"{name!r} cannot be a channel")]
-            )
+            raise InvalidRequest(NAME_RULE, [("/channel", NAME_RULE)])
         if name not in self._specs:
             await self._refresh_policy()
         spec = self._specs.get(name)
         if spec is None:
-            raise UnknownChannel(f"there is no channel {name}")
+            raise UnknownChannel()
         return spec
 
     def _demand(
@@ -317,13 +326,13 @@ class Engine:
 
     @staticmethod
     def _ttl_error(spec: ChannelSpec) -> InvalidRequest:
-        limit = f"at most {spec.max_hold_seconds}, the channel's max_hold_seconds"
-        return InvalidRequest(f"ttl_seconds: {limit}", [("/ttl_seconds", limit)])
+        limit = f"Expected at most {spec.max_hold_seconds}, the channel's max_hold_seconds"
+        return InvalidRequest(limit, [("/ttl_seconds", limit)])
 
     def _check_durability(self, wanted: Durability | None) -> None:
         if wanted == "ledger" or (wanted == "fsync" and self.durability == "memory"):
             raise DurabilityUnavailable(
-                f"durability {wanted} cannot be had; this store gives {self.durability}"
+                f"The durability {wanted} cannot be had; this store gives {self.durability}"
             )
 
     async def _reacquire(
@@ -334,7 +343,9 @@ class Engine:
         spec = await self._channel(channel)
         ended_ms = deadline_ms if state == "X" and deadline_ms else updated_ms
         if self._lane.now_ms > ended_ms + 1000 * spec.late_window_seconds:
-            raise Expired("the late window of the channel has passed")
+            raise Expired(
+                "The channel's late_window_seconds have passed since the end; give the money back"
+            )
         if request.reference:
             tail = tail.rsplit(b" ", 1)[0] + b" " + wording.encode_text(request.reference)
         wanted: dict[str, tuple[int, list[str]]] = {}
@@ -427,10 +438,12 @@ class Engine:
         if code == "limit":
             raise HoldLimit()
         if code == "due":
-            raise InvalidState("its deadline has passed", state="expired")
+            raise InvalidState(
+                "The deadline has passed; only a commit may ask for the units anew", state="expired"
+            )
         if code == "state":
             state = wording.STATES[record[:1].decode()]
-            raise InvalidState(f"it is {state}", state=state)
+            raise InvalidState(f"The reservation is {state}, which does not allow this", state=state)
         log.error("reservation %s: %s: %r", id, code, record)
         raise StockUnavailable("this reservation's record does not fit its pools; see the log")
 
@@ -444,8 +457,10 @@ class Engine:
     async def _record(self, id: str) -> tuple[bytes, int]:
         if not is_reservation_id(id) or keys.shard_of(id) != keys.SHARD:
             raise UnknownReservation()
+        self._lane.check_readable()
         record, now_ms = await self._shard.record(id)
         if record is None:
+            await self._refresh_policy()  # an empty store is no proof
             raise UnknownReservation()
         return record, now_ms
 
@@ -472,6 +487,9 @@ class Engine:
                 if row is None:
                     continue
                 pool, reach = self._pool(f"{sku}@{location}", row)
+                if channel:
+                    own = pool.channels.get(channel)
+                    pool = replace(pool, channels={channel: own} if own else {})
                 pools.append(pool)
                 for name, units in reach.items():
                     if name in available:
@@ -495,12 +513,11 @@ def _check_names(lines: list[PartLine]) -> None:
     wrong = []
     for number, line in enumerate(lines):
         if not is_sku(line.sku):
-            wrong.append((f"/lines/{number}/sku", f"{line.sku!r} cannot be a SKU"))
+            wrong.append((f"/lines/{number}/sku", SKU_RULE))
         if line.location is not None and not is_name(line.location):
-            where = f"/lines/{number}/location"
-            wrong.append((where, f"{line.location!r} cannot be a location"))
+            wrong.append((f"/lines/{number}/location", NAME_RULE))
     if wrong:
-        raise InvalidRequest("a line breaks the grammar", wrong)
+        raise InvalidRequest(errors=wrong)
 
 
 def _part_problem(line: PartLine, left: int) -> dict[str, Any]:

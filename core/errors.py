@@ -18,7 +18,7 @@ class StockadeError(Exception):
     retryable: ClassVar[bool] = False
 
     def __init__(self, detail: str | None = None) -> None:
-        self.detail = detail or (type(self).__doc__ or "").partition("\n")[0]
+        self.detail = detail or (type(self).__doc__ or "").partition("\n")[0].removesuffix(".")
         super().__init__(self.detail)
 
 
@@ -34,7 +34,7 @@ class InvalidRequest(StockadeError):
 
 
 class KeyRequired(StockadeError):
-    """This request moves a quantity; send an Idempotency-Key so that a retry cannot move it twice."""
+    """This moves a quantity: send an Idempotency-Key, so that a retry cannot move it twice."""
 
     code = "idempotency_key_required"
 
@@ -73,13 +73,13 @@ class UnknownChannel(StockadeError):
 
 
 class UnknownLocation(StockadeError):
-    """No such location, or it does not sell; see GET /v1/locations."""
+    """No such location; create it with PUT /v1/locations/{name}."""
 
     code = "unknown_location"
 
 
 class UnknownReservation(StockadeError):
-    """No such reservation."""
+    """No such reservation; its id is the one that reserving answered with."""
 
     code = "unknown_reservation"
 
@@ -97,7 +97,7 @@ class InsufficientStock(LineError):
 
 
 class InvalidState(StockadeError):
-    """The reservation's state does not allow this."""
+    """The reservation's state does not allow this; state says which it is."""
 
     code = "invalid_state"
 
@@ -119,7 +119,7 @@ class Expired(LineError):
 
 
 class HoldLimit(StockadeError):
-    """A reservation may not be held longer than the channel's max_hold_seconds after its creation."""
+    """A reservation is held for at most the channel's max_hold_seconds after its creation."""
 
     code = "hold_limit"
 
@@ -150,7 +150,7 @@ class Overloaded(Unavailable):
 
 
 class StockUnavailable(Unavailable):
-    """The store cannot be reached or cannot take writes; try again with the same Idempotency-Key."""
+    """The store cannot be reached or cannot write; try again with the same Idempotency-Key."""
 
     code = "stock_unavailable"
 

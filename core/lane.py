@@ -36,10 +36,10 @@ from core.kernel._plan import (
     UNKNOWN_LOCATION,
     UNKNOWN_SKU,
     Batch,
-    Row,
 )
+from core.kernel._policy import Row
 from core.kernel._pool import ChannelUnknown, RowCorrupt
-from core.model import Durability, is_name, is_sku
+from core.model import NAME_RULE, SKU_RULE, Durability, is_name, is_sku
 from core.ops import ReacquireOp, ReceiveOp, ReserveOp, SettleOp
 from core.snapshot import Snapshot
 from core.steps import (
@@ -200,7 +200,7 @@ class Lane:
     def reserve(self, op: ReserveOp) -> None:
         """Queues a demand. Raises Unavailable if there is no room or no store."""
         if self.full:
-            raise Overloaded("the store's memory is nearly used up; no new reservations for now")
+            raise Overloaded("The store's memory is nearly used up; no new reservations for now")
         if self.closed is not None or len(self._reserves) >= self._queue_limit:
             self._admit()
         op.round = self._round
@@ -246,11 +246,16 @@ class Lane:
             + len(self._reacquires) + sum(map(len, self._settles.values()))
         )  # fmt: skip
 
+    def check_readable(self) -> None:
+        """Raises StockUnavailable while the store is away or is not the one that is known."""
+        if isinstance(self.closed, StockUnavailable):
+            raise self.closed.with_traceback(None)
+
     def _admit(self) -> None:
         if self.closed is not None:
-            raise self.closed
+            raise self.closed.with_traceback(None)  # else it would gather those of all its raisers
         if self.waiting() >= self._queue_limit:
-            raise Overloaded(f"{self._queue_limit} requests are waiting already")
+            raise Overloaded(f"{self._queue_limit} requests are waiting already; try again")
 
     # --- coming back ---------------------------------------------------------------------------
 
@@ -282,7 +287,7 @@ class Lane:
                 spent = op.conflicts > CONFLICTS_MAX
             if spent:
                 self.counts["given_up"] += 1
-                op.finish(Overloaded("too many callers want the same units; try again"))
+                op.finish(Overloaded("Too many callers want the same units; try again"))
             else:
                 again.append(op)
         self.requeue(again)
@@ -368,13 +373,13 @@ class Lane:
                 self._wanted[(op.sku, op.location)] = None
                 later.append(op)
             elif sku.number == 0:
-                op.finish(self._unknown_sku([op]))
+                op.finish(self._unknown_sku([op], op.index))
             elif op.location not in policy.locations:
                 if self._policy_round <= op.round:
                     self._wanted[(op.sku, None)] = None
                     later.append(op)
                 else:
-                    op.finish(UnknownLocation(f"there is no location {op.location}"))
+                    op.finish(_unknown_location([op.location]))
             elif op.location in sku.locations and op.location not in sku.rows:
                 self._wanted[(op.sku, op.location)] = None
                 later.append(op)
@@ -383,8 +388,8 @@ class Lane:
             else:
                 try:
                     moves = batch.receive(snapshot.row(sku, op.location), sku, op.quantity)
-                except OverflowError as error:
-                    op.finish(InvalidRequest(str(error), [("/quantity", str(error))]))
+                except OverflowError:
+                    op.finish(_too_much(op))
                     continue
                 except RowCorrupt as error:
                     self._corrupt(op, [op], error)
@@ -455,7 +460,7 @@ class Lane:
                 op.set_deadline(batch.policy)
             elif code == FULL:
                 if not batch.rows:
-                    op.finish(InvalidRequest("too many pools in question; pin locations"))
+                    op.finish(InvalidRequest("Too many pools are in question; pin locations"))
                     continue
                 later.append(op)
                 break
@@ -518,7 +523,7 @@ class Lane:
         """The demand waits until these were looked at; bounded."""
         op.turns += 1
         if op.turns > TURNS_MAX:
-            op.finish(Overloaded("more deadlines are due than can be settled now; try again"))
+            op.finish(Overloaded("More deadlines are due than can be settled now; try again"))
             return
         self._wanted.update(dict.fromkeys(pairs))
         later.append(op)
@@ -537,7 +542,7 @@ class Lane:
         """A name that this worker does not know: asked for once, then refused."""
         if code == UNKNOWN_CHANNEL:
             if self._policy_round > op.round:
-                op.finish(UnknownChannel(f"there is no channel {op.channel}"))
+                op.finish(UnknownChannel())
                 return
         elif code == UNKNOWN_LOCATION:
             if self._policy_round > op.round:
@@ -551,14 +556,15 @@ class Lane:
                 return
         self._want(op, [(line.sku, None) for line in op.lines], later)
 
-    def _unknown_sku(self, lines: list[Any]) -> StockadeError:
+    def _unknown_sku(self, lines: list[Any], first: int = 0) -> StockadeError:
+        """``first``: the number that the first of the lines has in its request."""
         wrong = [
-            (f"/lines/{number}/sku", "1 to 64 visible ASCII characters without space @ { } \" \\ `")
-            for number, line in enumerate(lines)
+            (f"/lines/{number}/sku", SKU_RULE)
+            for number, line in enumerate(lines, first)
             if not is_sku(line.sku)
         ]
         if wrong:
-            return InvalidRequest("a SKU breaks the grammar", wrong)
+            return InvalidRequest(errors=wrong)
         known = self.snapshot.skus
         return UnknownSku(
             lines=[
@@ -579,12 +585,11 @@ class Lane:
                 if name in policy.locations:
                     continue
                 if not is_name(name):
-                    detail = f"{name!r} cannot be a location's name"
-                    wrong.append((f"/lines/{number}/{member}", detail))
+                    wrong.append((f"/lines/{number}/{member}", NAME_RULE))
                 unknown.append(name)
         if wrong:
-            return InvalidRequest("a location breaks the grammar", wrong)
-        return UnknownLocation(f"there is no location {', '.join(dict.fromkeys(unknown))}")
+            return InvalidRequest(errors=wrong)
+        return _unknown_location(unknown)
 
     def _plan_settles(self, steps: list[Step]) -> None:
         """Commits, fulfils, give-backs, extensions; a record at most once in a pipeline."""
@@ -609,8 +614,9 @@ class Lane:
             queue.extendleft(reversed(later))
             if ops:
                 steps.append(SettleStep(ops))
-        if self._tidy:
-            for second in self.deadlines.passed(self.now_ms):
+        now_ms = self.now_ms
+        if self._tidy or self.deadlines.far_behind(now_ms):  # with no reaper we tidy ourselves
+            for second in self.deadlines.passed(now_ms):
                 drains.setdefault(second, [])
         if drains:
             steps.append(DueStep(drains))
@@ -801,3 +807,13 @@ class Lane:
         if self._link is not None:
             self._link.abort("closed")
             self._link = None
+
+
+def _unknown_location(names: Iterable[str]) -> UnknownLocation:
+    named = ", ".join(dict.fromkeys(names))
+    return UnknownLocation(f"There is no location {named}; PUT /v1/locations/{{name}} makes one")
+
+
+def _too_much(op: ReceiveOp) -> InvalidRequest:
+    detail = f"Expected less: {op.sku} at {op.location} would hold more than 2^53 units"
+    return InvalidRequest(detail, [(f"/lines/{op.index}/quantity", detail)])

@@ -28,6 +28,8 @@ HOLD_SECONDS_MAX = 2_592_000
 SKU_PATTERN = r"^[!#-?A-Z\[\]^_a-z|~]{1,64}$"  # visible ASCII except space @ { } " \ `
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,31}$"
 ID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$"
+SKU_RULE = 'Expected 1 to 64 visible ASCII characters without space @ { } " \\ `'
+NAME_RULE = "Expected [a-z0-9][a-z0-9._-]{0,31}, and not the name of an account"
 ACCOUNT_NAMES = frozenset({"shared", "safety", "damaged", "quarantine", "deficit", "outside", "all"})
 
 _SKU = re.compile(SKU_PATTERN[1:-1])

@@ -12,7 +12,8 @@ from typing import Any, Final
 import msgspec
 
 from core.errors import StockadeError
-from core.kernel._plan import Demand, Policy
+from core.kernel._plan import Demand
+from core.kernel._policy import Policy
 from core.model import Durability, Key, RefusedLine, Reservation
 from core.store import keys, wording
 from core.store._answer import reservation_json

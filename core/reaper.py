@@ -21,6 +21,7 @@ EVENTS_SHARE = 0.125  # and at most this part of maxmemory: an entry can hold 2,
 FULL_FROM = 0.90  # of maxmemory: no new reservations, so that commits have room
 PURGE_BATCH = 500
 PURGE_BATCHES = 4  # per turn
+WINDOWS_MAX = 4  # windows of idempotency keys removed per turn
 RECORD_HOURS = 2  # ended records stay at least this long
 
 log = logging.getLogger("stockade.reaper")
@@ -60,6 +61,7 @@ class Reaper:
                 100 * share, "refused" if lane.full else "taken again",
             )  # fmt: skip
         await self._shard.trim_events(EVENTS_MAX, EVENTS_SHARE)
+        await self._shard.drop_old_windows(WINDOWS_MAX)
         await self._purge()
 
     async def _check_clock(self) -> None:

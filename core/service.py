@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import os
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -139,13 +140,14 @@ class Service:
                 link = await open_link(self._url, self._settings.store_timeout_seconds)
                 await self._shard.load_scripts()
                 meta = await self._shard.start(create=False)
-                if self._same_history(meta):
+                difference = self._difference(meta)
+                if not difference:
                     self._reopen()
                     self.lane.use(link)
                     link = None
                     log.warning("connected to the store again")
                     return
-                self._abandon("the store's history is not the one that this worker knows")
+                self._fence(difference)
                 give_up_at = None
             except (ConnectionError, ReplyError, Unavailable) as error:
                 if give_up_at is not None and loop.time() >= give_up_at:
@@ -169,40 +171,45 @@ class Service:
         if not isinstance(self.lane.closed, Draining):
             self.lane.closed = None
 
-    def _same_history(self, meta: Meta) -> bool:
-        """True if the store still has everything that this worker has seen acknowledged.
+    def _difference(self, meta: Meta) -> str:
+        """Why the store may not be written to; "" if it has all that this worker has seen.
 
         A server that restarted has another run id; a shorter history or an empty store fences the
         shard: what was acknowledged since would be forgotten.
         """
+        if meta.format != scripts.FORMAT:
+            return f"the store has format {meta.format or 'none'}, this version knows {scripts.FORMAT}"
+        if meta.epoch != self.lane.epoch:
+            return f"the store has epoch {meta.epoch}, this worker knows {self.lane.epoch}"
+        if meta.seq < self.lane.seq:
+            return (
+                f"the store went back from seq {self.lane.seq} to {meta.seq}: acknowledged changes "
+                "are lost"
+            )
         if meta.run_id != self._run_id:
             log.warning("the store was restarted (run id %s)", meta.run_id)
-        if meta.format != scripts.FORMAT or meta.epoch != self.lane.epoch:
-            log.error(
-                "the store has format %r and epoch %r, known are %r and %r; no writes until it is "
-                "restored, or the service is started anew on it",
-                meta.format, meta.epoch, scripts.FORMAT, self.lane.epoch,
-            )  # fmt: skip
-            return False
-        if meta.seq < self.lane.seq:
-            log.error(
-                "the store went back from seq %d to %d: acknowledged changes are lost; no writes "
-                "until it is restored, or the service is started anew on it",
-                self.lane.seq, meta.seq,
-            )  # fmt: skip
-            return False
-        self._run_id = meta.run_id
-        return True
+            self._run_id = meta.run_id
+        return ""
+
+    def _fence(self, difference: str) -> None:
+        """No writes until the store is restored, or the service is started anew on it."""
+        known = self.lane.closed
+        self._abandon(f"{difference}; restore it, or start the service anew on it")
+        if known is None or str(self.lane.closed) != str(known):
+            log.error("no writes: %s", self.lane.closed)
 
     async def _mend_epoch(self) -> None:
         """The shard is not the one that was known: fenced until it is again."""
         self._abandon("the store is not the one that this worker knows")
         while True:
             with contextlib.suppress(Unavailable):
-                if self._same_history(await self._shard.start(create=False)):
+                await self._shard.load_scripts()
+                difference = self._difference(await self._shard.start(create=False))
+                if not difference:
                     self._reopen()
                     self.lane.mended("epoch")
                     return
+                self._fence(difference)
             await asyncio.sleep(SETTLE_SECONDS)
 
     async def _mend_policy(self) -> None:
@@ -235,13 +242,24 @@ class Service:
         self._use_policy(await self._shard.policy())
 
     async def _refresh_policy(self) -> None:
-        """Reads the policy if its number changed."""
-        if await self._shard.policy_number() != self.lane.policy_number:
+        """Reads the policy if its number changed. Raises StockUnavailable for another store."""
+        self.lane.check_readable()
+        epoch, number = await self._shard.policy_number()
+        self._check_epoch(epoch)
+        if number != self.lane.policy_number:
             await self._read_policy()
+
+    def _check_epoch(self, epoch: str) -> None:
+        """What is read from another store is not answered: empty is never an empty warehouse."""
+        if epoch != self.lane.epoch:
+            raise StockUnavailable(
+                f"the store has epoch {epoch or 'none'}, this worker knows {self.lane.epoch}"
+            )
 
     def _use_policy(self, entries: PolicyEntries) -> None:
         """Takes a policy that was read, unless a newer one is known already."""
-        if entries.epoch == self.lane.epoch and entries.number > self.lane.policy_number:
+        self._check_epoch(entries.epoch)
+        if entries.number > self.lane.policy_number:
             self.lane.snapshot.policy = kernel_policy(entries)
 
 
@@ -268,10 +286,14 @@ def _check_marker(marker: Path, meta: Meta) -> None:
             "start with what is there"
         )
     if seen != meta.epoch:
-        marker.parent.mkdir(parents=True, exist_ok=True)
-        fresh = marker.with_suffix(f".{id(meta)}")
-        fresh.write_text(meta.epoch + "\n")
-        fresh.replace(marker)
+        fresh = marker.with_suffix(f".{os.getpid()}")
+        try:
+            marker.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fresh.write_text(meta.epoch + "\n")
+            fresh.replace(marker)
+        except OSError as error:
+            log.warning("%s cannot be written (%s): an emptied store will not be noticed at the "
+                        "next start", marker, error.strerror)
 
 
 # --- opening ---------------------------------------------------------------------------------

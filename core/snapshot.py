@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from core.kernel._plan import Policy, Row, Sku
+from core.kernel._policy import Policy, Row, Sku
 from core.store import wording
 
 ROWS_MAX = 100_000  # about 60 MB; a promotion's SKUs fit many times over
@@ -54,10 +54,10 @@ class Snapshot:
         """The row of a pool, made if this worker does not know it yet."""
         row = sku.rows.get(location)
         if row is None:
+            if len(self.rows) >= ROWS_MAX:  # before, so that it never drops the new one itself
+                self._drop_row()
             row = Row(sku.name, location)
             sku.rows[location] = self.rows[row.pool] = row
-            if len(self.rows) > ROWS_MAX:
-                self._drop_row()
         return row
 
     def see_row(self, sku: str, location: str, text: bytes, round: int, seen_at: float) -> None:

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from core.errors import KeyReused
-from core.kernel._plan import Row, Stage
+from core.kernel._plan import Stage
+from core.kernel._policy import Row
 from core.ops import Known, ReacquireOp, Receipt, ReceiveOp, ReserveOp, SettleOp
 from core.store import keys, scripts, wording
 from core.store.link import Command
@@ -224,10 +225,12 @@ class ReceiveStep(PlannedStep):
             known = dict(zip(reply[5][::2], reply[5][1::2], strict=True))
             whole = resent and len(known) == len(self.ops)
             for index, value in known.items():
-                if whole:  # our own keys: an earlier sending did it
-                    self.ops[index].finish(None)
+                op = self.ops[index]
+                # Our own keys and words: an earlier sending did it.
+                if whole and wording.parse_key(value)[0] == op.key.fingerprint:
+                    op.finish(None)
                 else:
-                    answer_known(self.ops[index], value)
+                    answer_known(op, value)
             lane.requeue([op for i, op in enumerate(self.ops) if i not in known])
             lane.distrust(self.stage.rows)
         else:

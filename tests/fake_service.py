@@ -62,6 +62,10 @@ class FakeEngine:
         self.error: Exception | None = None
         self.replayed = False
 
+    @property
+    def now_ms(self) -> int:
+        return 1_795_348_800_000
+
     def _note(self, name: str, *arguments: Any) -> None:
         self.calls.append((name, arguments))
         if self.error is not None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from core.kernel import reference as rule
+from core.kernel.reference import Pool
 from core.model import ChannelSpec, Line, SkuChannel, SkuSpec
 from core.store import wording
 from tests import audit
@@ -21,13 +22,6 @@ STATES = {
     "R": "reserved", "C": "committed", "F": "fulfilled", "L": "released", "X": "expired",
     "K": "cancelled",
 }  # fmt: skip
-
-
-@dataclass
-class Pool(rule.Pool):
-    """A pool that knows which channels' policy it has met."""
-
-    policy_number: int = 0
 
 
 @dataclass
@@ -113,7 +107,7 @@ class Model:
         pools = {place: pool.copy() for place, pool in self.pools.items()}
         return replace(
             self, channels=dict(self.channels), locations=dict(self.locations),
-            skus=dict(self.skus), pools=pools, records=records,  # type: ignore[arg-type]
+            skus=dict(self.skus), pools=pools, records=records,
         )  # fmt: skip
 
     # --- policy --------------------------------------------------------------------------------
@@ -127,7 +121,7 @@ class Model:
             )
             for name, spec in self.channels.items()
         }  # fmt: skip
-        return rule.Policy(channels, self.locations)
+        return rule.Policy(channels, self.locations, self.policy_number)
 
     def sku_policy(self, sku: str) -> rule.SkuPolicy:
         """A SKU's policy as the rule reads it."""
@@ -157,26 +151,15 @@ class Model:
         self.skus[sku] = self.skus[sku][0] + 1 if sku in self.skus else 1, spec
         for pool in self.pools.values():
             if pool.sku == sku:
-                self._meet(pool)
+                rule.meet(self.policy(), self.sku_policy(sku), pool)
                 pool.version += 1
-
-    def _meet(self, pool: Pool) -> None:
-        """Once per policy: what later comes back to ``shared`` does not fill the safety stock."""
-        if (pool.sku_number, pool.policy_number) != (self.skus[pool.sku][0], self.policy_number):
-            rule.meet(self.policy(), self.sku_policy(pool.sku), pool)
-            pool.policy_number = self.policy_number
 
     # --- stock ---------------------------------------------------------------------------------
 
     def receive(self, sku: str, location: str, units: int) -> None:
         """Units arrive."""
         pool = self.pools.setdefault((sku, location), Pool(sku, location))
-        self._meet(pool)
-        # It has met its policy already: the rule, which would let it meet again, may see nothing
-        # in ``shared`` that it could move into the safety stock.
-        shared, pool.shared = pool.shared, 0
         rule.receive(self.policy(), self.sku_policy(sku), pool, units)
-        pool.shared += shared
         pool.version += 1
 
     # --- reservations --------------------------------------------------------------------------
@@ -216,8 +199,8 @@ class Model:
         drafts: dict[Place, Pool] = {}
         for place, pool in self.pools.items():
             if place[0] in wanted:
-                drafts[place] = pool.copy()  # type: ignore[assignment]
-                self._meet(drafts[place])
+                drafts[place] = pool.copy()
+                rule.meet(policy, self.sku_policy(place[0]), drafts[place])
         return rule.decide(policy, drafts, demand, rule.summed(parts)), drafts
 
     def room(self, channel: str, sku: str) -> int:
@@ -436,10 +419,9 @@ class Model:
         for name, row in found.rows.items():
             sku, location = name.split("@")
             self.pools[sku, location] = Pool(
-                sku, location, row.version, row.sku_number, row.shared, row.safety, row.damaged,
-                row.quarantine, row.deficit, row.credit,
+                sku, location, row.version, row.sku_number, row.policy_number, row.shared,
+                row.safety, row.damaged, row.quarantine, row.deficit, row.credit,
                 {channel: _quota(quota) for channel, quota in row.quotas.items()},
-                row.policy_number,
             )  # fmt: skip
         self.records = {id: _record(record) for id, record in found.records.items()}
         hashes = found.store.hash

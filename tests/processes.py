@@ -7,6 +7,7 @@ import queue
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -45,11 +46,13 @@ class Service:
         *flags: str,
         environ: dict[str, str] | None = None,
         command: Sequence[str | Path] = (sys.executable, "-m", "api.cli"),
-        cwd: Path = ROOT,
+        cwd: Path | None = None,
     ) -> None:
+        # By default it keeps its data where it is started, and that shall not be the work tree.
+        self._directory = tempfile.TemporaryDirectory(prefix="stockade-test-")
         self.process = subprocess.Popen(
             [*command, "serve", "--port", "0", *flags],
-            cwd=cwd,
+            cwd=cwd or self._directory.name,
             env=os.environ | (environ or {}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -75,6 +78,7 @@ class Service:
         if self.process.poll() is None:
             self.process.terminate()
         self.finish()
+        self._directory.cleanup()
 
     def _listen(self) -> None:
         assert self.process.stderr is not None

@@ -18,6 +18,7 @@ from core.service import Service, open_service
 from core.settings import Settings
 from core.store import keys
 from tests.audit import Audit, audit
+from tests.workers import stop_reaper
 
 T = TypeVar("T")
 
@@ -82,9 +83,7 @@ class Shop:
     async def stop_reapers(self) -> None:
         """From now on only verbs see to deadlines."""
         for service in self.services:
-            for task in list(service._tasks):
-                task.cancel()
-                await asyncio.wait([task])
+            await stop_reaper(service)
 
     async def audit(self, edited: Collection[str] = ()) -> Audit:
         """Holds the store to the laws."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -24,7 +26,7 @@ PATIENCE_SECONDS = 20.0
 TURN_SECONDS = 0.002  # between two looks at a condition that no event announces
 
 Store = redis.Redis
-_moved: set[str] = set()  # reservations whose deadline a test moved; ids are never used again
+moved: set[str] = set()  # reservations whose deadline a test moved; ids are never used again
 
 
 def client(url: str) -> Store:
@@ -85,7 +87,7 @@ def move_deadline(store: Store, reservation_id: str, deadline_ms: int) -> None:
     """Gives a reservation another deadline, behind the back of every worker."""
     words = record(store, reservation_id).split(" ")
     words[3] = str(deadline_ms)
-    _moved.add(reservation_id)
+    moved.add(reservation_id)
     second = deadline_ms // 1000
     with store.pipeline(transaction=True) as pipe:
         pipe.hset(keys.bucket_of(reservation_id), reservation_id, " ".join(words))
@@ -150,6 +152,17 @@ async def stop_reaper(service: Service) -> None:
         await asyncio.wait([task], timeout=0.1)
 
 
+@contextlib.contextmanager
+def frozen(store: Store) -> Iterator[None]:
+    """The server stands still: it has all that is sent to it in its buffers, and does nothing."""
+    pid = int(store.info("server")["process_id"])
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
 class Workers:
     """Opens workers on a store; several on one store act like several processes."""
 
@@ -182,7 +195,7 @@ class Workers:
         while self._open:
             await self.close(next(iter(self._open)))
         for url in sorted(self._urls):
-            await audit(url, _moved)
+            await audit(url, moved)
 
 
 # --- fixtures: the conftests of integration and faults take them from here ---------------------

@@ -4,7 +4,6 @@ In: the policy, the pools as last seen, demands in order. Out: per demand what i
 or every line that fails and why; per pool the row that it should become. All policy lives here
 and only here. Every row is checked against conservation and signs before it is printed.
 
-Read ``_pool.pxd`` (one pool), then ``_plan.pxd`` (a batch), then ``reference.py`` (the same rule,
-slow and obvious). The compiled modules are ``core.kernel._pool`` and ``core.kernel._plan``; there
-is no silent fall-back to Python.
+Read ``_pool.pxd`` (one pool), ``_policy.pxd`` (what is planned with), ``_plan.pxd`` (a batch), then
+``reference.py`` (the same rule, slow and obvious). There is no silent fall-back to Python.
 """

@@ -3,6 +3,8 @@ from typing import Any, Final
 
 from typing_extensions import disjoint_base
 
+from core.kernel._policy import Policy, Row, Sku
+
 # What `add` answers.
 ADDED: Final = 0
 MISS: Final = 1  # something must be read first: see `misses`
@@ -12,70 +14,6 @@ UNKNOWN_SKU: Final = 4
 UNKNOWN_LOCATION: Final = 5
 
 LIMITS: Final[tuple[str, ...]]
-
-@disjoint_base
-class Policy:
-    """Channels and locations at one version. Immutable."""
-
-    @property
-    def number(self) -> int: ...
-    @property
-    def channels(self) -> tuple[str, ...]: ...
-    @property
-    def specs(self) -> dict[str, Any]: ...
-    @property
-    def locations(self) -> dict[str, tuple[bool, bool]]: ...
-    def __init__(
-        self, number: int, specs: Mapping[str, Any], locations: Mapping[str, tuple[bool, bool]]
-    ) -> None:
-        """``specs``: name → ChannelSpec; ``locations``: name → (sells, returns)."""
-
-    def sells(self, location: str) -> bool:
-        """True if units may be taken at this location."""
-
-@disjoint_base
-class Row:
-    """What this worker last saw of a pool."""
-
-    text: bytes
-    round: int
-    seen_at: float
-    used: bool
-    @property
-    def pool(self) -> bytes: ...
-    @property
-    def sku(self) -> str: ...
-    @property
-    def location(self) -> str: ...
-    def __init__(self, sku: str, location: str) -> None: ...
-
-@disjoint_base
-class Sku:
-    """A SKU's policy and where it lies, as this worker last saw it. Immutable but for ``rows``."""
-
-    round: int
-    seen_at: float
-    @property
-    def name(self) -> str: ...
-    @property
-    def number(self) -> int: ...
-    @property
-    def text(self) -> bytes: ...
-    @property
-    def spec(self) -> Any: ...
-    @property
-    def locations(self) -> tuple[str, ...]: ...
-    @property
-    def rows(self) -> dict[str, Row]: ...
-    def __init__(
-        self,
-        name: str,
-        number: int,
-        text: bytes,
-        spec: Any,
-        locations: Iterable[str],
-        rows: dict[str, Row],
-    ) -> None: ...
 
 @disjoint_base
 class Demand:

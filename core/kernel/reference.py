@@ -169,7 +169,7 @@ def adopt(pool: Pool, draft: Pool) -> None:
     """
     allowances = [quota.ceiling_left for quota in draft.quotas.values()]
     if max(draft.on_hand + draft.deficit, *allowances, 0) > ACCOUNT_MAX:
-        raise OverflowError(f"{pool.sku}@{pool.location} would hold more than {ACCOUNT_MAX} units")
+        raise OverflowError(f"an account of {pool.sku}@{pool.location} would pass {ACCOUNT_MAX}")
     vars(pool).update(vars(draft))
 
 
@@ -177,7 +177,7 @@ def adopt(pool: Pool, draft: Pool) -> None:
 
 
 def meet(policy: Policy, sku_policy: SkuPolicy, pool: Pool) -> None:
-    """Bring ``pool`` up to the policy, once: what happens to it after that is no change of policy."""
+    """Bring ``pool`` up to the policy, once: what happens to it later is no change of policy."""
     if (pool.sku_number, pool.policy_number) == (sku_policy.number, policy.number):
         return
     draft = pool.copy()

@@ -23,8 +23,10 @@ HOUR_MS = 3_600_000
 _BUCKET = f"{_TAG}:rsv:".encode()
 _DUE = f"{_TAG}:due:".encode()
 _DONE = f"{_TAG}:done:".encode()
-_KEYS_SHORT = f"{_TAG}:idem:h".encode()
-_KEYS_LONG = f"{_TAG}:idem:w".encode()
+_WINDOW = f"{_TAG}:idem:".encode()
+_KEYS_SHORT = _WINDOW + b"h"
+_KEYS_LONG = _WINDOW + b"w"
+_OLD = b"old:"
 
 
 def created_ms(reservation_id: str) -> int:
@@ -60,6 +62,11 @@ def short_keys(window_ms: str) -> bytes:
 def long_keys(window_ms: str) -> bytes:
     """The same for what moves goods: a window of (by default) seven days."""
     return _KEYS_LONG + window_ms.encode()
+
+
+def old_window(field: bytes) -> bytes | None:
+    """The window that a field of meta says is out of use; None for any other field."""
+    return _WINDOW + field.removeprefix(_OLD) if field.startswith(_OLD) else None
 
 
 def shard_of(reservation_id: str) -> int:

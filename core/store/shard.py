@@ -40,7 +40,10 @@ class PolicyEntries(Struct, frozen=True):
     locations: dict[str, LocationView]
 
 
-def _error(error: Exception) -> StockUnavailable:
+def _error(error: Exception, name: bytes = b"") -> StockUnavailable:
+    """What a failed call means; ``name`` is the key that it was about."""
+    if isinstance(error, ResponseError):
+        return StockUnavailable(f"the store refused {name.decode() or 'a call'}: {error}")
     return StockUnavailable(f"the store does not answer: {error or type(error).__name__}")
 
 
@@ -142,7 +145,7 @@ class Shard:
             if length > entries:
                 await self._redis.xtrim(keys.EVENTS, maxlen=entries, approximate=True)
         except RedisError as error:
-            raise _error(error) from error
+            raise _error(error, keys.EVENTS) from error
 
     async def policy(self) -> PolicyEntries:
         """Channels and locations, read at one instant."""
@@ -169,7 +172,7 @@ class Shard:
             pipe.time()
             record, (seconds, microseconds) = await pipe.execute()
         except RedisError as error:
-            raise _error(error) from error
+            raise _error(error, keys.bucket_of(reservation_id)) from error
         return record, seconds * 1000 + microseconds // 1000
 
     async def skus(self, names: Sequence[str]) -> list[bytes | None]:
@@ -177,7 +180,7 @@ class Shard:
         try:
             return await self._hmget(keys.SKUS, names)
         except RedisError as error:
-            raise _error(error) from error
+            raise _error(error, keys.SKUS) from error
 
     async def _hmget(self, name: bytes, fields: Sequence[str]) -> list[bytes | None]:
         # redis-py's types do not know that this client decodes nothing.
@@ -189,7 +192,7 @@ class Shard:
         try:
             return await self._hmget(keys.POOLS, pools)
         except RedisError as error:
-            raise _error(error) from error
+            raise _error(error, keys.POOLS) from error
 
     async def key(self, windows: Sequence[bytes], field: bytes) -> bytes | None:
         """What an idempotency key stands for, in the first of these windows that has it."""
@@ -199,22 +202,37 @@ class Shard:
                 pipe.hget(window, field)
             return next((value for value in await pipe.execute() if value is not None), None)
         except RedisError as error:
-            raise _error(error) from error
+            raise _error(error, windows[0]) from error
 
-    async def policy_number(self) -> int:
-        """The number of the policy now."""
+    async def policy_number(self) -> tuple[str, int]:
+        """The epoch and the number of the policy now."""
         try:
-            return int(await self._redis.hget(keys.META, "policy") or 0)
+            epoch, number = await self._hmget(keys.META, ("epoch", "policy"))
         except RedisError as error:
-            raise _error(error) from error
+            raise _error(error, keys.META) from error
+        return (epoch or b"").decode(), int(number or 0)
 
     async def ended(self, hour: int, count: int) -> list[str]:
         """The first ids of an hour's list of ended reservations."""
         try:
             found = await self._redis.lrange(keys.done_at(hour), 0, count - 1)
         except RedisError as error:
-            raise _error(error) from error
+            raise _error(error, keys.done_at(hour)) from error
         return [each.decode() for each in cast("list[bytes]", found)]
+
+    async def drop_old_windows(self, count: int) -> None:
+        """Removes up to ``count`` windows of idempotency keys that are out of use."""
+        try:
+            fields = cast("list[bytes]", await self._redis.hkeys(keys.META))
+            found = [(name, field) for field in fields if (name := keys.old_window(field))][:count]
+            if found:
+                names, noted = zip(*found, strict=True)
+                pipe = self._redis.pipeline(transaction=True)
+                pipe.unlink(*names)  # the server frees it in the background, however long it is
+                pipe.hdel(keys.META, *noted)
+                await pipe.execute()
+        except RedisError as error:
+            raise _error(error, keys.META) from error
 
     async def catalog(self, after: str, limit: int) -> list[str]:
         """SKUs in order of their bytes, behind ``after``."""
@@ -222,7 +240,7 @@ class Shard:
         try:
             names = await self._redis.zrangebylex(keys.CATALOG, low, "+", start=0, num=limit)
         except RedisError as error:
-            raise _error(error) from error
+            raise _error(error, keys.CATALOG) from error
         return [name.decode() for name in cast("list[bytes]", names)]
 
     async def run(self, script: scripts.Script, names: Sequence[bytes], args: Sequence[Any]) -> Any:
@@ -247,11 +265,11 @@ class Shard:
         try:
             return int(await self._redis.hget(keys.META, "clock") or 0)
         except RedisError as error:
-            raise _error(error) from error
+            raise _error(error, keys.META) from error
 
     async def accept_clock(self) -> int:
         """Tells all workers to take the server's clock for the true one."""
         try:
             return int(await self._redis.hincrby(keys.META, "clock", 1))
         except RedisError as error:
-            raise _error(error) from error
+            raise _error(error, keys.META) from error

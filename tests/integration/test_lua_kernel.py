@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from importlib import resources
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
@@ -270,9 +270,12 @@ class Settler:
 
     def rows(self) -> dict[Key, bytes]:
         """The rows in the store."""
-        found: dict[bytes, bytes] = self.server.hgetall(keys.POOLS)
-        pools = {tuple(name.decode().split("@")): text for name, text in found.items()}
-        return {(sku, location): text for (sku, location), text in pools.items()}
+        found = cast("dict[bytes, bytes]", self.server.hgetall(keys.POOLS))
+        rows: dict[Key, bytes] = {}
+        for name, text in found.items():
+            sku, location = name.decode().split("@")
+            rows[sku, location] = text
+        return rows
 
     def assert_same(self) -> None:
         """The rows in the store are the world's pools."""

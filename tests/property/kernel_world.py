@@ -12,8 +12,20 @@ from dataclasses import dataclass
 
 from core import model
 from core.kernel import _plan as kernel
+from core.kernel import _policy as known
 from core.kernel import reference as rule
-from core.kernel.reference import SHARE_ONE, Ceiling, Decision, Pool, Quota, Shortfall, Take
+from core.kernel.reference import (
+    SHARE_ONE,
+    Ceiling,
+    Channel,
+    Decision,
+    Policy,
+    Pool,
+    Quota,
+    Shortfall,
+    SkuPolicy,
+    Take,
+)
 from tests.property.strategies import Key, World
 
 VERSION = 7  # of every row before anything is done to it
@@ -32,7 +44,7 @@ def share(millionths: int | None) -> float | None:
     return None if millionths is None else millionths / SHARE_ONE
 
 
-def policy_of(policy: rule.Policy) -> kernel.Policy:
+def policy_of(policy: rule.Policy) -> known.Policy:
     """A policy as the kernel plans with it."""
     specs = {
         name: model.ChannelSpec(
@@ -47,7 +59,7 @@ def policy_of(policy: rule.Policy) -> kernel.Policy:
         for name, channel in policy.channels.items()
     }
     places = {name: (sells, True) for name, sells in policy.locations.items()}
-    return kernel.Policy(policy.number, specs, places)
+    return known.Policy(policy.number, specs, places)
 
 
 def ceiling_share(ceiling: Ceiling | None) -> float | None:
@@ -139,6 +151,12 @@ def apply_deltas(pool: Pool, deltas: bytes) -> bool:
     return True
 
 
+def one_pool(*channels: Channel, sku_policy: SkuPolicy | None = None) -> World:
+    """A world of ``tee`` at ``main``, with nothing there yet."""
+    policy = Policy({channel.name: channel for channel in channels}, {"main": True})
+    return World(policy, {"tee": sku_policy or SkuPolicy(1)})
+
+
 @dataclass
 class Answer:
     """What the kernel made of one demand."""
@@ -152,12 +170,12 @@ class Kernel:
 
     def __init__(self, world: World) -> None:
         self.policy = policy_of(world.policy)
-        self.rows: dict[Key, kernel.Row] = {}
+        self.rows: dict[Key, known.Row] = {}
         for key, pool in world.pools.items():
-            self.rows[key] = kernel.Row(*key)
+            self.rows[key] = known.Row(*key)
             self.rows[key].text = row_text(pool)
         self.skus = {
-            name: kernel.Sku(
+            name: known.Sku(
                 name,
                 sku_policy.number,
                 b"",
@@ -174,10 +192,10 @@ class Kernel:
         """The next round."""
         self.batch.begin(self.policy, self.skus)
 
-    def row(self, key: Key) -> kernel.Row:
+    def row(self, key: Key) -> known.Row:
         """The row of a pool, which may be a new one."""
         if key not in self.rows:
-            self.rows[key] = self.skus[key[0]].rows[key[1]] = kernel.Row(*key)
+            self.rows[key] = self.skus[key[0]].rows[key[1]] = known.Row(*key)
         return self.rows[key]
 
     def pack(self, receiving: bool = False) -> kernel.Stage:

@@ -56,6 +56,7 @@ CHANNELS = ("market", "store", "web")
 TTLS = (600, 900, 1800)  # none passes while an example runs: deadlines are moved by hand
 MAX_HOLD_SECONDS = 7_200
 SLACK_MS = 1_500
+PATIENCE_SECONDS = 20.0  # of one step: whoever waits longer waits for ever
 SEEN: Counter[str] = Counter()  # interesting events of the whole run
 
 # What a caller may be told when others do things at the same time.
@@ -190,7 +191,8 @@ class Machine(RuleBasedStateMachine):
 
     def run(self, work: Awaitable[Any]) -> Any:
         async def wait() -> Any:
-            return await work
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                return await work
 
         return self.runner.run(wait())
 
@@ -215,7 +217,7 @@ class Machine(RuleBasedStateMachine):
                 assert not error.retryable, error
                 return error
 
-        return self.runner.run(wait())
+        return self.run(wait())
 
     def look(self) -> None:
         """Reads and audits the store."""
@@ -373,7 +375,7 @@ class Machine(RuleBasedStateMachine):
         granted = isinstance(result, Receipt)
 
         def apply() -> Answer | None:
-            if granted and not current and not request.partial:
+            if granted and not current and not result.shortfalls:
                 return None  # a plan on rows that had moved on, made good by the store
             return self.model.reserve(
                 result.id if granted else None, request.channel, request.lines, request.partial,

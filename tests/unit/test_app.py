@@ -6,12 +6,13 @@ import logging
 from typing import Any, cast
 
 import httpx2
+import msgspec
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from api import call
 from api.app import App
-from api.openapi import problem_codes
+from api.openapi import EXAMPLES, problem_codes
 from api.problems import KINDS
 from api.routes import PAGES, ROUTES
 from api.routing import Route
@@ -359,6 +360,9 @@ async def test_the_document_is_openapi_and_names_every_route(client: httpx2.Asyn
     }
     routes: tuple[Route[Any], ...] = (*ROUTES, *PAGES)
     assert described == {(route.method, route.path) for route in routes}
+    assert "``" not in str(document)
+    for body, example in EXAMPLES.items():
+        assert msgspec.convert(example, body)
     operations = [operation for item in document["paths"].values() for operation in item.values()]
     ids = [operation["operationId"] for operation in operations]
     assert len(ids) == len(set(ids))

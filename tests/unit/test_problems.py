@@ -90,7 +90,7 @@ def test_members_that_do_not_apply_are_absent() -> None:
         "type": "/problems/unknown_reservation",
         "title": "Unknown reservation",
         "status": 404,
-        "detail": "No such reservation.",
+        "detail": "No such reservation; its id is the one that reserving answered with",
         "instance": "/v1/reservations/x",
         "code": "unknown_reservation",
         "retryable": False,

@@ -2,10 +2,11 @@
 -- due: tidies the lists of deadlines after their reservations were settled.
 --
 -- Guarantees: an id leaves a list only if its record is gone, ended, or has its deadline in another
--- second; the cursor moves on only over empty lists of passed seconds. Changes no stock: no event.
+-- second; the cursor moves on only over empty lists of passed seconds.
 -- KEYS 1 meta, then due lists, then buckets
 -- ARGV head, then lists; per list: second, ids; per id: index of its bucket in KEYS, id
 -- Returns applied, per list (ids left, ids kept, earliest deadline among those kept or 0)
+-- Event: none; no stock moves
 --%include shard
 
 local lists = tonumber(ARGV[HEAD + 1])

@@ -1,12 +1,14 @@
 #!lua flags=no-writes,allow-oom
--- look: what a worker must see before it plans or refuses; one instant, no change.
+-- look: what a worker must see before it plans or refuses.
 --
+-- Guarantees: all of it is of one instant; nothing is written.
 -- KEYS 1 meta 2 pools 3 skus 4 h 5 h before 6… due lists
 -- ARGV head, then rows, skus, keys; rows × (pool), skus × (sku), keys × (field);
 --      per due list: how many ids were seen there with nothing due, and until when (ms) that holds
 -- Returns applied, rows, entries of skus, values of keys ("" for what is not there),
 --      per due list its first ids, or nothing if none can be due; 1,000 ids in all, and '' for a
 --      list that had no room
+-- Event: none
 --%include shard
 
 local stop = open_shard({'hash', 'hash', 'hash', 'hash', 'hash', 'list'})

@@ -5,6 +5,7 @@
 -- KEYS 1 meta 2 the hour's list of ended ids 3 ids whose records stay 4… buckets
 -- ARGV head, then before in ms, hour, ids; per id: index of its bucket in KEYS, id
 -- Returns applied, ids left in the list
+-- Event: none
 --%include shard
 
 local stop = open_shard({'hash', 'list', 'list', 'hash'})
@@ -18,7 +19,7 @@ for i = 1, count do
   local bucket, id = KEYS[tonumber(ARGV[HEAD + 2 + 2 * i])], ARGV[HEAD + 3 + 2 * i]
   local text = call('HGET', bucket, id)
   if text then
-    local state, updated = string.match(text, '^(%u) %d+ (%d+) ')
+    local state, updated = string.match(text, '^(%u) %d+ (%S+) ')
     if (state == 'L' or state == 'X') and tonumber(updated) < before then
       call('HDEL', bucket, id)
     elseif state ~= 'R' and state ~= 'C' then

@@ -59,8 +59,15 @@ local function open_shard(kinds, done_before)
   if ARGV[3] ~= '' and meta[4] ~= ARGV[3] then return reply('policy') end
 end
 
--- Keys are about to be written to the current windows: meta must know them.
+-- Keys are about to be written to the current windows: meta must know them. A window that falls out
+-- of use is noted there, so that the reaper finds and removes it.
 local function keep_windows()
+  if meta[6] and meta[6] ~= ARGV[4] and meta[6] ~= ARGV[5] then
+    call('HSET', KEYS[1], 'old:h' .. meta[6], '1')
+  end
+  if meta[8] and meta[8] ~= ARGV[7] and meta[8] ~= ARGV[8] then
+    call('HSET', KEYS[1], 'old:w' .. meta[8], '1')
+  end
   call('HSET', KEYS[1], 'h', ARGV[4], 'hp', ARGV[5], 'w', ARGV[7], 'wp', ARGV[8])
 end
 

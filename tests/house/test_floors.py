@@ -1,0 +1,243 @@
+"""Who may import whom: the floors of the house, read from the imports themselves.
+
+Each edge stands in a table with its reason. An import that is not there fails, and so does an edge
+that nobody uses any more.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.processes import ROOT
+
+OURS = ("core", "api", "bench", "loadtest", "tests")
+
+# importer → {imported: why}. A package stands for all modules in it, unless they are named; what
+# is inside one package may import each other.
+EDGES = {
+    "core.errors": {},
+    "core.model": {},
+    "core.clock": {},
+    "core.deadlines": {},
+    "core.kernel": {},  # the kernel plans, and knows nothing of who asks
+    "core.settings": {
+        "core.errors": "a wrong setting stops the start with one line",
+    },
+    "core.embedded": {
+        "core.errors": "a server that cannot be started stops the start with one line",
+    },
+    "core.store": {
+        "core.errors": "what went wrong in the store, as everybody knows it",
+        "core.model": "texts of the store become the values that cross walls",
+    },
+    "core.snapshot": {
+        "core.kernel": "keeps the kernel's own objects, so that a plan parses nothing twice",
+        "core.store": "reads entries of SKUs",
+    },
+    "core.ops": {
+        "core.errors": "an op ends with a result or with an error",
+        "core.kernel": "an op that reserves is a demand of the kernel",
+        "core.model": "what callers sent, what a receipt becomes",
+        "core.store": "names of keys, and which script a verb is",
+    },
+    "core.steps": {
+        "core.errors": "the script's code becomes the caller's error",
+        "core.kernel": "a planned stage is what a script writes",
+        "core.ops": "the ops of one script",
+        "core.store": "names of keys, scripts, wording",
+    },
+    "core.lane": {
+        "core.clock": "deadlines are proposed in the server's time",
+        "core.deadlines": "a refusal is only right if nothing is due",
+        "core.errors": "every op that cannot go on ends with one",
+        "core.kernel": "the lane asks the kernel for plans",
+        "core.model": "grammar of names, levels of durability",
+        "core.ops": "what waits in the lane",
+        "core.snapshot": "what plans are made on",
+        "core.steps": "the scripts of one pipeline",
+        "core.store": "the link to the store",
+    },
+    "core.catalogue": {
+        "core.errors": "what may be wrong with a policy",
+        "core.kernel": "a changed SKU brings its rows under its policy in the same step",
+        "core.lane": "key windows and the server's time are the lane's",
+        "core.model": "channels, locations, SKUs as requests and as answers",
+        "core.store": "reads and writes policy",
+    },
+    "core.engine": {
+        "core.errors": "each verb's refusals",
+        "core.lane": "everything hot goes through the lane",
+        "core.model": "requests in, answers out",
+        "core.ops": "a use case is an op that it waits for",
+        "core.store": "single reads",
+    },
+    "core.reaper": {
+        "core.errors": "goes on when the store is away",
+        "core.lane": "expiry is a settling verb like the others",
+        "core.store": "removes what ended long ago",
+    },
+    "core.service": {
+        "core.catalogue": "opens it",
+        "core.clock": "hears the server's time before the first request",
+        "core.embedded": "finds the server of a data directory",
+        "core.engine": "opens it",
+        "core.errors": "refuses to start",
+        "core.lane": "opens it and mends what it asks for",
+        "core.model": "levels of durability",
+        "core.reaper": "opens it",
+        "core.settings": "is opened by them",
+        "core.store": "connects",
+    },
+    "api": {
+        "core.errors": "each code gets its status",
+        "core.model": "bodies are decoded into these structs, answers encoded from them",
+        "core.service": "the one thing that the door opens",
+        "core.settings": "flags, environment and file",
+        "core.embedded": "`serve` owns a private server",
+    },
+    "loadtest": {},  # speaks HTTP, as any client
+    "bench": {
+        "api": "the bare route that others are compared with runs under the same server",
+        "core": "measures it from inside",
+    },
+}
+
+# Only for a type checker's eyes: these are reached through what is handed over at run time.
+TYPES_ONLY = {
+    ("core.steps", "core.lane"): "a step is given the lane that it belongs to",
+    ("api", "core.catalogue"): "core.service hands it out",
+    ("api", "core.engine"): "core.service hands it out",
+    ("api", "core.ops"): "what core.engine hands out",
+}
+
+CYTHON_IMPORT = re.compile(r"^\s*(?:from\s+([\w.]+)\s+c?import|c?import\s+([\w.]+))", re.MULTILINE)
+
+
+def module_of(path: Path) -> str:
+    """The dotted name of a source file."""
+    parts = list(path.relative_to(ROOT).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def sources(top: str) -> Iterator[Path]:
+    """The files of a package that import something."""
+    for path in sorted((ROOT / top).rglob("*")):
+        if path.suffix in {".py", ".pyi", ".pyx", ".pxd"}:
+            yield path
+
+
+def imports(path: Path) -> Iterator[tuple[str, bool]]:
+    """(module, only for types) of what a file imports of ours."""
+    text = path.read_text()
+    if path.suffix in {".pyx", ".pxd"}:
+        for match in CYTHON_IMPORT.finditer(text):
+            yield match[1] or match[2], False
+        return
+    tree = ast.parse(text)
+    hidden = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for each in node.body
+        for inner in ast.walk(each)
+    }
+    for node in ast.walk(tree):
+        typed = id(node) in hidden
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, typed
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            assert node.module is not None
+            for alias in node.names:
+                deeper = f"{node.module}.{alias.name}"
+                yield (deeper if is_module(deeper) else node.module), typed
+
+
+def is_module(name: str) -> bool:
+    """True if a dotted name of ours is a file or a package."""
+    path = ROOT.joinpath(*name.split("."))
+    return name.split(".")[0] in OURS and (
+        path.is_dir() or any(path.with_suffix(s).exists() for s in (".py", ".pyx"))
+    )
+
+
+def floor_of(module: str, floors: list[str]) -> str | None:
+    """The most precise entry of the table that a module belongs to."""
+    fitting = [each for each in floors if module == each or module.startswith(each + ".")]
+    return max(fitting, key=len, default=None)
+
+
+def edges() -> dict[tuple[str, str, bool], list[str]]:
+    """(importer, imported, only for types) → the files where it is so."""
+    found: dict[tuple[str, str, bool], list[str]] = defaultdict(list)
+    for top in ("core", "api", "bench", "loadtest"):
+        for path in sources(top):
+            module = module_of(path)
+            if module == "core":
+                assert not list(imports(path)) or path.name != "__init__.py", "the map imports"
+            here = floor_of(module, list(EDGES)) or module
+            for name, typed in imports(path):
+                if name.split(".")[0] not in OURS:
+                    continue
+                allowed = [*EDGES.get(here, {}), *(to for of, to in TYPES_ONLY if of == here)]
+                there = floor_of(name, allowed) or floor_of(name, list(EDGES)) or name
+                if there != here:
+                    found[here, there, typed].append(str(path.relative_to(ROOT)))
+    return found
+
+
+def test_nobody_imports_against_the_table() -> None:
+    """Nothing calls back upward: api → core.service → … → {model, errors}."""
+    for (here, there, typed), files in edges().items():
+        assert here in EDGES, f"{here} is not in the table ({files[0]})"
+        known = there in EDGES[here] or (typed and (here, there) in TYPES_ONLY)
+        assert known, f"{here} → {there} in {', '.join(files)} is not in the table"
+
+
+def test_the_table_has_no_edge_that_nobody_uses() -> None:
+    used = {(here, there) for here, there, _ in edges()}
+    written = {(here, there) for here, allowed in EDGES.items() for there in allowed}
+    assert written | set(TYPES_ONLY) == used
+
+
+def test_the_table_has_no_circle() -> None:
+    """Read as an order, it has a bottom and a top."""
+    left = {here: {each for each in allowed if each in EDGES} for here, allowed in EDGES.items()}
+    left["bench"] = {each for each in EDGES if each.startswith("core.")} | {"api"}
+    while left:
+        free = [here for here, allowed in left.items() if not allowed & left.keys()]
+        assert free, f"a circle among {sorted(left)}"
+        for here in free:
+            del left[here]
+
+
+@pytest.mark.parametrize("top", ["core", "api", "loadtest"])
+def test_nothing_that_serves_imports_what_tests_it(top: str) -> None:
+    for path in sources(top):
+        others = {name.split(".")[0] for name, _ in imports(path)} & set(OURS)
+        assert others <= {"loadtest": {"loadtest"}, "core": {"core"}}.get(top, {"api", "core"})
+
+
+WINGS = {"redis": "core.store", "hiredis": "core.store", "uvicorn": "api", "starlette": "api"}
+BESIDE = {
+    ("core.service", "redis.asyncio.connection"): "reads a URL as redis-py does; speaks to nobody",
+}
+
+
+def test_each_outside_system_is_spoken_to_from_one_wing() -> None:
+    """The store from core.store, HTTP from api."""
+    astray = {
+        (module_of(path), name)
+        for top in ("core", "api")
+        for path in sources(top)
+        for name, _ in imports(path)
+        if (wing := WINGS.get(name.split(".")[0])) and floor_of(module_of(path), [wing]) is None
+    }
+    assert astray == set(BESIDE)
