@@ -22,6 +22,7 @@ from core.errors import (
 )
 from core.kernel._plan import Batch, Stage
 from core.kernel._policy import Policy, Row, Sku
+from core.kernel._pool import ChannelUnknown
 from core.lane import Lane
 from core.model import (
     CHANNELS_MAX,
@@ -244,9 +245,17 @@ class Catalogue:
             number, locations, _ = wording.parse_sku(old) if old else (0, (), None)
             if if_version is not None and number != if_version:
                 raise StaleVersion()
-            self._check_sku(spec, policy)
             new = wording.sku_entry(number + 1, locations, spec)
-            stage = await self._meet(policy, name, new, locations)
+            try:
+                self._check_sku(spec, policy)
+                stage = await self._meet(policy, name, new, locations)
+            except InvalidRequest:
+                if (await self._entries()).number == policy.number:
+                    raise
+                continue
+            except ChannelUnknown:  # a row has met a policy that is newer than this worker's
+                await self._entries()
+                continue
             field, value = self._key(key, 200 if old else 201, name)
             reply = await self._run(
                 scripts.SKU,

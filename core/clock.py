@@ -39,14 +39,14 @@ class ServerClock:
             self._trusted_ms = low if trusted is None else min(max(trusted, low), high)
             self._latest_ms = self._trusted_ms
             if self.suspect:
-                log.warning("the server's clock is back on its old time line; deadlines count again")
+                log.warning("the server's clock is back on its old time line: deadlines count")
             self.suspect = False
             return
         self._latest_ms = low
         if not self.suspect:
             log.error(
-                "the server's clock jumped by %+.1f s against this machine's; nothing expires until "
-                "it is back or `stockade clock accept` takes the new time for the true one",
+                "the server's clock jumped by %+.1f s against this machine's; nothing expires "
+                "until it is back or `stockade clock accept` takes the new time for the true one",
                 (low - trusted) / 1000,
             )
         self.suspect = True

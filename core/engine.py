@@ -443,7 +443,7 @@ class Engine:
             )
         if code == "state":
             state = wording.STATES[record[:1].decode()]
-            raise InvalidState(f"The reservation is {state}, which does not allow this", state=state)
+            raise InvalidState(f"It is {state}, which does not allow this", state=state)
         log.error("reservation %s: %s: %r", id, code, record)
         raise StockUnavailable("this reservation's record does not fit its pools; see the log")
 

@@ -1,92 +1,48 @@
 """Group commit: what waits while a pipeline is in flight is drained together and sent as the next.
 
-A pipeline holds at most one script per verb: stock first (planned on the rows last answered), then
-reserves (planned on what those leave), late commits, commits, fulfils, give-backs, extensions, and
-last a look at what must be seen before the next plan. Everything here is plain sync code that
-decides; the link sends and calls back. One object per worker and shard.
+``queues`` holds what waits, ``planning`` forms a pipeline of it: at most one script per verb. The
+lane sends it, hands each reply to its step, and asks for help when the store is away or another
+one. Plain sync code; the link sends and calls back. One object per worker and shard.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 from core.clock import ServerClock, monotonic_ms
 from core.deadlines import Deadlines
 from core.errors import (
     Draining,
-    InsufficientStock,
-    InvalidRequest,
     Outcome,
     Overloaded,
     StockadeError,
     StockUnavailable,
-    UnknownChannel,
-    UnknownLocation,
-    UnknownSku,
 )
-from core.kernel._plan import (
-    ADDED,
-    FULL,
-    MISS,
-    UNKNOWN_CHANNEL,
-    UNKNOWN_LOCATION,
-    UNKNOWN_SKU,
-    Batch,
-)
-from core.kernel._policy import Row
-from core.kernel._pool import ChannelUnknown, RowCorrupt
-from core.model import NAME_RULE, SKU_RULE, Durability, is_name, is_sku
+from core.model import Durability
 from core.ops import ReacquireOp, ReceiveOp, ReserveOp, SettleOp
+from core.planning import Planner
+from core.queues import Queues
 from core.snapshot import Snapshot
 from core.steps import (
-    DueStep,
     LookStep,
     ReacquireStep,
-    ReceiveStep,
     ReserveStep,
-    SettleStep,
     Step,
-    randomness,
 )
-from core.store import keys, scripts
+from core.store import keys
 from core.store.link import Command, Link, Replies, ReplyError, pack_command
 
-LINES_MAX = 2_000  # of one script: two values a line stay far below Lua's 7,999
-OPS_MAX = 1_000  # records of one settling script: eight values each
-LOOK_MAX = 4_000  # rows of one look
-CONFLICTS_ALONE = 4  # from this conflict on, contended demands go as a batch of their own
-CONFLICTS_MAX = 16  # replans of a demand
-STOCK_CONFLICTS_MAX = 64  # replans of a line of stock: facts should get through
 CLOCK_TRIES_MAX = 3  # proposals of time in a row that the store may refuse
-TURNS_MAX = 64  # rounds that a demand may wait for reads and for deadlines to be drained
 SEND_AT = 128  # an idle lane does not wait for more than this: half the callers plan meanwhile
 RESEND_SECONDS = 2.0  # how long a broken pipeline is sent again before its outcome is unknown
 
 Failure = Callable[[Outcome, str | None], StockadeError]  # (outcome, reservation) → its error
 
 log = logging.getLogger("stockade.lane")
-
-
-class Expiry:
-    """Waits for an expiry that nobody asked for: a record that cannot expire is set aside."""
-
-    __slots__ = ("_deadlines", "_id")
-
-    def __init__(self, deadlines: Deadlines, reservation_id: str) -> None:
-        self._deadlines = deadlines
-        self._id = reservation_id
-
-    def done(self) -> bool:
-        return False
-
-    def set_result(self, result: Any) -> None:
-        if not isinstance(result, StockadeError) and result[0] == "corrupt":
-            self._deadlines.set_aside(self._id)
-            log.error("reservation %s cannot expire: its record or pool is corrupt", self._id)
 
 
 class Flight:
@@ -101,6 +57,10 @@ class Flight:
         self.since_ms = sent_ms
         self.resent = False
         self.timer: asyncio.TimerHandle | None = None
+
+    def age_ms(self) -> float:
+        """Since it was sent first."""
+        return monotonic_ms() - self.since_ms
 
 
 class Lane:
@@ -130,7 +90,6 @@ class Lane:
         self.full = False  # the store's memory is nearly used up: no new reservations
         self.closed: StockadeError | None = Draining("this worker has not started yet")
         self.flight_stamp = (0, 0.0)
-        self._staleness_ms = staleness_ms
         self._short_ms, self._long_ms = short_window_ms, long_window_ms
         self._short = self._long = ("0", "0")
         self._queue_limit = queue_limit
@@ -141,21 +100,13 @@ class Lane:
         self._flight: Flight | None = None
         self._scheduled = False
         self._paused: set[str] = set()
-        self._batch = Batch()
         self._round = 0
-        self._policy_round = -1
         self._clock_tries = 0
-        self._receives: deque[ReceiveOp] = deque()
-        self._reserves: deque[ReserveOp] = deque()
-        self._contended: deque[ReserveOp] = deque()
-        self._reacquires: deque[ReacquireOp] = deque()
-        self._settles: dict[str, deque[SettleOp]] = {
-            script.name: deque()
-            for script in (scripts.COMMIT, scripts.FULFIL, scripts.GIVEBACK, scripts.EXTEND)
-        }
-        self._wanted: dict[tuple[str, str | None], None] = {}
-        self._keyed: list[ReserveOp] = []
-        self._look_due = False
+        self.queues = Queues(self.counts)
+        self.planner = Planner(
+            self.queues, self.snapshot, self.deadlines, self.counts, staleness_ms,
+            lambda: self.now_ms, self._ask_for,
+        )  # fmt: skip
         self._tidy: list[asyncio.Future[None]] = []
         self._idle: list[asyncio.Future[None]] = []
 
@@ -201,12 +152,12 @@ class Lane:
         """Queues a demand. Raises Unavailable if there is no room or no store."""
         if self.full:
             raise Overloaded("The store's memory is nearly used up; no new reservations for now")
-        if self.closed is not None or len(self._reserves) >= self._queue_limit:
+        if self.closed is not None or len(self.queues.reserves) >= self._queue_limit:
             self._admit()
         op.round = self._round
-        self._reserves.append(op)
+        self.queues.reserves.append(op)
         if self._flight is None:
-            if len(self._reserves) >= SEND_AT:
+            if len(self.queues.reserves) >= SEND_AT:
                 self._send()
             elif not self._scheduled:
                 self._schedule()
@@ -215,36 +166,33 @@ class Lane:
         """Queues a late commit."""
         self._admit()
         op.round = self._round
-        self._reacquires.append(op)
+        self.queues.reacquires.append(op)
         self._schedule()
 
     def receive(self, op: ReceiveOp) -> None:
         """Queues a line of a receipt."""
         self._admit()
         op.round = self._round
-        self._receives.append(op)
+        self.queues.receives.append(op)
         self._schedule()
 
     def settle(self, op: SettleOp) -> None:
         """Queues a verb on a record."""
         self._admit()
-        self._settles[op.script.name].append(op)
+        self.queues.settles[op.script.name].append(op)
         self._schedule()
 
     def tidy(self) -> asyncio.Future[None]:
         """Asks for everything due to be expired; done when a look finds nothing due."""
         future: asyncio.Future[None] = self._loop.create_future()
         self._tidy.append(future)
-        self._look_due = True
+        self.planner.look_due = True
         self._schedule()
         return future
 
     def waiting(self) -> int:
         """Ops in the queues."""
-        return (
-            len(self._reserves) + len(self._contended) + len(self._receives)
-            + len(self._reacquires) + sum(map(len, self._settles.values()))
-        )  # fmt: skip
+        return self.queues.waiting()
 
     def check_readable(self) -> None:
         """Raises StockUnavailable while the store is away or is not the one that is known."""
@@ -256,46 +204,6 @@ class Lane:
             raise self.closed.with_traceback(None)  # else it would gather those of all its raisers
         if self.waiting() >= self._queue_limit:
             raise Overloaded(f"{self._queue_limit} requests are waiting already; try again")
-
-    # --- coming back ---------------------------------------------------------------------------
-
-    def requeue(self, ops: Iterable[Any]) -> None:
-        """Puts ops back in front, in their order."""
-        for op in reversed(list(ops)):
-            if isinstance(op, ReacquireOp):
-                op.reset()
-                self._reacquires.appendleft(op)
-            elif isinstance(op, ReserveOp):
-                op.reset()
-                alone = op.conflicts >= CONFLICTS_ALONE
-                (self._contended if alone else self._reserves).appendleft(op)
-            elif isinstance(op, ReceiveOp):
-                self._receives.appendleft(op)
-            else:
-                self._settles[op.script.name].appendleft(op)
-
-    def replan(self, ops: Iterable[Any], moved: list[Row]) -> None:
-        """After a conflict: ops on rows that moved count it, and past the bound they end."""
-        again = []
-        for op in ops:
-            if isinstance(op, ReceiveOp):
-                op.turns += 1
-                spent = op.turns > STOCK_CONFLICTS_MAX
-            else:
-                if any(b" %s@" % row.pool in op.record for row in moved):
-                    op.conflicts += 1
-                spent = op.conflicts > CONFLICTS_MAX
-            if spent:
-                self.counts["given_up"] += 1
-                op.finish(Overloaded("Too many callers want the same units; try again"))
-            else:
-                again.append(op)
-        self.requeue(again)
-
-    def distrust(self, rows: Iterable[Row]) -> None:
-        """Rows that may have moved are read again before the next plan on them."""
-        for row in rows:
-            self._wanted[(row.sku, row.location)] = None
 
     # --- sending -------------------------------------------------------------------------------
 
@@ -316,16 +224,13 @@ class Lane:
         monotonic = monotonic_ms()
         self._roll_windows()
         steps: list[Step] = []
-        policy = self.snapshot.policy
-        if not self._paused and policy is not None:
-            self._batch.begin(policy, self.snapshot.skus)
-            self._plan_receives(steps)
-            self._plan_reserves(steps, monotonic)
-            self._plan_reacquires(steps, monotonic)
-        if not self._paused & {"link", "scripts", "epoch"}:
-            self._plan_settles(steps)
+        tidying = bool(self._tidy)
         if not self._paused:
-            self._plan_look(steps)
+            self.planner.planned_steps(steps, monotonic)
+        if not self._paused & {"link", "scripts", "epoch"}:
+            self.planner.settle_steps(steps, tidying)
+        if not self._paused:
+            self.planner.look_step(steps, tidying)
         if not steps:
             self._rest()
             return
@@ -354,283 +259,6 @@ class Lane:
         if own > int(self._long[0]):
             self._long = (str(own), self._long[0] if int(self._long[0]) else str(own))
 
-    # --- planning ------------------------------------------------------------------------------
-
-    def _plan_receives(self, steps: list[Step]) -> None:
-        batch, snapshot = self._batch, self.snapshot
-        planned: list[ReceiveOp] = []
-        later: list[ReceiveOp] = []
-        places: dict[str, list[str]] = {}
-        fields: set[bytes] = set()
-        while self._receives and len(planned) < OPS_MAX:
-            op = self._receives.popleft()
-            if op.gone():
-                continue
-            sku = snapshot.skus.get(op.sku)
-            policy = snapshot.policy
-            assert policy is not None
-            if sku is None or (sku.number == 0 and sku.round <= op.round):
-                self._wanted[(op.sku, op.location)] = None
-                later.append(op)
-            elif sku.number == 0:
-                op.finish(self._unknown_sku([op], op.index))
-            elif op.location not in policy.locations:
-                if self._policy_round <= op.round:
-                    self._wanted[(op.sku, None)] = None
-                    later.append(op)
-                else:
-                    op.finish(_unknown_location([op.location]))
-            elif op.location in sku.locations and op.location not in sku.rows:
-                self._wanted[(op.sku, op.location)] = None
-                later.append(op)
-            elif op.key.field in fields:
-                later.append(op)
-            else:
-                try:
-                    moves = batch.receive(snapshot.row(sku, op.location), sku, op.quantity)
-                except OverflowError:
-                    op.finish(_too_much(op))
-                    continue
-                except RowCorrupt as error:
-                    self._corrupt(op, [op], error)
-                    continue
-                except ChannelUnknown:
-                    self._ask_for("policy")
-                    self._wanted[(op.sku, op.location)] = None
-                    later.append(op)
-                    continue
-                if moves is None:
-                    later.append(op)
-                    break
-                op.moves = moves
-                fields.add(op.key.field)
-                if op.location not in sku.locations:
-                    new = places.setdefault(op.sku, [])
-                    if op.location not in new:
-                        new.append(op.location)
-                planned.append(op)
-        self._receives.extendleft(reversed(later))
-        if planned:
-            steps.append(ReceiveStep(batch.pack(True), planned, places))
-
-    def _plan_reserves(self, steps: list[Step], monotonic: float) -> None:
-        queue = self._contended if self._contended else self._reserves
-        granted, due, now_ms = self._plan_demands(queue, monotonic)
-        if granted:
-            steps.append(ReserveStep(self._batch.pack(), granted, due, now_ms))
-
-    def _plan_reacquires(self, steps: list[Step], monotonic: float) -> None:
-        if not self._reacquires:
-            return
-        granted, _, _ = self._plan_demands(self._reacquires, monotonic)
-        if granted:
-            steps.append(ReacquireStep(self._batch.pack(), granted))
-
-    def _plan_demands(
-        self, queue: deque[Any], monotonic: float
-    ) -> tuple[list[Any], dict[int, list[str]], int]:
-        """Plans what waits in a queue. Refusals that may stand are answered; what must be seen
-        first goes back into the queue, and what it rests on onto the list of the next look."""
-        batch = self._batch
-        batch.begin_stage()
-        later: list[ReserveOp] = []
-        fields: set[bytes] = set()
-        lines = 0
-        while queue and lines < LINES_MAX:
-            op = queue.popleft()
-            if op.gone():
-                continue
-            key = op.key
-            if key is not None:
-                if key.field in fields:
-                    later.append(op)  # a twin: the first one answers for it
-                    continue
-                fields.add(key.field)
-            try:
-                code = batch.add(op)
-            except RowCorrupt as error:
-                self._corrupt(op, op.lines, error)
-                continue
-            except ChannelUnknown as error:
-                self._ask_for("policy")
-                self._want(op, [(str(error), None)], later)
-                continue
-            if code == ADDED:
-                lines += len(op.lines)
-                op.set_deadline(batch.policy)
-            elif code == FULL:
-                if not batch.rows:
-                    op.finish(InvalidRequest("Too many pools are in question; pin locations"))
-                    continue
-                later.append(op)
-                break
-            elif code == MISS:
-                self._want(op, batch.misses, later)
-                batch.misses.clear()
-            else:
-                self._unknown(op, code, later)
-        if not batch.demands:
-            queue.extendleft(reversed(later))
-            return [], {}, 0
-        if batch.plan() < len(batch.demands):
-            self._refuse(batch, later, monotonic)
-        now_ms = self.now_ms
-        granted, due = batch.pack_reservations(
-            now_ms, randomness(len(batch.demands)), keys.SHARD
-        )
-        queue.extendleft(reversed(later))
-        return granted, due, now_ms
-
-    def _refuse(self, batch: Batch, later: list[ReserveOp], monotonic: float) -> None:
-        """Demands that got nothing: answered if what they rest on was seen, else looked at."""
-        since = monotonic - self._staleness_ms if self._staleness_ms else float("inf")
-        for number, op in enumerate(batch.demands):
-            if batch.granted(number):
-                continue
-            seen = (
-                (op.key is None or op.key_round > op.round)
-                and (self._policy_round > op.round or self.deadlines.clear_at >= since)
-                and (self.deadlines.clear_round > op.round or self.deadlines.clear_at >= since)
-                and batch.confirmed(number, op.round, since)
-            )
-            if seen and op.content and not op.partial:
-                op.partial = True
-                self._look_due = True
-                later.append(op)
-            elif seen:
-                self.counts["refused"] += 1
-                op.finish(self._refusal(batch.shortfalls(number)))
-            else:
-                if op.key is not None:
-                    self._keyed.append(op)
-                self._look_due = True
-                self._want(op, batch.reads(number), later)
-
-    @staticmethod
-    def _refusal(shortfalls: list[tuple[Any, ...]]) -> InsufficientStock:
-        lines = []
-        for _, sku, location, requested, available, _, limited_by in shortfalls:
-            line = {"sku": sku}
-            if location is not None:
-                line["location"] = location
-            line |= {"requested": requested, "available": available, "limited_by": limited_by}
-            lines.append(line)
-        return InsufficientStock(lines=lines)
-
-    def _want(
-        self, op: ReserveOp, pairs: Iterable[tuple[str, str | None]], later: list[ReserveOp]
-    ) -> None:
-        """The demand waits until these were looked at; bounded."""
-        op.turns += 1
-        if op.turns > TURNS_MAX:
-            op.finish(Overloaded("More deadlines are due than can be settled now; try again"))
-            return
-        self._wanted.update(dict.fromkeys(pairs))
-        later.append(op)
-
-    def _corrupt(self, op: ReserveOp | ReceiveOp, lines: list[Any], error: RowCorrupt) -> None:
-        """A row that cannot be read: only who needs it is refused; it may be mended meanwhile."""
-        self.counts["corrupt"] += 1
-        log.error("the store holds a row that is not one: %s", error)
-        for line in lines:
-            sku = self.snapshot.skus.get(line.sku)
-            if sku is not None:
-                self.distrust(sku.rows.values())
-        op.finish(StockUnavailable(f"the store holds a row that is not one: {error}"))
-
-    def _unknown(self, op: ReserveOp, code: int, later: list[ReserveOp]) -> None:
-        """A name that this worker does not know: asked for once, then refused."""
-        if code == UNKNOWN_CHANNEL:
-            if self._policy_round > op.round:
-                op.finish(UnknownChannel())
-                return
-        elif code == UNKNOWN_LOCATION:
-            if self._policy_round > op.round:
-                op.finish(self._unknown_location(op))
-                return
-        elif code == UNKNOWN_SKU:
-            known = self.snapshot.skus
-            missing = [line for line in op.lines if not known[line.sku].number]
-            if all(known[line.sku].round > op.round for line in missing):
-                op.finish(self._unknown_sku(op.lines))
-                return
-        self._want(op, [(line.sku, None) for line in op.lines], later)
-
-    def _unknown_sku(self, lines: list[Any], first: int = 0) -> StockadeError:
-        """``first``: the number that the first of the lines has in its request."""
-        wrong = [
-            (f"/lines/{number}/sku", SKU_RULE)
-            for number, line in enumerate(lines, first)
-            if not is_sku(line.sku)
-        ]
-        if wrong:
-            return InvalidRequest(errors=wrong)
-        known = self.snapshot.skus
-        return UnknownSku(
-            lines=[
-                {"sku": line.sku, "requested": line.quantity, "available": 0}
-                for line in lines
-                if line.sku not in known or not known[line.sku].number
-            ]
-        )
-
-    def _unknown_location(self, op: ReserveOp) -> StockadeError:
-        policy = self.snapshot.policy
-        assert policy is not None
-        wrong, unknown = [], []
-        for number, line in enumerate(op.lines):
-            named = [("location", line.location)] if line.location is not None else []
-            named += [(f"locations/{at}", name) for at, name in enumerate(line.locations or ())]
-            for member, name in named:
-                if name in policy.locations:
-                    continue
-                if not is_name(name):
-                    wrong.append((f"/lines/{number}/{member}", NAME_RULE))
-                unknown.append(name)
-        if wrong:
-            return InvalidRequest(errors=wrong)
-        return _unknown_location(unknown)
-
-    def _plan_settles(self, steps: list[Step]) -> None:
-        """Commits, fulfils, give-backs, extensions; a record at most once in a pipeline."""
-        busy: set[str] = set()
-        for reservation_id in [i for ids in self.deadlines.drains.values() for i in ids]:
-            self._settles[scripts.GIVEBACK.name].append(
-                SettleOp("expire", reservation_id, Expiry(self.deadlines, reservation_id))
-            )
-        drains, self.deadlines.drains = self.deadlines.drains, {}
-        for queue in self._settles.values():
-            ops: list[SettleOp] = []
-            later: list[SettleOp] = []
-            while queue and len(ops) < OPS_MAX + 1_000 * bool(drains):
-                op = queue.popleft()
-                if op.gone():
-                    continue
-                if op.id in busy:
-                    later.append(op)
-                    continue
-                busy.add(op.id)
-                ops.append(op)
-            queue.extendleft(reversed(later))
-            if ops:
-                steps.append(SettleStep(ops))
-        now_ms = self.now_ms
-        if self._tidy or self.deadlines.far_behind(now_ms):  # with no reaper we tidy ourselves
-            for second in self.deadlines.passed(now_ms):
-                drains.setdefault(second, [])
-        if drains:
-            steps.append(DueStep(drains))
-
-    def _plan_look(self, steps: list[Step]) -> None:
-        if not (self._wanted or self._keyed or self._look_due or self._tidy):
-            return
-        pairs = list(self._wanted)[:LOOK_MAX]
-        for pair in pairs:
-            del self._wanted[pair]
-        keyed, self._keyed = [op for op in self._keyed if not op.gone()], []
-        self._look_due = False
-        steps.append(LookStep(pairs, keyed, self.deadlines.seconds(self.now_ms)))
-
     # --- landing -------------------------------------------------------------------------------
 
     def _landed(self, flight: Flight, replies: Replies) -> None:
@@ -657,7 +285,7 @@ class Lane:
                 continue
             self._clock_tries = 0
             if isinstance(step, (ReserveStep, ReacquireStep, LookStep)):
-                self._policy_round = self.flight_stamp[0]
+                self.planner.policy_round = self.flight_stamp[0]
             step.landed(self, reply, flight.resent)
         self._flight = None
         self._finish_tidy()
@@ -667,16 +295,16 @@ class Lane:
         """Epoch, clock or policy: nothing was done; the ops go back and the reason is mended."""
         step.undone(self)
         if isinstance(step, LookStep):
-            self._look_due = True
+            self.planner.look_due = True
         if outcome == b"policy":
             self._ask_for("policy")
-            self.requeue(step.ops)
+            self.queues.requeue(step.ops)
             return
         if outcome == b"clock":
             self.told_windows(reply)
             self._clock_tries += 1
             if self._clock_tries <= CLOCK_TRIES_MAX:
-                self.requeue(step.ops)
+                self.queues.requeue(step.ops)
                 return
             error = StockUnavailable("the store's clock and this worker's estimate do not agree")
         else:
@@ -691,8 +319,8 @@ class Lane:
         self.counts[f"error:{error.code}"] += 1
         if error.code == "NOSCRIPT":
             if isinstance(step, LookStep):
-                self._look_due = True
-            self.requeue(step.ops)
+                self.planner.look_due = True
+            self.queues.requeue(step.ops)
             self._ask_for("scripts")
             return
         log.error("the store refused %s: %s", type(step).__name__, error)
@@ -737,13 +365,12 @@ class Lane:
         self._link = link
         self._paused.discard("link")
         flight = self._flight
-        if flight is not None and flight.resent:
-            if monotonic_ms() - flight.since_ms >= 1000 * RESEND_SECONDS:
-                # It takes connections and does not answer: what waits behind this gets its turn.
-                flight = None
-                self._lose_flight(lambda outcome, id: StockUnavailable(
-                    "the store did not answer in time", outcome, id
-                ))
+        if flight is not None and flight.resent and flight.age_ms() >= 1000 * RESEND_SECONDS:
+            # It takes connections and does not answer: what waits behind this gets its turn.
+            flight = None
+            self._lose_flight(
+                lambda outcome, id: StockUnavailable("The store did not answer in time", outcome, id)
+            )
         if flight is None:
             self._schedule()
         else:
@@ -769,16 +396,8 @@ class Lane:
 
     def give_up(self, error: StockadeError, planned_only: bool = False) -> None:
         """Ends what waits in the queues: nothing of it happened."""
-        queues: list[deque[Any]] = [
-            self._receives, self._reserves, self._contended, self._reacquires,
-        ]  # fmt: skip
-        if not planned_only:
-            queues += self._settles.values()
-        for queue in queues:
-            while queue:
-                queue.popleft().finish(error)
-        self._keyed.clear()
-        self._wanted.clear()
+        self.queues.give_up(error, planned_only)
+        self.planner.forget_wishes()
         for future in self._tidy:
             if not future.done():
                 future.set_exception(error)
@@ -808,12 +427,3 @@ class Lane:
             self._link.abort("closed")
             self._link = None
 
-
-def _unknown_location(names: Iterable[str]) -> UnknownLocation:
-    named = ", ".join(dict.fromkeys(names))
-    return UnknownLocation(f"There is no location {named}; PUT /v1/locations/{{name}} makes one")
-
-
-def _too_much(op: ReceiveOp) -> InvalidRequest:
-    detail = f"Expected less: {op.sku} at {op.location} would hold more than 2^53 units"
-    return InvalidRequest(detail, [(f"/lines/{op.index}/quantity", detail)])

@@ -30,7 +30,9 @@ NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,31}$"
 ID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$"
 SKU_RULE = 'Expected 1 to 64 visible ASCII characters without space @ { } " \\ `'
 NAME_RULE = "Expected [a-z0-9][a-z0-9._-]{0,31}, and not the name of an account"
-ACCOUNT_NAMES = frozenset({"shared", "safety", "damaged", "quarantine", "deficit", "outside", "all"})
+ACCOUNT_NAMES = frozenset(
+    {"shared", "safety", "damaged", "quarantine", "deficit", "outside", "all"}
+)
 
 _SKU = re.compile(SKU_PATTERN[1:-1])
 _NAME = re.compile(NAME_PATTERN[1:-1])
@@ -46,6 +48,10 @@ Units = Annotated[int, Meta(ge=0, le=QUANTITY_MAX)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 TtlSeconds = Annotated[int, Meta(ge=1, le=HOLD_SECONDS_MAX)]
 Durability = Literal["memory", "fsync", "ledger"]
+Places = Annotated[list[Name], Meta(min_length=1, max_length=LOCATIONS_PER_LINE_MAX)]
+State = Literal[
+    "reserved", "committed", "fulfilled", "returned", "released", "expired", "cancelled"
+]
 Timestamp = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 
 
@@ -85,9 +91,7 @@ class Line(Request, frozen=True, gc=False):
     sku: Sku
     quantity: Quantity
     location: Name | None = None
-    locations: Annotated[list[Name], Meta(min_length=1, max_length=LOCATIONS_PER_LINE_MAX)] | None = (
-        None
-    )
+    locations: Places | None = None
 
 
 class Reserve(Request, frozen=True):
@@ -271,7 +275,7 @@ class Reservation(Struct, frozen=True):
     """A reservation as it is. Times are RFC 3339; ``expires_at`` is null unless ``reserved``."""
 
     id: str
-    state: Literal["reserved", "committed", "fulfilled", "returned", "released", "expired", "cancelled"]
+    state: State
     version: int
     channel: str
     reference: str | None

@@ -178,7 +178,8 @@ class Service:
         shard: what was acknowledged since would be forgotten.
         """
         if meta.format != scripts.FORMAT:
-            return f"the store has format {meta.format or 'none'}, this version knows {scripts.FORMAT}"
+            found = meta.format or "none"
+            return f"the store has format {found}, this version knows {scripts.FORMAT}"
         if meta.epoch != self.lane.epoch:
             return f"the store has epoch {meta.epoch}, this worker knows {self.lane.epoch}"
         if meta.seq < self.lane.seq:
@@ -234,7 +235,8 @@ class Service:
                 log.warning("trying again: %s", error)
                 if loop.time() >= give_up_at:
                     self.lane.give_up(error, planned_only)
-                await asyncio.sleep(RECONNECT_SECONDS if loop.time() < give_up_at else SETTLE_SECONDS)
+                late = loop.time() >= give_up_at
+                await asyncio.sleep(SETTLE_SECONDS if late else RECONNECT_SECONDS)
 
     # --- policy --------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ answer means. Plain sync code: the lane sends and receives.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from core.errors import KeyReused
@@ -37,7 +37,7 @@ def index_of(names: list[bytes], known: dict[bytes, int], name: bytes) -> int:
 class Step:
     """One script of a pipeline. ``landed`` gets every outcome but epoch, clock and policy."""
 
-    ops: list[Any]
+    ops: Sequence[Any] = ()
 
     def command(self, lane: Lane) -> Command:
         raise NotImplementedError
@@ -123,7 +123,7 @@ class ReserveStep(PlannedStep):
     def landed(self, lane: Lane, reply: list[Any], resent: bool) -> None:
         outcome = reply[0]
         if outcome == b"conflict":
-            lane.replan(self.ops, self.conflicted(lane, reply[5]))
+            lane.queues.replan(self.ops, self.conflicted(lane, reply[5]))
         elif outcome == b"known" and reply[5] == b"keys":
             self.undone(lane)
             keyed = [op for op in self.ops if op.key is not None]
@@ -131,7 +131,7 @@ class ReserveStep(PlannedStep):
             for index, value in known.items():
                 answer_known(keyed[index], value)
             answered = {id(keyed[index]) for index in known}
-            lane.requeue([op for op in self.ops if id(op) not in answered])
+            lane.queues.requeue([op for op in self.ops if id(op) not in answered])
         else:
             if outcome == b"known":
                 self.as_met(lane, reply[6])
@@ -164,7 +164,7 @@ class ReacquireStep(PlannedStep):
     def landed(self, lane: Lane, reply: list[Any], resent: bool) -> None:
         outcome = reply[0]
         if outcome == b"conflict":
-            lane.replan(self.ops, self.conflicted(lane, reply[5]))
+            lane.queues.replan(self.ops, self.conflicted(lane, reply[5]))
         elif outcome == b"stale" or (outcome == b"known" and reply[5] == b"keys"):
             self.undone(lane)
             found = reply[5] if outcome == b"stale" else reply[6]
@@ -174,7 +174,7 @@ class ReacquireStep(PlannedStep):
                     answer_known(self.ops[index], value)
                 else:
                     self.ops[index].finish(("stale", value))
-            lane.requeue([op for i, op in enumerate(self.ops) if i not in answered])
+            lane.queues.requeue([op for i, op in enumerate(self.ops) if i not in answered])
         else:
             if outcome == b"known":
                 self.as_met(lane, reply[6])
@@ -219,7 +219,7 @@ class ReceiveStep(PlannedStep):
             names = list(self._places)
             for index, entry in zip(reply[6][::2], reply[6][1::2], strict=True):
                 lane.snapshot.see_sku(names[index], entry, round, seen_at)
-            lane.replan(self.ops, self.conflicted(lane, reply[5]))
+            lane.queues.replan(self.ops, self.conflicted(lane, reply[5]))
         elif outcome == b"known":
             self.undone(lane)
             known = dict(zip(reply[5][::2], reply[5][1::2], strict=True))
@@ -231,8 +231,8 @@ class ReceiveStep(PlannedStep):
                     op.finish(None)
                 else:
                     answer_known(op, value)
-            lane.requeue([op for i, op in enumerate(self.ops) if i not in known])
-            lane.distrust(self.stage.rows)
+            lane.queues.requeue([op for i, op in enumerate(self.ops) if i not in known])
+            lane.planner.distrust(self.stage.rows)
         else:
             self.took_effect(lane, reply[5])
             for name, places in self._places.items():
@@ -290,13 +290,11 @@ class SettleStep(Step):
                 later.append(op)
             else:
                 op.finish((code.decode(), detail))
-        lane.requeue(later)
+        lane.queues.requeue(later)
 
 
 class DueStep(Step):
     """Tidies the lists of deadlines behind the expiries of the same pipeline."""
-
-    ops: list[Any] = []
 
     def __init__(self, lists: dict[int, list[str]]) -> None:
         self._lists = lists
@@ -321,8 +319,6 @@ class DueStep(Step):
 
 class LookStep(Step):
     """What must be seen before planning or refusing."""
-
-    ops: list[Any] = []
 
     def __init__(
         self,

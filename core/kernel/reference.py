@@ -163,7 +163,7 @@ class Pool:
 
 
 def adopt(pool: Pool, draft: Pool) -> None:
-    """Let ``pool`` become ``draft``; OverflowError if its units, or an allowance, would be too many.
+    """Let ``pool`` become ``draft``; OverflowError if units or an allowance would be too many.
 
     All units together must stay countable: whoever reads the pool adds them up.
     """

@@ -14,7 +14,6 @@ from core.errors import (
     InsufficientStock,
     InvalidQuantity,
     InvalidRequest,
-    InvalidState,
     KeyRequired,
     KeyReused,
     StaleVersion,
@@ -239,10 +238,10 @@ async def test_many_wide_reservations_settle_in_one_script(worker: Service, stor
     await worker.catalogue.put_channel("web", ChannelSpec())
     await asyncio.gather(*(worker.catalogue.put_sku(name, SkuSpec()) for name in names[:100]))
     entry = text(store, keys.SKUS, names[0])
-    store.hset(keys.SKUS, mapping={name: entry for name in names[100:]})
-    store.zadd(keys.CATALOG, {name: 0 for name in names[100:]})
+    store.hset(keys.SKUS, mapping=dict.fromkeys(names[100:], entry))
+    store.zadd(keys.CATALOG, dict.fromkeys(names[100:], 0))
     for at in range(0, len(names), 1_000):
-        await receive(worker, {name: 1 for name in names[at : at + 1_000]})
+        await receive(worker, dict.fromkeys(names[at:at + 1000], 1))
     engine = worker.engine
     ids = [
         (await engine.reserve(Reserve("web", [Line(n, 1) for n in names[at : at + 100]]))).id

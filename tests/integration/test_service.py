@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from core.embedded.valkey import EmbeddedValkey
 from core.errors import (
     Draining,
     DurabilityUnavailable,
@@ -16,7 +17,6 @@ from core.errors import (
     StartRefused,
     StockUnavailable,
 )
-from core.embedded.valkey import EmbeddedValkey
 from core.model import ChannelSpec, Commit, Receive, ReceiveLine, Release, SkuSpec
 from core.ops import Receipt
 from core.service import Service, open_service

@@ -188,8 +188,8 @@ def test_a_refusal_may_stand_if_all_it_rests_on_was_seen(
         reads = plan.batch.reads(number)
         for row in plan.rows.values():
             row.round, row.seen_at = 4, 100.0
-        for known in plan.skus.values():
-            known.round, known.seen_at = 4, 100.0
+        for each in plan.skus.values():
+            each.round, each.seen_at = 4, 100.0
         clean = not touched.intersection(reads)
         assert plan.batch.confirmed(number, 3, float("inf")) == clean
         assert plan.batch.confirmed(number, 4, 100.0) == clean

@@ -619,30 +619,33 @@ class Machine(RuleBasedStateMachine):
     def concurrently(self, data: st.DataObject, count: int) -> None:
         """Any verbs on the same few things, from any engine."""
         works = [self._any_work(data.draw, self.service(data.draw(engines))) for _ in range(count)]
-        results = self.run(self.shop.all(works))
-        self.at_once(results)
+        self.at_once(self.run(self.shop.all([work() for work in works])))
 
-    def _any_work(self, draw: Any, s: Service) -> Awaitable[Any]:
+    def _any_work(self, draw: Any, s: Service) -> Callable[[], Awaitable[Any]]:
         some = ["reserve", "reserve", "receive", "channel", "sku"]
         verb = draw(st.sampled_from(some + ["settle"] * 6 * bool(self.ids)))
+        key = self.key()
         if verb == "reserve":
-            return s.engine.reserve(draw(demands()), self.key() if draw(st.booleans()) else None)
+            request, keyed = draw(demands()), draw(st.booleans())
+            return lambda: s.engine.reserve(request, key if keyed else None)
         if verb == "receive":
             receipt = draw(receipts)
-            return s.engine.receive(Receive(receipt), [self.key() for _ in receipt])
+            return lambda: s.engine.receive(Receive(receipt), [None] * len(receipt))
         if verb == "channel":
-            return s.catalogue.put_channel(draw(channels), draw(channel_specs()))
+            name, spec = draw(channels), draw(channel_specs())
+            return lambda: s.catalogue.put_channel(name, spec)
         if verb == "sku":
-            return s.catalogue.put_sku(draw(st.sampled_from(SKUS)), draw(sku_specs()))
-        id = self.pick(draw(st.integers(0, 3)))
+            sku, sku_spec = draw(st.sampled_from(SKUS)), draw(sku_specs())
+            return lambda: s.catalogue.put_sku(sku, sku_spec)
+        id, some = self.pick(draw(st.integers(0, 3))), draw(parts)
         works: dict[str, Callable[[], Awaitable[Any]]] = {
             "commit": lambda: s.engine.commit(id, Commit("reacquire")),
             "release": lambda: s.engine.release(id, Release()),
             "cancel": lambda: s.engine.cancel(id, Cancel()),
-            "fulfil": lambda: s.engine.fulfil(id, Fulfil(draw(parts)), self.key()),
+            "fulfil": lambda: s.engine.fulfil(id, Fulfil(some), key),
             "extend": lambda: s.engine.extend(id, Extend(1_800)),
         }
-        return works[draw(st.sampled_from(sorted(works)))]()
+        return works[draw(st.sampled_from(sorted(works)))]
 
     @precondition(lambda self: any(r.state == "R" for r in self.model.records.values()))
     @rule(pick=picks, engine=engines, others=st.integers(0, 3), ago_ms=st.sampled_from([0, 400]))

@@ -138,6 +138,8 @@ ROWS: dict[str, Row] = {
     },
     "second location": ("POST", RESERVE, line(locations=["main", "a b"]), 422,
                         "validation_failed", "/lines/0/locations/1"),
+    "pinned and not": ("POST", RESERVE, line(location="main", locations=["main"]), 422,
+                       "validation_failed", "/lines/0/locations"),
     "no lines": ("POST", RESERVE, basket(lines=[]), 422, "validation_failed", "/lines"),
     "101 lines": ("POST", RESERVE, basket(lines=[{"sku": "tee", "quantity": 1}] * 101), 422,
                   "validation_failed", "/lines"),
@@ -293,6 +295,7 @@ async def test_every_verb_checks_what_it_is_sent(shop: httpx2.AsyncClient, held:
         ("cancel", {"lines": []}, 422, "validation_failed"),
         ("cancel", {"lines": [{"sku": "tee", "quantity": 1}]}, 400, "idempotency_key_required"),
         ("fulfil", {"lines": [{"sku": "tee", "quantity": 1}]}, 400, "idempotency_key_required"),
+        ("cancel", {"lines": [{"sku": "a b", "quantity": 1}]}, 400, "idempotency_key_required"),
         ("cancel", {}, 409, "invalid_state"),
         ("fulfil", {}, 409, "invalid_state"),
     ]:
@@ -306,4 +309,13 @@ async def test_every_verb_checks_what_it_is_sent(shop: httpx2.AsyncClient, held:
         )
         document = assert_problem(response, 409, "invalid_quantity")
         assert document["lines"][0]["available"] == 1
+        response = await shop.post(
+            f"{RESERVE}/{committed}/{verb}",
+            json={"lines": [{"sku": "tee", "quantity": 1}, {"sku": "a b", "quantity": 1},
+                            {"sku": "tee", "quantity": 1, "location": "Main"}]},
+            headers={"Idempotency-Key": "k"},
+        )  # fmt: skip
+        document = assert_problem(response, 422, "validation_failed")
+        pointers = [error["pointer"] for error in document["errors"]]
+        assert pointers == ["/lines/1/sku", "/lines/2/location"]
     assert await everything(shop, held) == before

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import httpx2
 import pytest
 
+from api.app import App
 from tests.problems import assert_problem
+from tests.workers import client, make_due, stop_reaper
 
 PATH = "/v1/reservations"
 
@@ -161,6 +164,36 @@ async def test_a_stale_version_has_no_effect(shop: httpx2.AsyncClient) -> None:
     assert done.headers["etag"] != etag
     refused = await shop.post(f"{PATH}/{id}/fulfil", headers={"If-Match": etag})
     assert_problem(refused, 412, "stale_version")
+
+
+async def test_units_are_free_once_the_deadline_passed(
+    app: App, shop: httpx2.AsyncClient, store_url: str
+) -> None:
+    assert app.service is not None
+    await stop_reaper(app.service)
+    with contextlib.closing(client(store_url)) as store:
+        late, gone = await reserved(shop, 3), await reserved(shop, 4)
+        make_due(store, late)
+        make_due(store, gone)
+    passed = (await shop.get(f"{PATH}/{late}")).json()
+    assert (passed["state"], passed["expires_at"]) == ("expired", None)
+    # The version that the caller knows is the one before the expiry, which its commit brings about.
+    won = await shop.post(f"{PATH}/{late}/commit", headers={"If-Match": '"1"'})
+    assert won.status_code == 200
+    assert won.json()["reacquired"] is True
+    partial = await shop.post(PATH, json=basket(9, partial=True))
+    assert partial.json()["lines"][0]["quantity"] == 4
+    assert partial.json()["refused"][0]["granted"] == 4
+    lost = await shop.post(f"{PATH}/{gone}/commit")
+    document = assert_problem(lost, 409, "expired")
+    assert document["lines"] == [
+        {"sku": "tee", "requested": 4, "available": 0, "limited_by": "channel_quota"}
+    ]
+    refused = await shop.post(f"{PATH}/{gone}/commit", json={"late": "refuse"})
+    assert "lines" not in assert_problem(refused, 409, "expired")
+    for verb in ("release", "fulfil", "cancel"):
+        document = assert_problem(await shop.post(f"{PATH}/{gone}/{verb}"), 409, "invalid_state")
+        assert document["state"] == "expired"
 
 
 async def test_a_batch_grants_what_it_can(shop: httpx2.AsyncClient) -> None:

@@ -86,6 +86,31 @@ async def test_lines_are_received_each_on_its_own(shop: httpx2.AsyncClient) -> N
     assert results[3]["pool"]["on_hand"] == 5
 
 
+async def test_a_line_that_is_not_valid_says_which_it_is(shop: httpx2.AsyncClient) -> None:
+    lines = [arrival(), arrival("a b"), arrival(location="Main")]
+    response = await shop.post(RECEIVE, json={"lines": lines})
+    first, *wrong = response.json()["results"]
+    assert first["status"] == 200
+    pointers = [result["problem"]["errors"][0]["pointer"] for result in wrong]
+    assert pointers == ["/lines/1/sku", "/lines/2/location"]
+
+
+async def test_a_channel_sees_its_own(shop: httpx2.AsyncClient) -> None:
+    await shop.put("/v1/locations/north", json={})
+    await shop.post(RECEIVE, json={"lines": [arrival(quantity=5, location="north")]})
+    stock = (await shop.get("/v1/stock/tee?channel=web")).json()
+    assert stock["available"] == {"web": 7}
+    assert [(pool["location"], list(pool["channels"])) for pool in stock["pools"]] == [
+        ("main", ["web"]),
+        ("north", []),
+    ]
+    # Units at a location that the channel does not sell from are not on its pages.
+    response = await shop.get("/v1/availability?channel=web&sku=tee&by_location=true")
+    assert response.json()["items"] == [
+        {"sku": "tee", "available": 7, "by_location": {"main": 7}}
+    ]
+
+
 async def test_a_delivery_arrives_once(shop: httpx2.AsyncClient) -> None:
     headers = {"Idempotency-Key": "truck-2"}
     body = {"lines": [arrival(), arrival("cap", 2)]}

@@ -297,6 +297,10 @@ async def test_the_order_in_which_things_are_wrong(client: httpx2.AsyncClient) -
     assert await code(content=too_large, headers=text) == "body_too_large"
     assert await code(content=b"{", headers=text | key) == "unsupported_media_type"
     assert await code(content=b"{", headers=json_type | key) == "idempotency_key_invalid"
+    commit = f"/v1/reservations/{ID}/commit"
+    match = {"If-Match": "x"}
+    assert await code(commit, content=b"{", headers=text | match) == "unsupported_media_type"
+    assert await code(commit, content=b"{", headers=json_type | match) == "if_match_invalid"
     assert await code(content=b"{", headers=json_type) == "malformed_json"
     assert await code(content=b"{}", headers=json_type) == "validation_failed"
 

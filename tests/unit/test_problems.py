@@ -17,6 +17,7 @@ from core.errors import (
     Overloaded,
     StartRefused,
     StockadeError,
+    StockUnavailable,
     UnknownReservation,
 )
 
@@ -128,3 +129,13 @@ def test_members_that_apply(error: StockadeError, members: dict[str, object]) ->
 
 def test_a_detail_is_that_of_the_error() -> None:
     assert problem(Overloaded("Too many callers"), "/").detail == "Too many callers"
+
+
+def test_what_the_store_says_is_not_for_callers() -> None:
+    detail = problem(StockUnavailable("Error 2 connecting to /run/secret.sock"), "/").detail
+    assert "secret" not in detail
+    assert "try again" in detail
+
+
+def test_no_text_is_marked_up() -> None:
+    assert not [code for code, kind in KINDS.items() if "`" in kind.text]
