@@ -64,7 +64,8 @@ class Call:
     def __init__(self, scope: Scope, app: App) -> None:
         self.app = app
         self.method: str = scope["method"]
-        self.raw_path = raw_path(scope)
+        raw_path: bytes | None = scope.get("raw_path")
+        self.raw_path = quote(scope["path"]).encode("ascii") if raw_path is None else raw_path
         self.query: bytes = scope["query_string"]
         self.parameter = ""
         self.body = b""
@@ -126,28 +127,22 @@ class Call:
         """The headers of ``reply`` with its length and with what is passed through."""
         _, headers, body = reply
         headers.append((b"content-length", b"%d" % len(body)))
-        headers += passed_through(self.headers)
+        pass_through(self.headers, headers)
         return headers
 
 
-def raw_path(scope: Scope) -> bytes:
-    """The path as it was sent; made anew if the server does not tell it."""
-    sent: bytes | None = scope.get("raw_path")
-    return quote(scope["path"]).encode("ascii") if sent is None else sent
-
-
-def passed_through(headers: Mapping[bytes, bytes]) -> list[Header]:
-    """Those of ``headers`` that every answer repeats: who traces a request finds its answer."""
-    return [
-        (name, headers[name])
-        for name, pattern in _ECHOED
-        if name in headers and pattern.fullmatch(headers[name])
-    ]
+def pass_through(sent: Mapping[bytes, bytes], headers: list[Header]) -> None:
+    """Add to ``headers`` what every answer repeats of the request's: who traces it finds it."""
+    for name, pattern in _ECHOED:
+        value = sent.get(name)
+        if value is not None and pattern.fullmatch(value):
+            headers.append((name, value))
 
 
 def passing_through(scope: Scope, send: Send) -> Send:
     """``send``, with what is passed through added to the head of the answer."""
-    headers = passed_through(dict(scope["headers"]))
+    headers: list[Header] = []
+    pass_through(dict(scope["headers"]), headers)
     if not headers:
         return send
 

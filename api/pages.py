@@ -13,7 +13,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
 from api import wire
-from api.call import raw_path
+from api.call import Call
 from api.problems import KINDS, MethodNotAllowed, UnknownRoute, answer
 from core.errors import Draining, StockadeError, StockUnavailable
 
@@ -119,8 +119,7 @@ def _problem(
     request: Request, error: StockadeError, members: dict[str, Any] | None = None
 ) -> Response:
     """``error`` as a response, with ``members`` in its document."""
-    instance = raw_path(request.scope).decode("ascii", "replace")
-    status, headers, body = answer(error, instance)
+    status, headers, body = answer(error, Call(request.scope, request.app).instance)
     if members is not None:
         body = wire.encode(members | msgspec.json.decode(body))
     named = {name.decode(): value.decode() for name, value in headers}

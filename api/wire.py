@@ -78,20 +78,17 @@ class Body(Generic[T]):
         Raises, in this order: UnsupportedMediaType, KeyInvalid, MalformedJson, InvalidRequest.
         """
         self._check_media_type(call)
-        return self._read(call)
-
-    def read_versioned(self, call: Call) -> tuple[bytes | None, T, int | None]:
-        """The same and the version that If-Match names, whose IfMatchInvalid is a 400 too."""
-        self._check_media_type(call)
-        version = if_match(call)
-        return *self._read(call), version
-
-    def _read(self, call: Call) -> tuple[bytes | None, T]:
         sent = header_key(call)
         value = self.decode(call.body)
         if call.query:
             Parameters(call)
         return sent, value
+
+    def read_versioned(self, call: Call) -> tuple[bytes | None, T, int | None]:
+        """The same and the version that If-Match names, whose IfMatchInvalid is a 400 as well."""
+        self._check_media_type(call)
+        version = if_match(call)
+        return *self.read(call), version
 
     def decode(self, body: bytes) -> T:
         """``body`` as a struct. Raises MalformedJson, InvalidRequest."""

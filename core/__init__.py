@@ -5,8 +5,8 @@
     settings    one typed place for everything that can be set, and every limit with its reason
     kernel      plans: pure decisions in C; read ``_plan.pxd`` first, ``reference.py`` for the rule
     store       commits: key names, Lua scripts, and what is said to Valkey
-    lane        group commit: what waits (queues, ops) is drained, planned (planning, refusals),
-                sent as one pipeline of steps, replanned; on what it saw (snapshot, deadlines, clock)
+    lane        group commit: what waits (queues, ops) is drained, planned (planning, refusals)
+                on what was seen (snapshot, deadlines, clock), sent as one pipeline of steps
     engine      the use cases of reservations and stock, one short function per verb
     catalogue   the use cases of policy: channels, locations, SKUs
     reaper      deadlines that passed, records that ended long ago

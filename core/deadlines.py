@@ -26,11 +26,11 @@ class Deadlines:
     def seconds(self, now_ms: int) -> list[int]:
         """The seconds to look at: from the cursor to the one after now, which may have begun."""
         last = now_ms // 1000 + 1
-        return list(range(min(self.cursor, last), last + 1))[:SECONDS_MAX]
+        return list(range(min(self.cursor, last), last + 1)[:SECONDS_MAX])
 
     def passed(self, now_ms: int) -> list[int]:
         """Seconds that are over but not behind the cursor yet."""
-        return list(range(self.cursor, now_ms // 1000))[:SECONDS_MAX]
+        return list(range(self.cursor, now_ms // 1000)[:SECONDS_MAX])
 
     def far_behind(self, now_ms: int) -> bool:
         """True if there are more seconds to look at than one look takes in."""
@@ -39,6 +39,10 @@ class Deadlines:
     def quiet(self, second: int) -> tuple[int, int]:
         """(ids in the list, time in ms) up to which it is known that nothing is due in it."""
         return self._quiet.get(second, (-1, 0))
+
+    def not_judged(self, round: int, seen_at: float) -> None:
+        """Takes in a look on a clock in doubt: nothing is due while nothing may expire."""
+        self.clear_round, self.clear_at = round, seen_at
 
     def looked(
         self, found: dict[int, list[bytes]], server_ms: int, round: int, seen_at: float

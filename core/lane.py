@@ -369,7 +369,7 @@ class Lane:
             # It takes connections and does not answer: what waits behind this gets its turn.
             flight = None
             self._lose_flight(
-                lambda outcome, id: StockUnavailable("The store did not answer in time", outcome, id)
+                lambda outcome, id: StockUnavailable("The store does not answer", outcome, id)
             )
         if flight is None:
             self._schedule()

@@ -359,9 +359,12 @@ class LookStep(Step):
                 answer_known(op, value)
             else:
                 op.key_round = round
-        lane.deadlines.looked(
-            dict(zip(self._seconds, due, strict=True)), server_ms, round, seen_at
-        )
+        if lane.clock.suspect:
+            lane.deadlines.not_judged(round, seen_at)
+        else:
+            lane.deadlines.looked(
+                dict(zip(self._seconds, due, strict=True)), server_ms, round, seen_at
+            )
 
 
 def answer_known(op: ReserveOp | ReceiveOp, value: bytes) -> None:

@@ -18,7 +18,7 @@ import redis.asyncio as redis
 
 TAG = "{s0}:"
 MILLION = 1_000_000
-BUCKET_MS = 60_000
+BUCKET_MS = 1_000
 DIFFERENCES_SHOWN = 40
 ALIVE = {"R": "reserved", "C": "committed"}
 FOLLOWS = {"R": "RCLX", "C": "CFK", "F": "FT", "T": "T", "K": "", "L": "C", "X": "C"}
@@ -359,12 +359,12 @@ def _parse(found: Audit) -> None:
     for name, bucket in found.store.hashes.items():
         if not name.startswith(TAG + "rsv:"):
             continue
-        minute = name.removeprefix(TAG + "rsv:")
+        second = name.removeprefix(TAG + "rsv:")
         for id, text in bucket.items():
             found.check(_ID.fullmatch(id) is not None, f"record {id}: not an id")
             found.check(id.endswith("00"), f"record {id}: of another shard")
             found.check(
-                str(created_ms(id) // BUCKET_MS) == minute, f"record {id}: stands in bucket {minute}"
+                str(created_ms(id) // BUCKET_MS) == second, f"record {id}: stands in bucket {second}"
             )
             with _noting(found, f"record {id}"):
                 found.records[id] = parse_record(text)

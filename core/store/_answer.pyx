@@ -80,7 +80,7 @@ cdef inline int _hex(char digit) noexcept nogil:
 
 
 cdef char *_free_text(char *at, const char *word, const char *end) noexcept nogil:
-    """A percent-encoded word as a JSON string; ``-`` alone is null. Never longer than 2 × the word."""
+    """A percent-encoded word as a JSON string; ``-`` alone is null. At most 2 × the word."""
     cdef char byte
     if end - word == 1 and word[0] == c"-":
         return _text(at, "null")

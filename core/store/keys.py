@@ -17,7 +17,7 @@ CATALOG = f"{_TAG}:catalog".encode()
 EVENTS = f"{_TAG}:events".encode()
 KEPT = f"{_TAG}:done:kept".encode()
 
-BUCKET_MS = 60_000  # reservations of one minute of creation share a hash
+BUCKET_MS = 1_000  # reservations of one second share a hash: small ones stay in the cache
 HOUR_MS = 3_600_000
 
 _BUCKET = f"{_TAG}:rsv:".encode()

@@ -126,7 +126,7 @@ async def test_nothing_is_planned_on_an_old_policy(
         assert (await accounts(one))[0] == 4  # all of it web's own, by the new floor
         assert one.lane.counts["ReceiveStep:policy"] == before["ReceiveStep:policy"] + 1
     else:
-        with pytest.raises(Exception, match="units are gone"):
+        with pytest.raises(Exception, match="could not be taken anew"):
             await one.engine.commit(id, Commit())
     assert sum(n for name, n in one.lane.counts.items() if name.endswith(":policy")) >= 1
 

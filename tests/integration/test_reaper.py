@@ -9,7 +9,7 @@ import pytest
 
 from core.deadlines import SECONDS_MAX
 from core.errors import InsufficientStock
-from core.lane import OPS_MAX
+from core.planning import OPS_MAX
 from core.model import Cancel, ChannelSpec, Commit, Extend, Fulfil, Release
 from core.ops import Receipt
 from core.reaper import PURGE_BATCH, PURGE_BATCHES, Reaper

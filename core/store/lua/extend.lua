@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
--- extend: a later deadline for reservations that are alive, for a batch of records, each on its own.
+-- extend: a later deadline for reservations that are alive, for a batch, each on its own.
 --
--- Guarantees: only before the deadline; never an earlier deadline; the record's id stands in the due
--- list of its new second.
+-- Guarantees: only before the deadline; never an earlier deadline; the record's id stands in the
+-- due list of its new second.
 -- KEYS, ARGV, reply: see parts/records.lua. Argument: "deadline index-of-due-list-in-KEYS limit",
 -- times in ms; past the limit the answer is `limit`.
 -- Codes: done, already, limit, state, due, version, gone, replay, reused, corrupt

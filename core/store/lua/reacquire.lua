@@ -17,7 +17,8 @@ local stop = open_shard({'hash', 'hash', 'stream', 'hash'}, function()
   for i = 0, records - 1 do
     local at = at_records + 6 * i
     if call('HGET', KEYS[tonumber(ARGV[at])], ARGV[at + 1]) == ARGV[at + 3] then
-      return reply('known', 'batch', call('HMGET', KEYS[2], unpack(ARGV, HEAD + 3, HEAD + 2 + pools)))
+      return reply('known', 'batch',
+        call('HMGET', KEYS[2], unpack(ARGV, HEAD + 3, HEAD + 2 + pools)))
     end
   end
 end)

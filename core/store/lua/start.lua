@@ -22,4 +22,6 @@ if redis.call('EXISTS', KEYS[1]) == 0 then
     'purged', string.format('%d', math.floor(now / 3600000) - 1))
 end
 local meta = redis.call('HMGET', KEYS[1], 'format', 'epoch', 'seq', 'policy', 'cursor', 'purged')
-return {meta[1] or '', meta[2] or '', meta[3] or '', meta[4] or '', meta[5] or '', meta[6] or '', now}
+for i = 1, 6 do meta[i] = meta[i] or '' end
+meta[7] = now
+return meta

@@ -1,8 +1,8 @@
 -- Part of the scripts that settle: a reservation's record as a table, and the loop over a batch.
 --
 -- A record reads "state version updated deadline committed seq channel customer reference line …",
--- "-" for what is absent; a line pool@own,borrowed with ,fulfilled,cancelled,returned,ceiling behind
--- it once one of them is not 0. States: R reserved, C committed, F fulfilled, T returned,
+-- "-" for what is absent; a line pool@own,borrowed with ,fulfilled,cancelled,returned,ceiling
+-- behind it once one of them is not 0. States: R reserved, C committed, F fulfilled, T returned,
 -- L released, X expired, K cancelled.
 --
 -- ARGV after the head: count, verb of the event, then 8 per record:
@@ -43,7 +43,8 @@ local function print_record(r, number)
   local parts = {format('%s %d %d %s %s %s %s %s %s', r.state, r.version + 1, now, r.deadline,
     r.committed, number, r.channel, r.customer, r.reference)}
   for _, line in ipairs(r.lines) do
-    if line.fulfilled == 0 and line.cancelled == 0 and line.ceiling == 0 and line.returned == '0' then
+    if line.fulfilled == 0 and line.cancelled == 0 and line.ceiling == 0
+        and line.returned == '0' then
       parts[#parts + 1] = format('%s@%d,%d', line.pool, line.own, line.borrowed)
     else
       parts[#parts + 1] = format('%s@%d,%d,%d,%d,%s,%d', line.pool, line.own, line.borrowed,
@@ -178,7 +179,8 @@ local function settle(decide, kept_long)
   local number, lines = format('%d', tonumber(meta[3]) + 1), 0
   for i = 1, count do
     local at = first + (i - 1) * WIDTH
-    local bucket, id, act, wanted = KEYS[tonumber(ARGV[at])], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+    local bucket, id = KEYS[tonumber(ARGV[at])], ARGV[at + 1]
+    local act, wanted = ARGV[at + 2], ARGV[at + 3]
     local key, print = ARGV[at + 4], ARGV[at + 5]
     local long = kept_long[act]
     local known = key ~= '' and known_key(KEYS[long and 7 or 5], KEYS[long and 8 or 6], key)

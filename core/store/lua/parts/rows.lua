@@ -72,7 +72,7 @@ local function units_of(row)
   return total - h[DEFICIT], lawful
 end
 
--- A plan's deltas on a row that changed since it was planned: the new text, or nil if it may not be.
+-- A plan's deltas on a row that changed since it was planned: the new text, nil if it may not be.
 local function rebase(text, planned_on, deltas)
   if deltas == '' or text == '' or planned_on == '' then return nil end
   local row = parse_row(text)
