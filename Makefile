@@ -36,7 +36,7 @@ run: build
 test: build
 	$(BIN)/ruff check
 	$(BIN)/mypy
-	$(BIN)/cython-lint core
+	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint core  # it runs pycodestyle by name
 	$(BIN)/python -m pytest
 
 bench: build

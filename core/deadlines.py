@@ -8,6 +8,8 @@ two changes, nothing in it can be due.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 SECONDS_MAX = 64  # lists looked at in one script
 QUIET_MS = 2**52  # an empty list stays quiet until it grows
 
@@ -53,8 +55,8 @@ class Deadlines:
             names = [each.decode() for each in ids]
             if any(each not in self._set_aside for each in names):
                 clear = False
-                if names[0]:
-                    self.drains[second] = names
+            if names and names[0]:
+                self.drains[second] = names
         if clear:
             self.clear_round, self.clear_at = round, seen_at
 
@@ -66,8 +68,16 @@ class Deadlines:
             self._quiet.pop(second, None)
 
     def set_aside(self, reservation_id: str) -> None:
-        """A record that cannot expire: it must not keep every refusal waiting."""
+        """A record that cannot expire: it is put off, and keeps no refusal waiting."""
         self._set_aside.add(reservation_id)
+
+    def is_set_aside(self, reservation_id: str) -> bool:
+        """True until it was put off."""
+        return reservation_id in self._set_aside
+
+    def put_off(self, reservation_ids: Iterable[str]) -> None:
+        """They stand in a later list now, and are tried again when that is due."""
+        self._set_aside.difference_update(reservation_ids)
 
     def moved(self, cursor: int) -> None:
         """The store's cursor, from any reply."""

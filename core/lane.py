@@ -105,7 +105,7 @@ class Lane:
         self.queues = Queues(self.counts)
         self.planner = Planner(
             self.queues, self.snapshot, self.deadlines, self.counts, staleness_ms,
-            lambda: self.now_ms, self._ask_for,
+            lambda: self.now_ms,
         )  # fmt: skip
         self._tidy: list[asyncio.Future[None]] = []
         self._idle: list[asyncio.Future[None]] = []
@@ -232,7 +232,10 @@ class Lane:
         if not self._paused:
             self.planner.look_step(steps, tidying)
         if not steps:
-            self._rest()
+            if self.waiting() and not self._paused:
+                self._schedule()  # the one that these waited behind was answered without asking
+            else:
+                self._rest()
             return
         commands: list[Command] = [step.command(self) for step in steps]
         payload = b"".join(map(pack_command, commands))

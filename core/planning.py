@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from core.deadlines import Deadlines
@@ -22,9 +22,10 @@ from core.kernel._plan import (
     UNKNOWN_LOCATION,
     UNKNOWN_SKU,
     Batch,
+    Stage,
 )
 from core.kernel._policy import Row
-from core.kernel._pool import ChannelUnknown, RowCorrupt
+from core.kernel._pool import ChannelUnknown, LawBroken, RowCorrupt
 from core.ops import ReceiveOp, ReserveOp, SettleOp
 from core.queues import Queues
 from core.refusals import insufficient, too_much, unknown_location, unknown_locations, unknown_sku
@@ -78,16 +79,14 @@ class Planner:
         counts: Counter[str],
         staleness_ms: int,
         now_ms: Callable[[], int],
-        ask_for: Callable[[str], None],
     ) -> None:
-        """``now_ms`` estimates the server's time; ``ask_for("policy")`` has it read again."""
+        """``now_ms`` estimates the server's time."""
         self._queues = queues
         self._snapshot = snapshot
         self._deadlines = deadlines
         self._counts = counts
         self._staleness_ms = staleness_ms
         self._now_ms = now_ms
-        self._ask_for = ask_for
         self._batch = Batch()
         self._wanted: dict[tuple[str, str | None], None] = {}
         self._keyed: list[ReserveOp] = []
@@ -152,8 +151,7 @@ class Planner:
                 except RowCorrupt as error:
                     self._corrupt(op, [op], error)
                     continue
-                except ChannelUnknown:
-                    self._ask_for("policy")
+                except ChannelUnknown:  # the look says whether the policy or the SKU has moved on
                     self._wanted[(op.sku, op.location)] = None
                     later.append(op)
                     continue
@@ -169,20 +167,36 @@ class Planner:
                 planned.append(op)
         self._queues.receives.extendleft(reversed(later))
         if planned:
-            steps.append(ReceiveStep(batch.pack(True), planned, places))
+            stage = self._packed(planned, True)
+            if stage is not None:
+                steps.append(ReceiveStep(stage, planned, places))
 
     def _plan_reserves(self, steps: list[Step], monotonic: float) -> None:
         queue = self._queues.contended if self._queues.contended else self._queues.reserves
         granted, due, now_ms = self._plan_demands(queue, monotonic)
-        if granted:
-            steps.append(ReserveStep(self._batch.pack(), granted, due, now_ms))
+        stage = self._packed(granted) if granted else None
+        if stage is not None:
+            steps.append(ReserveStep(stage, granted, due, now_ms))
 
     def _plan_reacquires(self, steps: list[Step], monotonic: float) -> None:
         if not self._queues.reacquires:
             return
         granted, _, _ = self._plan_demands(self._queues.reacquires, monotonic)
-        if granted:
-            steps.append(ReacquireStep(self._batch.pack(), granted))
+        stage = self._packed(granted) if granted else None
+        if stage is not None:
+            steps.append(ReacquireStep(stage, granted))
+
+    def _packed(self, ops: Sequence[Any], receiving: bool = False) -> Stage | None:
+        """The planned rows, printed. None if they would break a law: a defect, and nobody waits."""
+        try:
+            return self._batch.pack(receiving)
+        except LawBroken as error:
+            log.critical("a plan was not sent: %s", error)
+            self._counts["law_broken"] += 1
+            for op in ops:
+                op.finish(StockUnavailable(f"The plan for it was not sent: {error}"))
+            self._batch.begin(self._batch.policy, self._snapshot.skus)
+            return None
 
     def _plan_demands(
         self, queue: deque[Any], monotonic: float
@@ -193,11 +207,17 @@ class Planner:
         batch.begin_stage()
         later: list[ReserveOp] = []
         fields: set[bytes] = set()
+        ids: set[str] = set()
         lines = 0
         while queue and lines < LINES_MAX:
             op = queue.popleft()
             if op.gone():
                 continue
+            if op.id is not None:  # a late commit: a record takes its units anew only once
+                if op.id in ids:
+                    later.append(op)
+                    continue
+                ids.add(op.id)
             key = op.key
             if key is not None:
                 if key.field in fields:
@@ -210,7 +230,6 @@ class Planner:
                 self._corrupt(op, op.lines, error)
                 continue
             except ChannelUnknown as error:
-                self._ask_for("policy")
                 self._want(op, [(str(error), None)], later)
                 continue
             if code == ADDED:
@@ -307,6 +326,8 @@ class Planner:
         """Commits, fulfils, give-backs, extensions; a record at most once in a pipeline."""
         busy: set[str] = set()
         for reservation_id in [i for ids in self._deadlines.drains.values() for i in ids]:
+            if self._deadlines.is_set_aside(reservation_id):
+                continue
             self._queues.settles[scripts.GIVEBACK.name].append(
                 SettleOp("expire", reservation_id, Expiry(self._deadlines, reservation_id))
             )
@@ -327,7 +348,8 @@ class Planner:
             if ops:
                 steps.append(SettleStep(ops))
         now_ms = self._now_ms()
-        if tidying or self._deadlines.far_behind(now_ms):  # with no reaper we tidy ourselves
+        # With no reaper whoever is to be refused tidies, or would never see what is due now.
+        if tidying or (self.look_due and self._deadlines.far_behind(now_ms)):
             for second in self._deadlines.passed(now_ms):
                 drains.setdefault(second, [])
         if drains:

@@ -34,6 +34,9 @@ def index_of(names: list[bytes], known: dict[bytes, int], name: bytes) -> int:
     return at
 
 
+PUT_OFF_SECONDS = 3_600  # until a record that cannot expire is tried again
+
+
 class Step:
     """One script of a pipeline. ``landed`` gets every outcome but epoch, clock and policy."""
 
@@ -298,15 +301,21 @@ class DueStep(Step):
 
     def __init__(self, lists: dict[int, list[str]]) -> None:
         self._lists = lists
+        self._put_off: list[str] = []
 
     def command(self, lane: Lane) -> Command:
-        names = [keys.META, *(keys.due_at(second) for second in self._lists)]
+        later = keys.due_at(lane.now_ms // 1000 + PUT_OFF_SECONDS)
+        names = [keys.META, later, *(keys.due_at(second) for second in self._lists)]
         known: dict[bytes, int] = {}
         args: list[Any] = [len(self._lists)]
         for second, ids in self._lists.items():
             args += (second, len(ids))
-            for reservation_id in ids:
-                args += (index_of(names, known, keys.bucket_of(reservation_id)), reservation_id)
+            for each in ids:
+                off = lane.deadlines.is_set_aside(each)
+                if off:
+                    self._put_off.append(each)
+                at = index_of(names, known, keys.bucket_of(each))
+                args += (at, each, "1" if off else "")
         return _evalsha(scripts.DUE, names, lane.head(None), args)
 
     def landed(self, lane: Lane, reply: list[Any], resent: bool) -> None:
@@ -315,6 +324,7 @@ class DueStep(Step):
             self._lists, counts[::3], counts[1::3], counts[2::3], strict=True
         ):
             lane.deadlines.tidied(second, left, kept, int(earliest))
+        lane.deadlines.put_off(self._put_off)
 
 
 class LookStep(Step):

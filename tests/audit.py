@@ -212,6 +212,17 @@ def parse_row(text: str) -> Row:
     return Row(*(int(found[i]) for i in range(1, 10)), quotas)
 
 
+def print_row(row: Row) -> str:
+    """The text that ``parse_row`` reads."""
+    head = (row.shared, row.safety, row.damaged, row.quarantine, row.deficit, row.credit)
+    words = [f"{row.version} {row.sku_number} {row.policy_number} {','.join(map(str, head))}"]
+    for name, quota in row.quotas.items():
+        if quota != Quota():
+            values = list(vars(quota).values())[: 8 if quota.ceiling else 4]
+            words.append(f"{name}@{','.join(map(str, values))}")
+    return " ".join(words)
+
+
 def parse_record(text: str) -> Record:
     """A reservation's record. Raises Unreadable."""
     found = _RECORD.fullmatch(text)
@@ -635,11 +646,9 @@ class Fold:
         """Every unit that an account of a row gained or lost is in the records or movements."""
         wanted: dict[str, Counter[str]] = defaultdict(Counter)
         for move in event.moves:
-            deltas = wanted[move.pool]
-            if move.source != "outside":
-                deltas[move.source] -= move.units
-            if move.target != "outside":
-                deltas[move.target] += -move.units if move.target == "deficit" else move.units
+            for account, units in ((move.source, -move.units), (move.target, move.units)):
+                if account != "outside":  # and a deficit grows by what comes out of it
+                    wanted[move.pool][account] += -units if account == "deficit" else units
         if event.verb == "reserve" or "late" in event.fields:
             for id, record in event.records.items():
                 self._taken(id, record, wanted)

@@ -162,6 +162,15 @@ class Model:
         rule.receive(self.policy(), self.sku_policy(sku), pool, units)
         pool.version += 1
 
+    def lose(self, place: Place, units: int) -> None:
+        """A count finds nothing for sale, and ``units`` less than is promised."""
+        pool = self.pools[place]
+        pool.shared = pool.safety = 0
+        for quota in pool.quotas.values():
+            quota.free = 0
+        pool.deficit += units
+        pool.version += 1
+
     # --- reservations --------------------------------------------------------------------------
 
     def reserve(

@@ -10,7 +10,7 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 import redis
@@ -25,7 +25,7 @@ from tests.audit import audit
 PATIENCE_SECONDS = 20.0
 TURN_SECONDS = 0.002  # between two looks at a condition that no event announces
 
-Store = redis.Redis
+Store: TypeAlias = Any  # a redis.Redis, whose types do not know that it decodes nothing
 moved: set[str] = set()  # reservations whose deadline a test moved; ids are never used again
 
 

@@ -553,13 +553,15 @@ cdef class Batch:
         stage = Stage()
         rows, pools, old, news, deltas = (
             stage.rows, stage.pools, stage.old, stage.new, stage.deltas)
+        for slot in range(self._pools):        # all checks first: a broken law prints nothing
+            if self._now[slot].touched:
+                check_laws(&self._now[slot], &self._before[slot])
         for slot in range(self._pools):
             now = &self._now[slot]
             if not now.touched:
                 continue
             before = &self._before[slot]
             row = <Row>self.rows[slot]
-            check_laws(now, before, False)
             new = print_row(now, self.policy._names, now.version + 1)
             rows.append(row)
             pools.append(row.pool)

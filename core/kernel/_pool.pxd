@@ -60,7 +60,7 @@ cdef struct Pool:
 cdef int parse_row(const char *text, Py_ssize_t length, dict channel_index, Pool *pool) except -1
 cdef bytes print_row(Pool *pool, list channel_names, int64_t version)
 cdef bytes print_deltas(Pool *pool, Pool *before, list channel_names, bint receiving)
-cdef int check_laws(Pool *pool, Pool *before, bint fresh) except -1
+cdef int check_laws(Pool *pool, Pool *before) except -1
 
 cdef void meet(Pool *pool, int64_t sku_number, int64_t policy_number) noexcept nogil
 cdef int receive(Pool *pool, int64_t quantity) noexcept nogil

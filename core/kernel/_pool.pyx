@@ -326,17 +326,16 @@ cdef const char *_broken(Pool *pool) noexcept nogil:
     return NULL
 
 
-cdef int check_laws(Pool *pool, Pool *before, bint fresh) except -1:
+cdef int check_laws(Pool *pool, Pool *before) except -1:
     """Asserts laws 1 and 2 on a row about to be printed; always on.
 
     Raises LawBroken: units appeared or vanished, an account is negative or too large, a deficit
     stands beside sellable units, credits do not sum to zero.
     """
-    cdef int64_t was = 0 if fresh else _units(before) - before.deficit
     cdef const char *broken = _broken(pool)
     if broken != NULL:
         raise LawBroken(f"the plan leaves {broken.decode()}")
-    if _units(pool) - pool.deficit != was + pool.inflow:
+    if _units(pool) - pool.deficit != _units(before) - before.deficit + pool.inflow:
         raise LawBroken("units are not conserved")
     return 0
 
@@ -359,10 +358,7 @@ cdef void meet(Pool *pool, int64_t sku_number, int64_t policy_number) noexcept n
     cdef Quota *quota
     cdef Rule *rule
     cdef int c
-    if pool.safety > pool.safety_target:
-        pool.shared += pool.safety - pool.safety_target
-        pool.safety = pool.safety_target
-    else:
+    if pool.sku_number != sku_number:      # safety is the SKU's; a channel's change moves no stock
         moved = pool.safety_target - pool.safety
         if moved > pool.shared:
             moved = pool.shared

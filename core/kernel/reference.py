@@ -181,10 +181,11 @@ def meet(policy: Policy, sku_policy: SkuPolicy, pool: Pool) -> None:
     if (pool.sku_number, pool.policy_number) == (sku_policy.number, policy.number):
         return
     draft = pool.copy()
-    surplus = draft.safety - sku_policy.safety_at(draft.location)
-    moved = max(surplus, -draft.shared)  # a lack is filled as far as shared goes
-    draft.safety -= moved
-    draft.shared += moved
+    if pool.sku_number != sku_policy.number:  # a channel's change moves no stock
+        surplus = draft.safety - sku_policy.safety_at(draft.location)
+        moved = max(surplus, -draft.shared)  # a lack is filled as far as shared goes
+        draft.safety -= moved
+        draft.shared += moved
 
     sellable = draft.shared + draft.safety + sum(q.free for q in draft.quotas.values())
     for name, channel in policy.channels.items():

@@ -2,7 +2,7 @@
 
 A fault is armed for the next request that contains some bytes, e.g. the hash of a script, so the
 test says exactly which exchange breaks; ``struck`` is set when it has. Delays are drawn from a
-seed. Listens on a Unix socket, or on TCP where a reset is to be seen.
+seed. It listens on TCP, where a reset is to be seen, and encrypts if it is asked to.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
+import ssl
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,10 +39,12 @@ class Fault:
 class Proxy:
     """One address before one server."""
 
-    def __init__(self, target: Path, listen: Path | None = None, seed: int = 0) -> None:
-        """``target``: the server's socket. ``listen``: a socket's path; None takes a TCP port."""
+    def __init__(
+        self, target: Path, seed: int = 0, tls: ssl.SSLContext | None = None
+    ) -> None:
+        """``target``: the server's socket. ``tls``: the way to the proxy is encrypted with it."""
         self._target = target
-        self._listen = listen
+        self._tls = tls
         self._random = random.Random(seed)
         self._faults: list[Fault] = []
         self._pairs: set[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = set()
@@ -51,15 +54,13 @@ class Proxy:
         self.refusing = False  # True: new connections are closed at once
         self.accepted = 0  # connections since the start
         self.url = ""
+        self.port = 0
 
     async def start(self) -> None:
         """Listens; ``url`` is the address from now on."""
-        if self._listen is not None:
-            self._server = await asyncio.start_unix_server(self._serve, self._listen)
-            self.url = f"unix://{self._listen}"
-        else:
-            self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-            self.url = f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
+        self.port = self._server.sockets[0].getsockname()[1]
+        self.url = f"{'rediss' if self._tls else 'redis'}://127.0.0.1:{self.port}"
 
     async def stop(self) -> None:
         """Closes everything."""
@@ -89,7 +90,7 @@ class Proxy:
         self._pairs.discard(pair)
         client, server = pair
         connection = client.get_extra_info("socket")
-        if reset and connection.family == socket.AF_INET:
+        if reset:
             linger = struct.pack("ii", 1, 0)  # close() now sends RST
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         client.transport.abort()

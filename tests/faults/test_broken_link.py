@@ -1,4 +1,4 @@
-"""Connections that break at the worst moment: exactly one effect, and the caller gets its answer."""
+"""Connections that break at the worst moment: one effect, and the caller gets its answer."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from tests.workers import (
 async def proxy(store_url: str, tmp_path: Path, seed: int) -> AsyncIterator[Proxy]:
     """A proxy before the empty store."""
     print(f"seed {seed}")
-    opened = Proxy(Path(store_url.removeprefix("unix://")), None, seed)
+    opened = Proxy(Path(store_url.removeprefix("unix://")), seed)
     await opened.start()
     yield opened
     await opened.stop()

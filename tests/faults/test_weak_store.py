@@ -92,7 +92,7 @@ async def test_a_pause_shorter_than_the_time_out_is_only_slow(
 async def test_every_acknowledged_change_survives_a_kill(
     fresh_valkey: Fresh, workers: Workers
 ) -> None:
-    """SIGKILL under load, twice, and a restart on the same directory: nothing acknowledged is lost."""
+    """SIGKILL under load, twice, and a restart on the same data: nothing acknowledged is lost."""
     server = await fresh_valkey()
     service = await workers(server.url)
     await furnish(service, {"tee": 100_000})

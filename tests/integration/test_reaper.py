@@ -9,12 +9,12 @@ import pytest
 
 from core.deadlines import SECONDS_MAX
 from core.errors import InsufficientStock
-from core.planning import OPS_MAX
 from core.model import Cancel, ChannelSpec, Commit, Extend, Fulfil, Release
 from core.ops import Receipt
+from core.planning import OPS_MAX
 from core.reaper import PURGE_BATCH, PURGE_BATCHES, Reaper
 from core.service import Service
-from core.steps import SettleStep
+from core.steps import PUT_OFF_SECONDS, SettleStep
 from core.store import keys
 from tests.workers import (
     Store,
@@ -41,9 +41,9 @@ def states(store: Store, ids: list[str]) -> set[str]:
     return {record(store, id)[0] for id in ids}
 
 
-async def many(service: Service, count: int, **more: int) -> list[str]:
+async def many(service: Service, count: int) -> list[str]:
     """The ids of that many reservations of one unit."""
-    results = await service.engine.reserve_batch([demand(**more)] * count, [None] * count)
+    results = await service.engine.reserve_batch([demand()] * count, [None] * count)
     return [result.id for result in results if isinstance(result, Receipt)]
 
 
@@ -222,8 +222,9 @@ async def test_what_cannot_expire_is_set_aside(
     await furnish(worker, {"tee": 1, "cap": 1})
     bad = (await worker.engine.reserve(demand("tee"))).id
     good = (await worker.engine.reserve(demand("cap"))).id
+    overdue = server_ms(store) - 1000 * (SECONDS_MAX + 10)  # it would block every look behind it
     for id in (bad, good):
-        make_due(store, id)
+        move_deadline(store, id, overdue)
     store.hset(keys.bucket_of(bad), bad, record(store, bad).replace("tee@main", "hat@main"))
     await worker.engine.reserve(demand("cap"))
     assert states(store, [good]) == {"X"}
@@ -231,6 +232,11 @@ async def test_what_cannot_expire_is_set_aside(
         await worker.engine.reserve(demand("tee"))
     await worker.lane.tidy()
     assert [r.levelno for r in caplog.records if bad in r.getMessage()] == [logging.ERROR]
+    assert not store.exists(keys.due_at(overdue // 1000))
+    later = {name for name in store.keys("{s0}:due:*") if bad.encode() in store.lrange(name, 0, -1)}
+    ahead = max(int(name.rsplit(b":", 1)[1]) for name in later) - server_ms(store) // 1000
+    assert PUT_OFF_SECONDS - 2 <= ahead <= PUT_OFF_SECONDS
+    assert int(text(store, keys.META, "cursor")) >= server_ms(store) // 1000 - 1
 
 
 # --- removing what is old ----------------------------------------------------------------------
@@ -299,13 +305,13 @@ async def test_windows_of_keys_out_of_use_are_removed(
         await asleep.engine.fulfil(held.id, Fulfil(), key(f"w{turn}"))
         # An hour and a week pass: what was current is one window older.
         for kind, length in (("h", HOUR_MS), ("w", week_ms)):
-            current, before = (int(text(store, keys.META, kind + x)) for x in ("", "p"))
-            for start in sorted({current, before}):
+            current, previous = (int(text(store, keys.META, kind + x)) for x in ("", "p"))
+            for start in sorted({current, previous}):
                 name = f"{{s0}}:idem:{kind}{start}"
                 if store.exists(name):
                     store.rename(name, f"{{s0}}:idem:{kind}{start - length}")
             store.hset(keys.META, mapping={
-                kind: current - length, f"{kind}p": before - length,
+                kind: current - length, f"{kind}p": previous - length,
             })  # fmt: skip
             for field in store.hkeys(keys.META):
                 if field.startswith(b"old:" + kind.encode()):

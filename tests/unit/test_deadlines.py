@@ -96,10 +96,13 @@ def test_a_cursor_that_moved_back_is_followed(deadlines: Deadlines) -> None:
 
 
 def test_a_record_that_cannot_expire_keeps_no_refusal_waiting(deadlines: Deadlines) -> None:
-    """It is seen, and it is not tried again; whoever is due beside it is."""
+    """It is put off with the next tidying, and only then tried again."""
     deadlines.set_aside("bad")
     nothing: dict[int, list[bytes]] = {999: [], 1000: [], 1001: []}
     deadlines.looked({998: [b"bad"], **nothing}, NOW_MS, 7, 12.5)
-    assert (deadlines.clear_round, deadlines.drains) == (7, {})
+    assert (deadlines.clear_round, deadlines.drains) == (7, {998: ["bad"]})
+    deadlines.put_off(["bad"])
+    assert not deadlines.is_set_aside("bad")
+    deadlines.set_aside("bad")
     deadlines.looked({998: [b"bad", b"good"], **nothing}, NOW_MS, 8, 13.5)
     assert (deadlines.clear_round, deadlines.drains) == (7, {998: ["bad", "good"]})
