@@ -8,7 +8,7 @@ from statistics import median
 
 from bench.callers import CALLERS, drive, reserve_calls
 from bench.ceiling import SECONDS, Calls, against_ceiling
-from bench.peers import redis_py
+from bench.peers import own_script, redis_py
 from bench.stores import Store, fill, private_store
 from bench.table import Figure
 
@@ -35,7 +35,7 @@ async def hot(rounds: int) -> AsyncIterator[Figure]:
             kind = "with key" if keyed else "no key"
             calls = partial(reserve_calls, names=names, callers=CALLERS, keyed=keyed)
             more = partial(reserve_calls, names=names, callers=2 * CALLERS, keyed=keyed)
-            ours, peers, ceilings, wider, batches, wide = [], [], [], [], [], []
+            ours, peers, same, ceilings, wider, batches, wide = [], [], [], [], [], [], []
             for _ in range(rounds):
                 recording, ceiling = await against_ceiling(store, calls)
                 ours.append(recording.measured.rate)
@@ -45,10 +45,20 @@ async def hot(rounds: int) -> AsyncIterator[Figure]:
                 store.tidy()
                 async with redis_py(store, names[0], CALLERS, keyed) as theirs:
                     peers.append((await drive(theirs, SECONDS)).rate)
+                store.reset()
+                async with own_script(store, names[0], CALLERS, keyed) as theirs:
+                    same.append((await drive(theirs, SECONDS)).rate)
                 recording, ceiling = await against_ceiling(store, more)
                 wider.append(ceiling.rate)
                 wide.append(recording.batch)
-            yield Figure(f"hot, {kind}: vs one EVALSHA each, redis-py", ours, peers, 10, 20)
+            yield Figure(
+                f"hot, {kind}: vs one EVALSHA each, redis-py", ours, same, 10, 20,
+                note="the same script and writes, one reservation per call",
+            )  # fmt: skip
+            yield Figure(
+                f"hot, {kind}: vs a plain script each, redis-py", ours, peers,
+                note="as a user would write it: fewer writes, no event, no version",
+            )  # fmt: skip
             yield Figure(
                 f"hot, {kind}: vs ceiling", ours, ceilings, 0.5, 0.8,
                 note=f"{median(batches):.0f} reservations per pipeline",

@@ -14,8 +14,6 @@ from typing import Literal
 from core.kernel import reference as rule
 from core.kernel.reference import Pool
 from core.model import ChannelSpec, Line, SkuChannel, SkuSpec
-from core.store import wording
-from tests import audit
 
 Place = tuple[str, str]  # (SKU, location)
 STATES = {
@@ -242,7 +240,7 @@ class Model:
     def commit(
         self, id: str, late: str | None, due: bool = False, reference: str | None = None
     ) -> Answer:
-        """Reserved → committed. A record that is due must have expired before it is planned anew."""
+        """Reserved → committed. A record that is due must have expired first."""
         record = self.records[id]
         if record.state in "CF":
             return ALREADY
@@ -403,85 +401,3 @@ class Model:
             places |= {line.place for line in (record.lines if lines is None else lines)}
         for place in places:
             self.pools[place].version += 1
-
-    # --- against the store ---------------------------------------------------------------------
-
-    def differences(self, found: audit.Audit) -> list[str]:
-        """How the store differs, field by field; times and deadlines are the store's own."""
-        there = Model()
-        there.resync(found)
-        wrong = []
-        for name, mine, other in (
-            ("pool", self.pools, there.pools), ("record", self.records, there.records),
-        ):  # fmt: skip
-            for key in sorted(mine.keys() | other.keys()):  # type: ignore[type-var]
-                one, two = mine.get(key), other.get(key)  # type: ignore[call-overload]
-                if isinstance(one, Pool):
-                    one = _without_empty(one)
-                if one != two:
-                    wrong.append(f"{name} {key}: the model has {one}, the store {two}")
-        return wrong
-
-    def resync(self, found: audit.Audit) -> None:
-        """Takes over what the store has."""
-        self.pools = {}
-        for name, row in found.rows.items():
-            sku, location = name.split("@")
-            self.pools[sku, location] = Pool(
-                sku, location, row.version, row.sku_number, row.policy_number, row.shared,
-                row.safety, row.damaged, row.quarantine, row.deficit, row.credit,
-                {channel: _quota(quota) for channel, quota in row.quotas.items()},
-            )  # fmt: skip
-        self.records = {id: _record(record) for id, record in found.records.items()}
-        hashes = found.store.hash
-        self.policy_number = int(found.meta["policy"])
-        self.channels = {
-            name: wording.parse_channel(name, entry.encode()).spec
-            for name, entry in hashes("channels").items()
-        }
-        self.locations = {
-            name: wording.parse_location(name, entry.encode()).sells
-            for name, entry in hashes("locations").items()
-        }
-        self.skus = {}
-        for name, entry in hashes("skus").items():
-            number, _, spec = wording.parse_sku(entry.encode())
-            self.skus[name] = number, spec
-
-
-def _without_empty(pool: Pool) -> Pool:
-    """A row does not name a channel that has nothing there and never had a ceiling."""
-    quotas = {name: quota for name, quota in pool.quotas.items() if quota != rule.Quota()}
-    return replace(pool, quotas=quotas)
-
-
-def _quota(quota: audit.Quota) -> rule.Quota:
-    ceiling = None
-    if quota.ceiling.startswith("u"):
-        ceiling = rule.Ceiling(units=int(quota.ceiling[1:]))
-    elif quota.ceiling.startswith("s"):
-        ceiling = rule.Ceiling(share=int(quota.ceiling[1:]))
-    return rule.Quota(
-        quota.free, quota.reserved, quota.committed, quota.credit, quota.number, ceiling,
-        quota.left, quota.remainder,
-    )  # fmt: skip
-
-
-def _record(record: audit.Record) -> Record:
-    return Record(
-        record.channel, audit.decoded(record.customer), audit.decoded(record.reference),
-        [_held(line) for line in record.lines], record.state, record.version,
-    )  # fmt: skip
-
-
-def _held(line: audit.Line) -> Held:
-    """How much of a line is left follows from its counters: own ships first, borrowed goes back
-    first."""
-    sku, location = line.pool.split("@")
-    shipped_borrowed = max(0, line.fulfilled - line.own)
-    back_borrowed = min(line.cancelled, line.borrowed - shipped_borrowed)
-    borrowed_left = line.borrowed - shipped_borrowed - back_borrowed
-    return Held(
-        (sku, location), line.own, line.borrowed, line.ceiling, line.fulfilled, line.cancelled,
-        line.open - borrowed_left, borrowed_left,
-    )  # fmt: skip

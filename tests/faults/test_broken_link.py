@@ -258,7 +258,8 @@ async def test_cuts_resets_and_delays_under_load(
 
     async def saboteur() -> None:
         for strike in range(12):
-            await until(lambda: counts["reserved"] > 20 * strike, "business in between")  # noqa: B023
+            business = 20 * strike
+            await until(lambda: counts["reserved"] > business, "business in between")  # noqa: B023
             script = dice.choice([scripts.RESERVE, scripts.COMMIT, scripts.GIVEBACK])
             kind: Kind = dice.choice(["cut reply", "cut reply", "lose request", "silence"])
             await proxy.arm(kind, script.sha, dice.randrange(40), dice.random() < 0.5).wait()

@@ -199,8 +199,8 @@ async def test_a_jump_back_leaves_no_immortal_holds(skewed: Skewed, workers: Wor
     await accept_clock(Settings(data=workers.data, valkey_url=skewed.url))
     await until(lambda: service.readiness()["clock"] == "ok", "accepted")
     after = (await service.engine.reserve(demand(ttl_seconds=1))).id
-    for id in (during, after):
-        await until(lambda id=id: record(skewed.store, id)[0] == "X", "expired", 4)  # type: ignore[misc]
+    new = [during, after]
+    await until(lambda: {record(skewed.store, id)[0] for id in new} == {"X"}, "expired", 4)
     assert record(skewed.store, old)[0] == "R"
     assert int(text(skewed.store, keys.META, "cursor")) <= server_ms(skewed.store) // 1000
     skewed.jump(0)  # an hour later, as it were

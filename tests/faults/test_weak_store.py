@@ -7,6 +7,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import pytest
 
@@ -23,6 +24,7 @@ from core.model import (
     Release,
     SkuSpec,
 )
+from core.ops import Receipt
 from core.reaper import Reaper
 from core.store import keys
 from tests.workers import (
@@ -100,7 +102,7 @@ async def test_every_acknowledged_change_survives_a_kill(
     counts: Counter[str] = Counter()
     enough = asyncio.Event()
 
-    async def insist(call: Callable[[], Awaitable[object]]) -> object:
+    async def insist(call: Callable[[], Awaitable[Receipt]]) -> Receipt:
         """The client that API.md asks for: the same request again, under the same key."""
         while True:
             try:
@@ -112,13 +114,11 @@ async def test_every_acknowledged_change_survives_a_kill(
     async def buyer(number: int) -> None:
         while not enough.is_set():
             number += 64
-            receipt = await insist(
-                lambda number=number: service.engine.reserve(demand(), key(number))  # type: ignore[misc]
-            )
-            id = receipt.id  # type: ignore[attr-defined]
+            receipt = await insist(partial(service.engine.reserve, demand(), key(number)))
+            id = receipt.id
             done[id] = "R"
             if number % 2:
-                await insist(lambda id=id: service.engine.commit(id, Commit()))  # type: ignore[misc]
+                await insist(partial(service.engine.commit, id, Commit()))
                 done[id] = "C"
             counts["orders"] += 1
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from core.errors import InsufficientStock, Overloaded, StockUnavailable, UnknownSku
-from core.model import ChannelSpec, Commit, LocationSpec, Receive, ReceiveLine, Release, SkuSpec
+from core.errors import InsufficientStock, Overloaded, StockUnavailable
+from core.model import ChannelSpec, Commit, Release
 from core.ops import Receipt, SettleOp
 from core.service import Service
 from core.store import keys, scripts
@@ -167,6 +167,25 @@ async def test_a_settled_batch_answers_each_on_its_own(worker: Service, store: S
     assert await settled(("commit", id, key(1)), ("commit", id, key(1))) == ["already", "replay"]
 
 
+async def test_of_two_late_commits_one_takes_the_units(
+    pair: tuple[Service, Service], store: Store
+) -> None:
+    """``stale``: the record is not the one that was planned on, so it is read and asked anew."""
+    one, other = pair
+    await furnish(one, {"tee": 50})
+    await other.engine.reserve(demand())
+    for _ in range(10):
+        id = (await one.engine.reserve(demand(quantity=2))).id
+        make_due(store, id)
+        await one.lane.tidy()
+        both = await asyncio.gather(*(each.engine.commit(id, Commit()) for each in pair))
+        assert {receipt.version for receipt in both} == {3}
+        assert {receipt.reservation().state for receipt in both} == {"committed"}
+    stale = sum(each.lane.counts["ReacquireStep:stale"] for each in pair)
+    assert stale > 0
+    assert (await accounts(one))[1:3] == (1, 20)
+
+
 # --- conflicts are bounded ---------------------------------------------------------------------
 
 
@@ -288,69 +307,6 @@ async def test_callers_may_go_at_any_moment(
     assert kinds == {str, asyncio.CancelledError}, [r for r in results if isinstance(r, Exception)]
     for service in pair:
         assert service.lane.waiting() == 0
-
-
-# --- refusals ----------------------------------------------------------------------------------
-
-
-async def test_a_refusal_may_be_as_old_as_was_said(store_url: str, workers: Workers) -> None:
-    """With staleness, a refusal rests on what was seen that long ago at most, and needs no call."""
-    one = await workers(store_url, reaper=False, staleness_ms=1_000)
-    await furnish(one, {"tee": 0, "cap": 5})
-    await one.engine.reserve(demand("cap"))
-    with pytest.raises(InsufficientStock):
-        await one.engine.reserve(demand())
-    pipelines = one.lane.counts["pipelines"]
-    for _ in range(20):
-        with pytest.raises(InsufficientStock):
-            await one.engine.reserve(demand())
-    assert one.lane.counts["pipelines"] == pipelines
-    assert one.lane.counts["refused"] == 21
-
-
-async def test_without_staleness_every_refusal_asks(pair: tuple[Service, Service]) -> None:
-    """Units that another worker has received are seen by the very next demand."""
-    one, other = pair
-    await furnish(one, {"tee": 0})
-    for _ in range(5):
-        with pytest.raises(InsufficientStock):
-            await one.engine.reserve(demand())
-        await receive(other, {"tee": 1})
-        await one.engine.reserve(demand())
-        with pytest.raises(InsufficientStock):
-            await one.engine.reserve(demand())
-
-
-async def test_a_worker_sees_what_it_has_acknowledged(store_url: str, workers: Workers) -> None:
-    """However stale a refusal may be: own receipts and own releases count at once."""
-    one = await workers(store_url, reaper=False, staleness_ms=1_000)
-    await furnish(one, {"tee": 0})
-    for _ in range(10):
-        with pytest.raises(InsufficientStock):
-            await one.engine.reserve(demand())
-        await receive(one, {"tee": 1})
-        held = await one.engine.reserve(demand())
-        with pytest.raises(InsufficientStock):
-            await one.engine.reserve(demand())
-        await one.engine.release(held.id, Release())
-        await one.engine.commit((await one.engine.reserve(demand())).id, Commit())
-
-
-async def test_a_new_sku_and_channel_are_known_to_all_at_once(
-    pair: tuple[Service, Service],
-) -> None:
-    """What one worker created, another one finds, also where it was told before: unknown."""
-    one, other = pair
-    await furnish(one, {"tee": 1})
-    with pytest.raises(UnknownSku):
-        await other.engine.reserve(demand("cap"))
-    await one.catalogue.put_sku("cap", SkuSpec())
-    await receive(one, {"cap": 1})
-    await one.catalogue.put_location("annex", LocationSpec())
-    await one.catalogue.put_channel("store", ChannelSpec(locations=["main", "annex"]))
-    assert (await other.engine.reserve(demand("cap", channel="store"))).version == 1
-    results = await other.engine.receive(Receive([ReceiveLine("cap", "annex", 1)]), [None])
-    assert results[0].error is None
 
 
 # --- the store loses its scripts ---------------------------------------------------------------

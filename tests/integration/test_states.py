@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import pytest
 
@@ -135,11 +136,11 @@ async def test_versions_guard_every_verb(worker: Service, store: Store) -> None:
         if verb.startswith("commit "):
             version = (await engine.commit(id, Commit())).version
         calls: dict[str, Callable[[int], Awaitable[Receipt]]] = {
-            "extend": lambda v, id=id: engine.extend(id, Extend(1800), None, v),  # type: ignore[misc]
-            "commit": lambda v, id=id: engine.commit(id, Commit(), None, v),  # type: ignore[misc]
-            "release": lambda v, id=id: engine.release(id, Release(), None, v),  # type: ignore[misc]
-            "cancel": lambda v, id=id: engine.cancel(id, Cancel(), None, v),  # type: ignore[misc]
-            "fulfil": lambda v, id=id: engine.fulfil(id, Fulfil(), None, v),  # type: ignore[misc]
+            "extend": partial(engine.extend, id, Extend(1800), None),
+            "commit": partial(engine.commit, id, Commit(), None),
+            "release": partial(engine.release, id, Release(), None),
+            "cancel": partial(engine.cancel, id, Cancel(), None),
+            "fulfil": partial(engine.fulfil, id, Fulfil(), None),
         }
         call = calls[verb.rpartition(" ")[2]]
         was = record(store, id)

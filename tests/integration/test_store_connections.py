@@ -36,14 +36,15 @@ class Addresses:
     def url(self, kind: str, password: str = PASSWORD) -> str:
         """The URL of one way."""
         secret = quote(password, safe="")
+        ca = f"ssl_ca_certs={self.certificate}"
         tls_port = self.tls.port if self.tls is not None else 0
         return {
             "unix": f"unix://:{secret}@{self.socket}",
             "unix user db": f"unix://shop:{secret}@{self.socket}?db=3",
             "tcp": f"redis://:{secret}@127.0.0.1:{self.tcp.port}",
             "tcp user db": f"redis://shop:{secret}@127.0.0.1:{self.tcp.port}/4",
-            "tls": f"rediss://:{secret}@127.0.0.1:{tls_port}?ssl_ca_certs={self.certificate}",
-            "tls by name": f"rediss://:{secret}@localhost:{tls_port}?ssl_ca_certs={self.certificate}",
+            "tls": f"rediss://:{secret}@127.0.0.1:{tls_port}?{ca}",
+            "tls by name": f"rediss://:{secret}@localhost:{tls_port}?{ca}",
             "tls unchecked": f"rediss://:{secret}@127.0.0.1:{tls_port}?ssl_cert_reqs=none",
             "tls unvouched": f"rediss://:{secret}@127.0.0.1:{tls_port}",
         }[kind]

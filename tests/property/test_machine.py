@@ -182,7 +182,6 @@ class Machine(RuleBasedStateMachine):
         self.found: Audit
         self.ids: list[str] = []  # in order of creation
         self.due: set[str] = set()
-        self.edited: set[str] = set()
         self.seq = 0
         self.made = 0  # keys
         self.journal: list[tuple[Callable[[Service, Key], Awaitable[Any]], Key, str]] = []
@@ -227,7 +226,7 @@ class Machine(RuleBasedStateMachine):
 
     def look(self) -> None:
         """Reads and audits the store."""
-        self.found = self.run(self.shop.audit(self.edited))
+        self.found = self.run(self.shop.audit())
 
     def step(self, result: Any, apply: Callable[[], Answer | None]) -> None:
         """Audits, and holds the model to what happened: ``apply`` does the same to it.
@@ -619,7 +618,6 @@ class Machine(RuleBasedStateMachine):
         if id == NOBODY:
             return
         if self.run(self.shop.pass_deadline(id, ago_ms)):
-            self.edited.add(id)
             self.due.add(id)
         self.step(None, lambda: DONE)
 
@@ -705,7 +703,6 @@ class Machine(RuleBasedStateMachine):
             return
         record = self.model.records[id]
         if self.run(self.shop.pass_deadline(id, ago_ms)):
-            self.edited.add(id)
             self.due.add(id)
         place, units = record.lines[0].place, record.lines[0].open
         rival = Reserve(record.channel, [Line(place[0], units, place[1])], ttl_seconds=900)

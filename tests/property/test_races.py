@@ -1,0 +1,258 @@
+"""Races with one right end, each driven to the place where it is decided.
+
+``test_machine`` meets them by chance; here each is made to happen, told from the lane's counts, and
+the store is audited afterwards.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.errors import Expired, InsufficientStock, KeyReused, StockadeError
+from core.model import (
+    Cancel,
+    ChannelSpec,
+    Commit,
+    Fulfil,
+    Key,
+    Line,
+    LocationSpec,
+    Receive,
+    ReceiveLine,
+    Release,
+    Reserve,
+    SkuSpec,
+)
+from core.ops import Receipt
+from core.service import Service
+from tests.shop import Shop, key_of
+
+
+@pytest.fixture
+async def shop(store_url: str, tmp_path: Path) -> AsyncIterator[Shop]:
+    """Two engines without reapers on an empty store that refuse nothing unasked; audited."""
+    async with Shop(store_url, tmp_path) as opened:
+        await opened.open(2)
+        await opened.stop_reapers()
+        yield opened
+        await opened.audit()
+
+
+async def furnish(shop: Shop, units: int, spec: ChannelSpec | None = None) -> None:
+    """Channel ``web``, and ``units`` of ``tee`` in ``main``; both engines have seen the pool."""
+    first, second = shop.services
+    await first.catalogue.put_channel("web", spec or ChannelSpec())
+    await first.catalogue.put_sku("tee", SkuSpec())
+    if units:
+        await receive(first, units)
+    for service in (first, second):
+        with pytest.raises(InsufficientStock):
+            await service.engine.reserve(demand(units + 1))
+
+
+async def receive(service: Service, units: int, location: str = "main") -> None:
+    """Units of ``tee`` arrive."""
+    lines = [ReceiveLine("tee", location, units)]
+    (result,) = await service.engine.receive(Receive(lines), [None])
+    assert result.error is None
+
+
+def demand(quantity: int = 1, channel: str = "web", **more: Any) -> Reserve:
+    """A demand of ``tee``."""
+    return Reserve(channel, [Line("tee", quantity)], **more)
+
+
+def counts(shop: Shop) -> Counter[str]:
+    """What the lanes of all engines have seen."""
+    return sum((service.lane.counts for service in shop.services), Counter())
+
+
+def codes(results: Sequence[Any]) -> Counter[str]:
+    """How many callers were told what."""
+    for result in results:
+        assert not isinstance(result, BaseException) or isinstance(result, StockadeError), result
+    return Counter("done" if isinstance(r, Receipt) else r.code for r in results)
+
+
+async def test_the_last_unit_has_one_buyer_and_the_loser_replans(shop: Shop) -> None:
+    await furnish(shop, 1)
+    results = await shop.all([s.engine.reserve(demand()) for s in shop.services])
+    assert codes(results) == {"done": 1, "insufficient_stock": 1}
+    assert counts(shop)["ReserveStep:conflict"] == 1
+
+
+async def test_what_fits_on_the_changed_row_is_rebased(shop: Shop) -> None:
+    await furnish(shop, 10)
+    results = await shop.all([s.engine.reserve(demand()) for s in shop.services])
+    assert codes(results) == {"done": 2}
+    assert counts(shop)["ReserveStep:applied"] == counts(shop)["ReserveStep:rebased"] == 1
+    assert counts(shop)["ReserveStep:conflict"] == 0
+
+
+async def test_a_ceiling_is_not_passed_by_a_rebase(shop: Shop) -> None:
+    await furnish(shop, 10, ChannelSpec(ceiling_units=3))
+    results = await shop.all([s.engine.reserve(demand(2)) for s in shop.services])
+    assert codes(results) == {"done": 1, "insufficient_stock": 1}
+    refusal = next(r for r in results if isinstance(r, InsufficientStock))
+    assert refusal.lines[0]["limited_by"] == "channel_ceiling"
+    assert refusal.lines[0]["available"] == 1
+
+
+async def test_a_channel_that_another_engine_changed_is_planned_as_it_is(shop: Shop) -> None:
+    await furnish(shop, 10)
+    first, second = shop.services
+    await first.catalogue.put_channel("web", ChannelSpec(borrow=False))
+    with pytest.raises(InsufficientStock) as refused:
+        await second.engine.reserve(demand())
+    assert refused.value.lines[0]["limited_by"] == "channel_quota"
+    assert counts(shop)["ReserveStep:policy"] == 1
+
+
+async def test_a_receipt_is_allotted_by_the_policy_of_that_moment(shop: Shop) -> None:
+    await furnish(shop, 0)
+    first, second = shop.services
+    await receive(second, 1)
+    await first.catalogue.put_channel("web", ChannelSpec(floor_share=1.0))
+    await receive(second, 10)
+    (stock,) = await second.engine.stock(["tee"])
+    assert stock.pools[0].channels["web"].free == 10
+
+
+async def test_a_sku_that_was_changed_twice_elsewhere_does_not_hold_up_a_receipt(
+    shop: Shop,
+) -> None:
+    await furnish(shop, 10)
+    first, second = shop.services
+    for safety in (1, 2):
+        await first.catalogue.put_sku("tee", SkuSpec(safety))
+    await receive(second, 1)
+    assert codes([await second.engine.reserve(demand(9))]) == {"done": 1}
+
+
+async def test_a_sku_may_name_what_another_engine_has_just_made(shop: Shop) -> None:
+    await furnish(shop, 1)
+    first, second = shop.services
+    await first.catalogue.put_location("north", LocationSpec())
+    await second.catalogue.put_sku("tee", SkuSpec(safety_by_location={"north": 1}))
+    await first.catalogue.put_channel("store", ChannelSpec())
+    await receive(first, 1)  # its row has met a policy that the other engine does not know
+    await second.catalogue.put_sku("tee", SkuSpec())
+
+
+async def test_one_key_at_two_engines_is_one_reservation(shop: Shop) -> None:
+    await furnish(shop, 10)
+    key = key_of(1)
+    results = await shop.all([s.engine.reserve(demand(), key) for s in shop.services])
+    assert codes(results) == {"done": 2}
+    assert len({result.id for result in results}) == 1
+    assert sorted(result.replayed for result in results) == [False, True]
+    assert counts(shop)["ReserveStep:known"] == 1
+    with pytest.raises(KeyReused):
+        await shop.services[0].engine.reserve(demand(2), Key(key.field, b"x" * 22))
+
+
+async def test_one_key_twice_at_one_engine_is_refused_twice(shop: Shop) -> None:
+    await furnish(shop, 1)
+    first = shop.services[0]
+    results = await shop.all([first.engine.reserve(demand(2), key_of(1)) for _ in range(3)])
+    assert codes(results) == {"insufficient_stock": 3}
+
+
+async def test_a_late_commit_wins_what_is_there(shop: Shop) -> None:
+    await furnish(shop, 1)
+    first, second = shop.services
+    held = await first.engine.reserve(demand())
+    assert await shop.pass_deadline(held.id)
+    paid = await second.engine.commit(held.id, Commit())
+    assert paid.reacquired
+    assert paid.reservation().state == "committed"
+
+
+async def test_a_late_commit_loses_what_is_gone(shop: Shop) -> None:
+    await furnish(shop, 1)
+    first, second = shop.services
+    held = await first.engine.reserve(demand())
+    assert await shop.pass_deadline(held.id)
+    assert codes([await second.engine.reserve(demand())]) == {"done": 1}
+    with pytest.raises(Expired) as lost:
+        await first.engine.commit(held.id, Commit())
+    assert lost.value.lines[0]["available"] == 0
+
+
+@pytest.mark.parametrize("same_engine", [True, False])
+async def test_two_late_commits_take_the_units_once(shop: Shop, same_engine: bool) -> None:
+    await furnish(shop, 5)
+    first, second = shop.services
+    held = await first.engine.reserve(demand(2))
+    assert await shop.pass_deadline(held.id)
+    payers = [first, first if same_engine else second]
+    results = await shop.all([s.engine.commit(held.id, Commit()) for s in payers])
+    assert codes(results) == {"done": 2}
+    (stock,) = await first.engine.stock(["tee"])
+    assert (stock.pools[0].channels["web"].committed, stock.pools[0].shared) == (2, 3)
+
+
+@pytest.mark.parametrize("round", range(4))
+async def test_payer_reaper_and_rival_agree_who_has_the_unit(shop: Shop, round: int) -> None:
+    await furnish(shop, 1)
+    first, second = shop.services
+    held = await first.engine.reserve(demand())
+    assert await shop.pass_deadline(held.id)
+    works = [
+        first.engine.commit(held.id, Commit()),
+        second.lane.tidy(),
+        second.engine.reserve(demand()),
+        first.engine.reserve(demand()),
+    ]
+    results = await shop.all(works[round:] + works[:round])
+    told = Counter(codes([result for result in results if result is not None]))
+    assert told["done"] == 1, told
+    (stock,) = await first.engine.stock(["tee"])
+    web = stock.pools[0].channels["web"]
+    assert (web.reserved + web.committed, stock.pools[0].shared) == (1, 0)
+
+
+async def test_of_racing_verbs_one_wins_and_all_agree(shop: Shop) -> None:
+    await furnish(shop, 3)
+    first, second = shop.services
+    held = await first.engine.reserve(demand(3))
+    results = await shop.all([
+        first.engine.commit(held.id, Commit()), second.engine.release(held.id, Release()),
+        second.engine.commit(held.id, Commit()), first.engine.release(held.id, Release()),
+    ])  # fmt: skip
+    assert codes(results) == {"done": 2, "invalid_state": 2}
+    state = (await first.engine.reservation(held.id)).reservation().state
+    ended = {"committed": (0, 2), "released": (1, 3)}[state]
+    assert all(isinstance(results[index], Receipt) for index in ended)
+
+
+async def test_shipping_and_cancelling_share_out_what_is_open(shop: Shop) -> None:
+    await furnish(shop, 9)
+    first, second = shop.services
+    held = await first.engine.reserve(demand(9))
+    await first.engine.commit(held.id, Commit())
+    await shop.all([
+        first.engine.fulfil(held.id, Fulfil(), key_of(1)),
+        second.engine.cancel(held.id, Cancel(), key_of(2)),
+    ])  # fmt: skip
+    line = (await first.engine.reservation(held.id)).reservation().lines[0]
+    assert sorted((line.fulfilled, line.cancelled)) == [0, 9]
+
+
+@pytest.mark.parametrize("gone_seconds", [0, 60, 600])
+async def test_units_are_free_right_after_the_deadline_with_no_reaper(
+    shop: Shop, gone_seconds: int
+) -> None:
+    """However long nobody has tidied: the refusal looks first, the buyer gets the units."""
+    await furnish(shop, 2)
+    first, second = shop.services
+    for _ in range(2):
+        held = await first.engine.reserve(demand())
+        assert await shop.pass_deadline(held.id, 1000 * gone_seconds)
+    assert codes([await second.engine.reserve(demand(2))]) == {"done": 1}
+
