@@ -325,13 +325,9 @@ class Planner:
     def settle_steps(self, steps: list[Step], tidying: bool) -> None:
         """Commits, fulfils, give-backs, extensions; a record at most once in a pipeline."""
         busy: set[str] = set()
-        for reservation_id in [i for ids in self._deadlines.drains.values() for i in ids]:
-            if self._deadlines.is_set_aside(reservation_id):
-                continue
-            self._queues.settles[scripts.GIVEBACK.name].append(
-                SettleOp("expire", reservation_id, Expiry(self._deadlines, reservation_id))
-            )
         drains, self._deadlines.drains = self._deadlines.drains, {}
+        for second, ids in drains.items():
+            drains[second] = [each for each in ids if self._expire(each)]
         for queue in self._queues.settles.values():
             ops: list[SettleOp] = []
             later: list[SettleOp] = []
@@ -354,6 +350,20 @@ class Planner:
                 drains.setdefault(second, [])
         if drains:
             steps.append(DueStep(drains))
+
+    def _expire(self, reservation_id: str) -> bool:
+        """Queues an expiry. False for what cannot be an id: somebody else wrote to the list."""
+        if self._deadlines.is_set_aside(reservation_id):
+            return True
+        expiry = Expiry(self._deadlines, reservation_id)
+        try:
+            op = SettleOp("expire", reservation_id, expiry)
+        except ValueError:
+            self._deadlines.set_aside(reservation_id)
+            log.error("a list of deadlines holds %r, which is no reservation", reservation_id)
+            return False
+        self._queues.settles[scripts.GIVEBACK.name].append(op)
+        return True
 
     def look_step(self, steps: list[Step], tidying: bool) -> None:
         if not (self._wanted or self._keyed or self.look_due or tidying):

@@ -9,390 +9,53 @@ A run with ``--seed`` draws the same; the blob that Hypothesis prints repeats a 
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import rule, run_state_machine_as_test
 
 from core.engine import StockResult
-from core.errors import Expired, InsufficientStock, StockadeError
+from core.errors import Expired, StockadeError
 from core.model import (
     Cancel,
-    ChannelSpec,
     Commit,
     Extend,
     Fulfil,
     Key,
     Line,
-    LocationSpec,
     PartLine,
     Receive,
-    ReceiveLine,
     Release,
     Reserve,
-    SkuChannel,
-    SkuSpec,
 )
 from core.ops import Receipt
 from core.service import Service
-from tests.audit import Audit
-from tests.model import ALREADY, DONE, Answer, Model
-from tests.shop import Shop, key_of
-
-SKUS = ("cup", "tee")
-LOCATIONS = ("main", "north")
-CHANNELS = ("market", "store", "web")
-TTLS = (600, 900, 1800)  # none passes while an example runs: deadlines are moved by hand
-MAX_HOLD_SECONDS = 7_200
-SLACK_MS = 1_500
-PATIENCE_SECONDS = 20.0  # of one step: whoever waits longer waits for ever
-SEEN: Counter[str] = Counter()  # interesting events of the whole run
-
-# What a caller may be told when others do things at the same time.
-TOLD = frozenset({
-    "insufficient_stock", "invalid_state", "invalid_quantity", "expired", "unknown_reservation",
-})  # fmt: skip
-NOBODY = "00000000-0000-7000-8000-000000000000"  # an id that no reservation has
-
-channels = st.sampled_from(CHANNELS)
-engines = st.integers(0, 2)
-picks = st.integers(0, 63)
-keyings = st.sampled_from([True, True, False])
-quantities = st.sampled_from([1, 1, 1, 2, 2, 3, 5])
-floors: st.SearchStrategy[dict[str, Any]] = st.sampled_from([
-    {}, {}, {"floor_share": 0.3}, {"floor_share": 0.333333}, {"floor_units": 1}, {"floor_units": 2},
-])  # fmt: skip
-ceilings: st.SearchStrategy[dict[str, Any]] = st.sampled_from([
-    {}, {}, {"ceiling_units": 2}, {"ceiling_units": 4}, {"ceiling_share": 0.4},
-])  # fmt: skip
+from tests.model import ALREADY, DONE, Answer
+from tests.property.draws import (
+    MAX_HOLD_SECONDS,
+    SKUS,
+    TTLS,
+    channel_specs,
+    channels,
+    demands,
+    engines,
+    keyings,
+    parts,
+    picks,
+    receipts,
+    sku_specs,
+    targets,
+)
+from tests.property.driven import NOBODY, SEEN, SLACK_MS, count_refusal
+from tests.property.stocked import Stocked
 
 
-@st.composite
-def channel_specs(draw: st.DrawFn) -> ChannelSpec:
-    """A channel; no three of them have more than all of a location."""
-    return ChannelSpec(
-        **draw(floors), **draw(ceilings), borrow=draw(st.sampled_from([True, True, False])),
-        split=draw(st.booleans()), max_hold_seconds=MAX_HOLD_SECONDS,
-        locations=draw(st.sampled_from([["main"], ["main", "north"], ["north", "main"]])),
-    )  # fmt: skip
-
-
-@st.composite
-def sku_specs(draw: st.DrawFn) -> SkuSpec:
-    """A SKU's policy: safety stock, and sometimes floors and ceilings of its own."""
-    named = draw(st.lists(channels, unique=True, max_size=2))
-    return SkuSpec(
-        draw(st.sampled_from([0, 0, 1, 3])),
-        draw(st.sampled_from([{}, {}, {"north": 2}])),
-        {name: SkuChannel(**draw(floors), **draw(ceilings)) for name in named},
-    )
-
-
-@st.composite
-def lines(draw: st.DrawFn) -> Line:
-    """A line that is free, pinned, or has an order of its own."""
-    order = draw(st.sampled_from([None, None, ["north"], ["north", "main"]]))
-    pin = None if order else draw(st.sampled_from([None, None, *LOCATIONS]))
-    return Line(draw(st.sampled_from(SKUS)), draw(quantities), pin, order)
-
-
-@st.composite
-def demands(draw: st.DrawFn) -> Reserve:
-    """A reserve request."""
-    return Reserve(
-        draw(channels), draw(st.lists(lines(), min_size=1, max_size=3)),
-        ttl_seconds=draw(st.sampled_from([None, *TTLS])),
-        reference=draw(st.sampled_from([None, "order-7", "größe 42 @ -"])),
-        customer=draw(st.sampled_from([None, "c-9"])),
-        partial=draw(st.sampled_from([False, False, True])), split=draw(st.booleans()),
-    )  # fmt: skip
-
-
-receipts = st.lists(
-    st.builds(
-        ReceiveLine, st.sampled_from(SKUS), st.sampled_from(LOCATIONS), st.integers(1, 9)
-    ),
-    min_size=1, max_size=2, unique_by=lambda line: (line.sku, line.location),
-)  # fmt: skip
-
-parts = st.none() | st.lists(
-    st.builds(PartLine, st.sampled_from(SKUS), quantities, st.sampled_from([None, *LOCATIONS])),
-    min_size=1, max_size=2, unique_by=lambda line: line.sku,
-)  # fmt: skip
-
-
-def targets(part_lines: Sequence[PartLine] | None) -> list[tuple[str, int]] | None:
-    """Parts as the model takes them."""
-    if part_lines is None:
-        return None
-    return [
-        (f"{line.sku}@{line.location}" if line.location else line.sku, line.quantity)
-        for line in part_lines
-    ]
-
-
-def told(result: Any) -> Answer:
-    """What a caller was told, as the model says it."""
-    if isinstance(result, InsufficientStock | Expired):
-        return Answer(result.code, lines=tuple(map(_shortfall, result.lines)))
-    if isinstance(result, StockadeError):
-        return Answer(result.code, getattr(result, "state", ""))
-    return DONE
-
-
-def _shortfall(line: dict[str, Any]) -> Any:
-    return (
-        line["sku"], line.get("location"), line["requested"], line["available"], line["limited_by"],
-    )  # fmt: skip
-
-
-def expected(answer: Answer) -> Answer:
-    """The same of the model: whether something was done already shows in the store alone."""
-    if answer in (DONE, ALREADY) or answer.code == "done":
-        return DONE
-    found = tuple(
-        (each.sku, each.location, each.requested, each.available, each.limited_by)
-        for each in answer.lines
-    )
-    return Answer(answer.code, answer.state, found)  # type: ignore[arg-type]
-
-
-class Machine(RuleBasedStateMachine):
-    """One warehouse, its engines, and the model of it."""
-
-    url: str
-    directory: Path
-    examples = 0
-
-    def __init__(self) -> None:
-        super().__init__()
-        Machine.examples += 1
-        self.runner = asyncio.Runner()
-        self.model = Model()
-        self.found: Audit
-        self.ids: list[str] = []  # in order of creation
-        self.due: set[str] = set()
-        self.seq = 0
-        self.made = 0  # keys
-        self.journal: list[tuple[Callable[[Service, Key], Awaitable[Any]], Key, str]] = []
-        self.shop = Shop(self.url, self.directory / str(Machine.examples))
-
-    # --- how -----------------------------------------------------------------------------------
-
-    def run(self, work: Awaitable[Any]) -> Any:
-        async def wait() -> Any:
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                return await work
-
-        return self.runner.run(wait())
-
-    def service(self, number: int) -> Service:
-        return self.shop.services[number % len(self.shop.services)]
-
-    def key(self) -> Key:
-        self.made += 1
-        return key_of(self.made)
-
-    def pick(self, number: int) -> str:
-        """A reservation, counted from the youngest; there may be none yet."""
-        return self.ids[-1 - number % len(self.ids)] if self.ids else NOBODY
-
-    def pick_reserved(self, number: int) -> str:
-        """The same of those that wait for a commit."""
-        alive = [id for id in self.ids if self.model.records[id].state == "R"]
-        return alive[-1 - number % len(alive)] if alive else NOBODY
-
-    def ask(self, work: Awaitable[Any]) -> Any:
-        """The result, or the error as a value. Errors that no caller should see are raised."""
-
-        async def wait() -> Any:
-            try:
-                return await work
-            except StockadeError as error:
-                assert not error.retryable, error
-                return error
-
-        return self.run(wait())
-
-    def look(self) -> None:
-        """Reads and audits the store."""
-        self.found = self.run(self.shop.audit())
-
-    def step(self, result: Any, apply: Callable[[], Answer | None]) -> None:
-        """Audits, and holds the model to what happened: ``apply`` does the same to it.
-
-        Whose deadline passed may expire before or after; the stream says which. ``apply`` answers
-        what the caller should have been told, or None if that cannot be foretold: then the model
-        goes on from the store.
-        """
-        self.look()
-        news = [event for event in self.found.events if event.seq > self.seq]
-        self.seq = self.found.events[-1].seq
-        answer: Answer | None = None
-        applied = mixed = False
-        for event in news:
-            ended = [id for id, record in event.records.items() if record.state == "X"]
-            if ended:
-                mixed = mixed or len(ended) < len(event.records)
-                assert self.due >= set(ended), "expired before the deadline"
-                self.model.expire(ended)
-                self.due -= set(ended)
-            elif not applied:
-                applied, answer = True, apply()
-        if not applied:
-            answer = apply()
-        if answer is None or mixed:
-            self.model.resync(self.found)
-            return
-        assert told(result) == expected(answer), (result, answer)
-        differences = self.model.differences(self.found)
-        assert not differences, "\n".join(differences)
-
-    def at_once(self, results: Sequence[Any]) -> None:
-        """Audits what several callers did at the same time, and goes on from what is there."""
-        for result in results:
-            if isinstance(result, BaseException):
-                assert isinstance(result, StockadeError), repr(result)
-                assert result.code in TOLD, repr(result)
-        self.look()
-        self.seq = self.found.events[-1].seq
-        self.model.resync(self.found)
-        self.due = {id for id in self.due if self.model.records[id].state == "R"}
-        self.ids += sorted(self.model.records.keys() - set(self.ids))
-
-    def is_current(self, service: Service, skus: set[str]) -> bool:
-        """True if the engine plans on what is there: then its plan can be foretold.
-
-        A worker that has not seen a pool yet may pass it over for the next in order.
-        """
-        rows, entries = self.found.store.hash("pools"), self.found.store.hash("skus")
-        seen = service.lane.snapshot
-        return all(
-            known.text.decode() in ("", rows.get(pool.decode(), ""))
-            for pool, known in seen.rows.items()
-            if known.sku in skus
-        ) and all(sku not in seen.skus or seen.skus[sku].text.decode() == entries[sku] for sku in skus)
-
-    # --- opening -------------------------------------------------------------------------------
-
-    @initialize(
-        count=st.integers(2, 3), staleness_ms=st.sampled_from([0, 0, 3]), reaping=st.booleans(),
-        specs=st.tuples(channel_specs(), channel_specs(), channel_specs()),
-        skus=st.tuples(sku_specs(), sku_specs()), stock=st.lists(receipts, min_size=1, max_size=4),
-    )  # fmt: skip
-    def open(
-        self,
-        count: int,
-        staleness_ms: int,
-        reaping: bool,
-        specs: tuple[ChannelSpec, ...],
-        skus: tuple[SkuSpec, ...],
-        stock: list[list[ReceiveLine]],
-    ) -> None:
-        self.run(self.shop.open(count, staleness_ms))
-        if not reaping:
-            self.run(self.shop.stop_reapers())
-        self.set_location(0, "north", True)
-        for name, spec in zip(CHANNELS, specs, strict=True):
-            self.set_channel(0, name, spec)
-        for sku, sku_spec in zip(SKUS, skus, strict=True):
-            self.set_sku(1, sku, sku_spec)
-        for number, each in enumerate(stock):
-            self.receive(number, each, False)
-
-    def teardown(self) -> None:
-        try:
-            for service in self.shop.services:
-                for name, count in service.lane.counts.items():
-                    SEEN[name.replace("ReserveStep:", "")] += count
-            self.run(self.shop.close())
-        finally:
-            self.runner.close()
-
-    # --- policy and stock ----------------------------------------------------------------------
-
-    @rule(engine=engines, name=channels, spec=channel_specs())
-    def set_channel(self, engine: int, name: str, spec: ChannelSpec) -> None:
-        before = self.model.copy()
-        result = self.ask(self.service(engine).catalogue.put_channel(name, spec))
-
-        def apply() -> Answer:
-            self.model.put_channel(name, spec)
-            return DONE
-
-        self.step(result, apply)
-        assert result.created is (name not in before.channels)
-
-    @rule(engine=engines, name=st.just("north"), sells=st.sampled_from([True, True, False]))
-    def set_location(self, engine: int, name: str, sells: bool) -> None:
-        work = self.service(engine).catalogue.put_location(name, LocationSpec(sells))
-
-        def apply() -> Answer:
-            self.model.put_location(name, sells)
-            return DONE
-
-        self.step(self.ask(work), apply)
-
-    @rule(engine=engines, sku=st.sampled_from(SKUS), spec=sku_specs())
-    def set_sku(self, engine: int, sku: str, spec: SkuSpec) -> None:
-        work = self.service(engine).catalogue.put_sku(sku, spec)
-
-        def apply() -> Answer:
-            self.model.put_sku(sku, spec)
-            return DONE
-
-        self.step(self.ask(work), apply)
-
-    @rule(engine=engines, receipt=receipts, keyed=keyings)
-    def receive(self, engine: int, receipt: list[ReceiveLine], keyed: bool) -> None:
-        keys = [self.key() if keyed else None for _ in receipt]
-        results = self.ask(self.service(engine).engine.receive(Receive(receipt), keys))
-
-        def apply() -> Answer:
-            for line in receipt:
-                self.model.receive(line.sku, line.location, line.quantity)
-            return DONE
-
-        self.step(results, apply)
-        for line, key, result in zip(receipt, keys, results, strict=True):
-            assert result.error is None
-            assert not result.replayed
-            if key is not None:
-                one = Receive([line])
-                pool = f"{line.sku}@{line.location}"
-                self.journal.append(
-                    (lambda s, k, one=one: s.engine.receive(one, [k]), key, pool)  # type: ignore[misc]
-                )
-
-    @rule(pick=picks, share=st.sampled_from([0, 1, 3]))
-    def lose(self, pick: int, share: int) -> None:
-        """A pool is found empty, and some of what it has promised missing."""
-        if not self.found.rows:
-            return
-        name = sorted(self.found.rows)[pick % len(self.found.rows)]
-        row = self.found.rows[name]
-        promised = sum(quota.reserved + quota.committed for quota in row.quotas.values())
-        units = min(share, promised - row.deficit)
-        lost = self.run(self.shop.lose(name, row, units))
-
-        def apply() -> Answer:
-            if lost:
-                sku, location = name.split("@")
-                self.model.lose((sku, location), units)
-            return DONE
-
-        self.step(None, apply)
-        SEEN["deficit"] += units > 0 and lost
+class Machine(Stocked):
+    """What callers may do in a warehouse."""
 
     # --- reservations, one after the other -----------------------------------------------------
 
@@ -415,7 +78,7 @@ class Machine(RuleBasedStateMachine):
         if granted:
             self._granted(request, result, key)
         else:
-            self._refused(result)
+            count_refusal(result)
 
     def _granted(self, request: Reserve, receipt: Receipt, key: Key | None) -> None:
         held = self.found.records[receipt.id]
@@ -438,12 +101,6 @@ class Machine(RuleBasedStateMachine):
         assert not any(wanted.values()), (request, shown)
         if key is not None:
             self.journal.append((lambda s, k: s.engine.reserve(request, k), key, receipt.id))
-
-    @staticmethod
-    def _refused(error: InsufficientStock) -> None:
-        for line in error.lines:
-            SEEN["ceiling met"] += line["limited_by"] == "channel_ceiling"
-            SEEN["floor met"] += line["limited_by"] == "channel_quota"
 
     @rule(
         engine=engines, pick=picks, late=st.sampled_from([None, None, "reacquire", "refuse"]),
@@ -695,8 +352,13 @@ class Machine(RuleBasedStateMachine):
         }
         return works[draw(st.sampled_from(sorted(works)))]
 
-    @rule(pick=picks, engine=engines, others=st.integers(0, 3), ago_ms=st.sampled_from([0, 400]))
-    def commit_while_it_expires(self, pick: int, engine: int, others: int, ago_ms: int) -> None:
+    @rule(
+        pick=picks, engine=engines, others=st.integers(0, 3), ago_ms=st.sampled_from([0, 400]),
+        first=st.booleans(),
+    )  # fmt: skip
+    def commit_while_it_expires(
+        self, pick: int, engine: int, others: int, ago_ms: int, first: bool
+    ) -> None:
         """A deadline passes; the buyer pays, a reaper comes, others want the units."""
         id = self.pick_reserved(pick)
         if id == NOBODY:
@@ -706,13 +368,13 @@ class Machine(RuleBasedStateMachine):
             self.due.add(id)
         place, units = record.lines[0].place, record.lines[0].open
         rival = Reserve(record.channel, [Line(place[0], units, place[1])], ttl_seconds=900)
-        results = self.run(self.shop.all([
-            self.service(engine + 1).lane.tidy(),
-            *(self.service(engine + n).engine.reserve(rival) for n in range(others)),
-            self.service(engine).engine.commit(id, Commit()),
-        ]))  # fmt: skip
+        payer = self.service(engine).engine
+        rivals = [self.service(engine + n).engine.reserve(rival) for n in range(others)]
+        works = [*rivals, self.service(engine + 1).lane.tidy()]
+        works.insert(0 if first else len(works), payer.commit(id, Commit()))
+        results = self.run(self.shop.all(works))
+        paid = any(isinstance(result, Receipt) and result.id == id for result in results)
         self.at_once(results)
-        paid = isinstance(results[-1], Receipt)
         assert self.model.records[id].state == ("C" if paid else "X")
         SEEN["expire racing commit"] += 1
         SEEN["late commit won"] += paid

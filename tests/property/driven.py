@@ -1,0 +1,181 @@
+"""What drives the machine: one loop, several engines, the model beside them, the audit after each
+step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hypothesis.stateful import RuleBasedStateMachine
+
+from core.errors import Expired, InsufficientStock, StockadeError
+from core.model import Key
+from core.service import Service
+from tests.model import ALREADY, DONE, Answer, Model
+from tests.resemblance import differences, model_of
+from tests.shop import Shop, key_of
+from tests.stored import Audit
+
+PATIENCE_SECONDS = 20.0  # of one step: whoever waits longer waits for ever
+SLACK_MS = 1_500  # between a time that was foretold and the store's own
+SEEN: Counter[str] = Counter()  # interesting events of the whole run
+
+# What a caller may be told when others do things at the same time.
+TOLD = frozenset({
+    "insufficient_stock", "invalid_state", "invalid_quantity", "expired", "unknown_reservation",
+})  # fmt: skip
+NOBODY = "00000000-0000-7000-8000-000000000000"  # an id that no reservation has
+
+
+def told(result: Any) -> Answer:
+    """What a caller was told, as the model says it."""
+    if isinstance(result, InsufficientStock | Expired):
+        return Answer(result.code, lines=tuple(map(_shortfall, result.lines)))
+    if isinstance(result, StockadeError):
+        return Answer(result.code, getattr(result, "state", ""))
+    return DONE
+
+
+def _shortfall(line: dict[str, Any]) -> Any:
+    return (
+        line["sku"], line.get("location"), line["requested"], line["available"], line["limited_by"],
+    )  # fmt: skip
+
+
+def expected(answer: Answer) -> Answer:
+    """The same of the model: whether something was done already shows in the store alone."""
+    if answer in (DONE, ALREADY) or answer.code == "done":
+        return DONE
+    found = tuple(
+        (each.sku, each.location, each.requested, each.available, each.limited_by)
+        for each in answer.lines
+    )
+    return Answer(answer.code, answer.state, found)  # type: ignore[arg-type]
+
+
+def count_refusal(result: Any) -> None:
+    """Notes a floor or a ceiling that was met."""
+    if isinstance(result, InsufficientStock):
+        for line in result.lines:
+            SEEN["ceiling met"] += line["limited_by"] == "channel_ceiling"
+            SEEN["floor met"] += line["limited_by"] == "channel_quota"
+
+
+class Driven(RuleBasedStateMachine):
+    """One warehouse, its engines, and the model of it."""
+
+    url: str
+    directory: Path
+    examples = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        Driven.examples += 1
+        self.runner = asyncio.Runner()
+        self.model = Model()
+        self.found: Audit
+        self.ids: list[str] = []  # in order of creation
+        self.due: set[str] = set()
+        self.seq = 0
+        self.made = 0  # keys
+        self.journal: list[tuple[Callable[[Service, Key], Awaitable[Any]], Key, str]] = []
+        self.shop = Shop(self.url, self.directory / str(Driven.examples))
+
+    def run(self, work: Awaitable[Any]) -> Any:
+        async def wait() -> Any:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                return await work
+
+        return self.runner.run(wait())
+
+    def service(self, number: int) -> Service:
+        return self.shop.services[number % len(self.shop.services)]
+
+    def key(self) -> Key:
+        self.made += 1
+        return key_of(self.made)
+
+    def pick(self, number: int) -> str:
+        """A reservation, counted from the youngest; there may be none yet."""
+        return self.ids[-1 - number % len(self.ids)] if self.ids else NOBODY
+
+    def pick_reserved(self, number: int) -> str:
+        """The same of those that wait for a commit."""
+        alive = [id for id in self.ids if self.model.records[id].state == "R"]
+        return alive[-1 - number % len(alive)] if alive else NOBODY
+
+    def ask(self, work: Awaitable[Any]) -> Any:
+        """The result, or the error as a value. Errors that no caller should see are raised."""
+
+        async def wait() -> Any:
+            try:
+                return await work
+            except StockadeError as error:
+                if error.retryable:
+                    raise
+                return error
+
+        return self.run(wait())
+
+    def look(self) -> None:
+        """Reads and audits the store."""
+        self.found = self.run(self.shop.audit())
+
+    def step(self, result: Any, apply: Callable[[], Answer | None]) -> None:
+        """Audits, and holds the model to what happened: ``apply`` does the same to it.
+
+        Whose deadline passed may expire before or after; the stream says which. ``apply`` answers
+        what the caller should have been told, or None if that cannot be foretold: then the model
+        goes on from the store.
+        """
+        self.look()
+        news = [event for event in self.found.events if event.seq > self.seq]
+        self.seq = self.found.events[-1].seq
+        answer: Answer | None = None
+        applied = mixed = False
+        for event in news:
+            ended = [id for id, record in event.records.items() if record.state == "X"]
+            if ended:
+                mixed = mixed or len(ended) < len(event.records)
+                assert self.due >= set(ended), "expired before the deadline"
+                self.model.expire(ended)
+                self.due -= set(ended)
+            elif not applied:
+                applied, answer = True, apply()
+        if not applied:
+            answer = apply()
+        if answer is None or mixed:
+            self.model = model_of(self.found)
+            return
+        assert told(result) == expected(answer), (result, answer)
+        wrong = differences(self.model, self.found)
+        assert not wrong, "\n".join(wrong)
+
+    def at_once(self, results: Sequence[Any]) -> None:
+        """Audits what several callers did at the same time, and goes on from what is there."""
+        for result in results:
+            if isinstance(result, BaseException):
+                assert isinstance(result, StockadeError), repr(result)
+                assert result.code in TOLD, repr(result)
+            count_refusal(result)
+        self.look()
+        self.seq = self.found.events[-1].seq
+        self.model = model_of(self.found)
+        self.due = {id for id in self.due if self.model.records[id].state == "R"}
+        self.ids += sorted(self.model.records.keys() - set(self.ids))
+
+    def is_current(self, service: Service, skus: set[str]) -> bool:
+        """True if the engine plans on what is there: then its plan can be foretold.
+
+        A worker that has not seen a pool yet may pass it over for the next in order.
+        """
+        rows, entries = self.found.store.hash("pools"), self.found.store.hash("skus")
+        seen = service.lane.snapshot
+        known = [row for row in seen.rows.values() if row.sku in skus]
+        return all(
+            row.text.decode() in ("", rows.get(row.pool.decode(), "")) for row in known
+        ) and all(seen.skus[sku].text.decode() == entries[sku] for sku in skus & seen.skus.keys())
