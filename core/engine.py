@@ -56,6 +56,7 @@ from core.model import (
     is_sku,
 )
 from core.ops import Group, Known, ReacquireOp, Receipt, ReceiveOp, ReserveOp, SettleOp
+from core.snapshot import as_met
 from core.store import keys, wording
 from core.store.shard import Shard
 
@@ -478,14 +479,16 @@ class Engine:
         }
         names = [f"{sku}@{location}" for sku, found in places.items() for location in found]
         rows = dict(zip(names, await self._shard.rows(names), strict=True))
+        policy = self._lane.snapshot.policy
         answers = []
         for sku, found in places.items():
             available = dict.fromkeys([channel] if channel else self._specs, 0)
             pools = []
             for location in found:
-                row = rows[f"{sku}@{location}"]
-                if row is None:
+                row, entry = rows[f"{sku}@{location}"], entries[sku]
+                if row is None or entry is None or policy is None:
                     continue
+                row = as_met(policy, sku, entry, location, row)
                 pool, reach = self._pool(f"{sku}@{location}", row)
                 if channel:
                     own = pool.channels.get(channel)

@@ -87,6 +87,7 @@ class Lane:
         self.counts: Counter[str] = Counter()
         self.epoch = ""
         self.seq = 0
+        self.last_refusal = ""  # what the store said to a script that it would not run
         self.full = False  # the store's memory is nearly used up: no new reservations
         self.closed: StockadeError | None = Draining("this worker has not started yet")
         self.flight_stamp = (0, 0.0)
@@ -287,6 +288,8 @@ class Lane:
                 self._stopped(step, outcome, reply)
                 continue
             self._clock_tries = 0
+            if step.ops:
+                self.last_refusal = ""
             if isinstance(step, (ReserveStep, ReacquireStep, LookStep)):
                 self.planner.policy_round = self.flight_stamp[0]
             step.landed(self, reply, flight.resent)
@@ -327,6 +330,7 @@ class Lane:
             self._ask_for("scripts")
             return
         log.error("the store refused %s: %s", type(step).__name__, error)
+        self.last_refusal = str(error)
         # Scripts guard before they write, so a refusal by name means that nothing happened.
         known = error.code in (
             "OOM", "MISCONF", "READONLY", "NOREPLICAS", "LOADING", "BUSY", "WRONGTYPE", "LAW",

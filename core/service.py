@@ -69,6 +69,7 @@ class Service:
                 "url": masked_url(self._url),
                 "version": self.version,
                 "state": "ok" if closed is None else closed.detail,
+                "last_refusal": self.lane.last_refusal,
                 "memory_full": self.lane.full,
                 "epoch": self.lane.epoch,
                 "seq": self.lane.seq,
@@ -140,7 +141,7 @@ class Service:
                 link = await open_link(self._url, self._settings.store_timeout_seconds)
                 await self._shard.load_scripts()
                 meta = await self._shard.start(create=False)
-                difference = self._difference(meta)
+                difference = self._difference(meta) or await self._weaker()
                 if not difference:
                     self._reopen()
                     self.lane.use(link)
@@ -158,6 +159,11 @@ class Service:
                 if link is not None:
                     link.abort("not used")
             await asyncio.sleep(RECONNECT_SECONDS if give_up_at else SETTLE_SECONDS)
+
+    async def _weaker(self) -> str:
+        """Why a store that came back gives less durability than it did; empty if it does not."""
+        durability, why = await self._shard.durability()
+        return why if self._durability == "fsync" and durability != "fsync" else ""
 
     def _abandon(self, why: str) -> None:
         def error(outcome: Any, reservation: str | None) -> StockUnavailable:

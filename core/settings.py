@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 from msgspec import Meta, Struct
@@ -25,6 +25,10 @@ FILE_NAME = "stockade.toml"
 FILE_VARIABLE = "STOCKADE_CONFIG"
 WEEK_SECONDS = 604_800
 MEMORY_MIN_BYTES = 16 * 2**20  # a server that holds nothing but its scripts needs a few of these
+URL_PARAMETERS = frozenset({
+    "db", "username", "password", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs",
+    "ssl_check_hostname",
+})  # fmt: skip
 KEY_WINDOW_MAX_SECONDS = 31_536_000  # a year of keys; more is surely a slip of the unit
 
 
@@ -207,6 +211,10 @@ def _check_url(url: str) -> None:
         complete = None
     if not complete or parts.scheme not in ("redis", "rediss", "unix"):
         raise ValueError("must be redis://HOST:PORT, rediss://HOST:PORT or unix:///PATH")
+    for name in parse_qs(parts.query, keep_blank_values=True):
+        if name not in URL_PARAMETERS:
+            known = ", ".join(sorted(URL_PARAMETERS))
+            raise ValueError(f"has the parameter {name!r}; there are {known}")
 
 
 def _wanted(hint: Any) -> str:

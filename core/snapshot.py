@@ -8,11 +8,30 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+from core.kernel._plan import Batch
 from core.kernel._policy import Policy, Row, Sku
+from core.kernel._pool import ChannelUnknown
 from core.store import wording
 
 ROWS_MAX = 100_000  # about 60 MB; a promotion's SKUs fit many times over
 SKUS_MAX = 100_000
+
+
+def as_met(policy: Policy, name: str, entry: bytes, location: str, text: bytes) -> bytes:
+    """A row as its policies make it when it is next planned on, so that a reader sees what a demand
+    would meet. A row that has met newer ones than these is as it is."""
+    number, locations, spec = wording.parse_sku(entry)
+    if text.split(b" ", 3)[1:3] == [b"%d" % number, b"%d" % policy.number]:
+        return text
+    row = Row(name, location)
+    row.text = text
+    sku = Sku(name, number, entry, spec, locations, {location: row})
+    batch = Batch()
+    batch.begin(policy, {name: sku})
+    try:
+        return batch.as_met(row, sku) or text
+    except ChannelUnknown:
+        return text
 
 
 class Snapshot:

@@ -213,6 +213,12 @@ def _check_catalogue(found: Audit) -> None:
         for location in entry.split(" ", 2)[1].split(",")
         if location != "-"
     }
+    for pool, row in found.rows.items():
+        number = entries.get(pool.split("@")[0], "0").partition(" ")[0]
+        found.check(
+            str(row.sku_number) == number,
+            f"pool {pool}: has met policy {row.sku_number} of its SKU, now is {number}",
+        )
     for pool in listed ^ found.rows.keys():
         where = "its SKU" if pool in listed else "the pools"
         found.check(False, f"pool {pool}: stands in {where} alone")

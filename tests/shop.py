@@ -134,10 +134,11 @@ class Shop:
         """Asks again while a refusal may rest on rows from before it was first asked."""
         began = monotonic_ms()
         while True:
+            asked = monotonic_ms()
             try:
                 return await ask()
             except (InsufficientStock, Expired):
-                if monotonic_ms() - began > self._staleness_ms:
+                if self._staleness_ms == 0 or asked - began > self._staleness_ms:
                     raise
 
     @staticmethod

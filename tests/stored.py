@@ -29,7 +29,7 @@ _QUOTA = re.compile(
     r"([a-z0-9._-]+)@(\d+),(\d+),(\d+),(-?\d+)(?:,(\d+),(-|[us]\d+),(\d+),(\d+))?"
 )
 _RECORD = re.compile(
-    r"([RCFTLXK]) (\d+) (\d+|-) (\d+|-) (\d+|-) (\d+|-) (\S+) (\S+) (\S+)((?: \S+)+)"
+    r"([RCFTLXK]) (\d+) (\d+|-) (\d+|-) (\d+|-) (\d+|-|~[0-9a-f]{16}) (\S+) (\S+) (\S+)((?: \S+)+)"
 )
 _LINE = re.compile(r"([^@ ]+@[^@ ]+)@(\d+),(\d+)(?:,(\d+),(\d+),(\d+),(\d+))?")
 ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
@@ -232,7 +232,7 @@ def parse_record(text: str) -> Record:
             raise Unreadable(f"line {word!r} of record {text!r}")
         lines.append(Line(part[1], *(int(part[i] or 0) for i in range(2, 8))))
     updated, deadline, committed, seq = (
-        None if found[i] == "-" else int(found[i]) for i in range(3, 7)
+        int(found[i]) if found[i].isdigit() else None for i in range(3, 7)
     )
     return Record(
         found[1], int(found[2]), updated, deadline, committed, seq, found[7], found[8], found[9],

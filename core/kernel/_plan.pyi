@@ -99,6 +99,9 @@ class Batch:
     def meet(self, row: Row, sku: Sku) -> bool:
         """Brings a row under its SKU's policy; `pack` then prints it. False if no room."""
 
+    def as_met(self, row: Row, sku: Sku) -> bytes | None:
+        """The row as its policy makes it, for reading; nothing is planned. None if no room."""
+
     def give_back(
         self,
         row: Row,

@@ -526,6 +526,13 @@ cdef class Batch:
         self._now[slot].touched = self._now[slot].met
         return True
 
+    def as_met(self, Row row not None, Sku sku not None):
+        """The row as its policy makes it, for reading; nothing is planned. None if no room."""
+        cdef int slot = self._slot(row, sku)
+        if slot < 0:
+            return None
+        return print_row(&self._now[slot], self.policy._names, self._now[slot].version)
+
     def give_back(
         self, Row row not None, Sku sku not None, channel, own, borrowed, ceiling_number, committed
     ):
@@ -577,7 +584,8 @@ cdef class Batch:
         """Makes id and record of every granted demand: ([demand…], {due second: [id…]}).
 
         ``randomness``: 8 bytes per demand. A demand that has an id already keeps it and becomes
-        committed at ``version`` (a late commit); the others are reserved until now + ttl.
+        committed at ``version`` (a late commit, with a nonce); the others are reserved until now +
+        ttl.
         """
         cdef int number, i
         cdef Wish *wish
@@ -606,7 +614,11 @@ cdef class Batch:
                 ids.append(demand.id)
                 parts = [b"R 1 - %d - - %s" % (deadline, demand.tail)]
             else:
-                parts = [b"C %d %d - %d - %s" % (demand.version, now_ms, now_ms, demand.tail)]
+                # The nonce stands where a settling script writes its seq: it tells this plan from
+                # another worker's for the same reservation in the same millisecond.
+                nonce = randomness[8 * number:8 * number + 8].hex().encode()
+                parts = [b"C %d %d - %d ~%s %s" % (
+                    demand.version, now_ms, now_ms, nonce, demand.tail)]
             for i in range(wish.first_take, wish.first_take + wish.takes):
                 taken = &self._take[i]
                 row = <Row>self.rows[taken.slot]

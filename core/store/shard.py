@@ -111,11 +111,16 @@ class Shard:
     async def durability(self) -> tuple[Durability, str]:
         """The level that the store's settings give, and why it is not more."""
         try:
-            config = await self._redis.config_get("append*")
+            config = await self._redis.config_get("append*", "maxmemory-policy")
         except ResponseError as error:
             return "memory", f"CONFIG GET is refused ({error}), so its durability is not known"
         except RedisError as error:
             raise _error(error) from error
+        if str(config.get("maxmemory-policy", "noeviction")).startswith("allkeys"):
+            raise StartRefused(
+                f"the store's maxmemory-policy is {config['maxmemory-policy']}: it may throw stock "
+                "away; set `maxmemory-policy noeviction`"
+            )
         if config.get("appendonly") != "yes":
             return "memory", "appendonly is not yes; set `appendonly yes` and `appendfsync always`"
         if config.get("appendfsync") != "always":

@@ -99,6 +99,7 @@ EDGES = {
         "core.lane": "everything hot goes through the lane",
         "core.model": "requests in, answers out",
         "core.ops": "a use case is an op that it waits for",
+        "core.snapshot": "a reader sees a row as a demand would meet it",
         "core.store": "single reads",
     },
     "core.reaper": {

@@ -334,3 +334,21 @@ async def test_partial_grants_say_what_was_refused(worker: Service) -> None:
     ]  # fmt: skip
     with pytest.raises(InsufficientStock):
         await worker.engine.reserve(request)
+
+
+async def test_reads_meet_a_changed_ceiling_before_anything_is_planned(
+    store_url: str, workers: Workers
+) -> None:
+    """What a product page shows is what a demand would get."""
+    worker = await workers(store_url)
+    await furnish(worker, {"tee": 100}, web=ChannelSpec(floor_share=0.7, borrow=False))
+    assert await worker.engine.availability("web", ["tee"]) == [("tee", 70, {"main": 70})]
+    capped = ChannelSpec(floor_share=0.7, borrow=False, ceiling_units=4)
+    await worker.catalogue.put_channel("web", capped)
+    (found,) = await worker.engine.stock(["tee"])
+    assert found.available == {"web": 4}
+    assert found.pools[0].channels["web"].ceiling_left == 4
+    assert found.pools[0].version == 1  # reading plans nothing
+    with pytest.raises(InsufficientStock) as refused:
+        await worker.engine.reserve(demand(quantity=5))
+    assert refused.value.lines[0]["available"] == 4

@@ -103,6 +103,11 @@ class Driven(RuleBasedStateMachine):
         """A reservation, counted from the youngest; there may be none yet."""
         return self.ids[-1 - number % len(self.ids)] if self.ids else NOBODY
 
+    def pick_late(self, number: int) -> str:
+        """The same of those that only a late commit can bring back."""
+        late = [id for id in self.ids if id in self.due or self.model.records[id].state in "LX"]
+        return late[-1 - number % len(late)] if late else NOBODY
+
     def pick_reserved(self, number: int) -> str:
         """The same of those that wait for a commit."""
         alive = [id for id in self.ids if self.model.records[id].state == "R"]
@@ -148,6 +153,8 @@ class Driven(RuleBasedStateMachine):
                 applied, answer = True, apply()
         if not applied:
             answer = apply()
+        if isinstance(result, InsufficientStock) or (isinstance(result, Expired) and result.lines):
+            assert not self.due, "refused while units were due to come back"
         if answer is None or mixed:
             self.model = model_of(self.found)
             return

@@ -105,18 +105,20 @@ class Machine(Stocked):
     @rule(
         engine=engines, pick=picks, late=st.sampled_from([None, None, "reacquire", "refuse"]),
         keyed=keyings, reference=st.sampled_from([None, "paid 1"]),
-        version=st.sampled_from([None, None, 0, -1]),
+        version=st.sampled_from([None, None, 0, -1]), tardy=st.booleans(),
     )  # fmt: skip
     def commit(
         self,
         engine: int,
         pick: int,
+        tardy: bool,
         late: Any,
         keyed: bool,
         reference: str | None,
         version: int | None,
     ) -> None:
-        id, service = self.pick(pick), self.service(engine)
+        id = self.pick_late(pick) if tardy else self.pick(pick)
+        service = self.service(engine)
         if id == NOBODY:
             return
         before = self.model.records[id]
@@ -142,10 +144,10 @@ class Machine(Stocked):
         self.step(result, apply)
         if isinstance(result, Receipt):
             assert result.reservation().state in ("committed", "fulfilled")
+            assert result.reacquired is (was in "XL" or due)
             if key is not None:
                 self.journal.append((work, key, id))
         if was in "XL" or due:
-            assert isinstance(result, Receipt) or not getattr(result, "reacquired", False)
             SEEN["late commit won"] += isinstance(result, Receipt)
             SEEN["late commit lost"] += isinstance(result, Expired) and bool(result.lines)
 
@@ -354,10 +356,10 @@ class Machine(Stocked):
 
     @rule(
         pick=picks, engine=engines, others=st.integers(0, 3), ago_ms=st.sampled_from([0, 400]),
-        first=st.booleans(),
+        first=st.booleans(), payments=st.integers(1, 2),
     )  # fmt: skip
     def commit_while_it_expires(
-        self, pick: int, engine: int, others: int, ago_ms: int, first: bool
+        self, pick: int, engine: int, others: int, ago_ms: int, first: bool, payments: int
     ) -> None:
         """A deadline passes; the buyer pays, a reaper comes, others want the units."""
         id = self.pick_reserved(pick)
@@ -371,13 +373,16 @@ class Machine(Stocked):
         payer = self.service(engine).engine
         rivals = [self.service(engine + n).engine.reserve(rival) for n in range(others)]
         works = [*rivals, self.service(engine + 1).lane.tidy()]
-        works.insert(0 if first else len(works), payer.commit(id, Commit()))
+        for _ in range(payments):
+            works.insert(0 if first else len(works), payer.commit(id, Commit()))
         results = self.run(self.shop.all(works))
-        paid = any(isinstance(result, Receipt) and result.id == id for result in results)
+        paid = [result for result in results if isinstance(result, Receipt) and result.id == id]
+        assert len(paid) in (0, payments)
+        assert sum(result.reacquired for result in paid) == (len(paid) > 0), "once, and taken anew"
         self.at_once(results)
         assert self.model.records[id].state == ("C" if paid else "X")
         SEEN["expire racing commit"] += 1
-        SEEN["late commit won"] += paid
+        SEEN["late commit won"] += len(paid) > 0
         SEEN["late commit lost"] += not paid
 
 

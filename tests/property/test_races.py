@@ -26,6 +26,7 @@ from core.model import (
     ReceiveLine,
     Release,
     Reserve,
+    SkuChannel,
     SkuSpec,
 )
 from core.ops import Receipt
@@ -121,6 +122,16 @@ async def test_a_receipt_is_allotted_by_the_policy_of_that_moment(shop: Shop) ->
     await receive(second, 10)
     (stock,) = await second.engine.stock(["tee"])
     assert stock.pools[0].channels["web"].free == 10
+
+
+async def test_a_receipt_is_allotted_by_the_sku_of_that_moment(shop: Shop) -> None:
+    await furnish(shop, 1)
+    first, second = shop.services
+    await first.catalogue.put_sku("tee", SkuSpec(channels={"web": SkuChannel(floor_share=1.0)}))
+    await receive(second, 10)
+    (stock,) = await second.engine.stock(["tee"])
+    assert stock.pools[0].channels["web"].free == 10
+    assert counts(shop)["ReceiveStep:conflict"] == 1
 
 
 async def test_a_sku_that_was_changed_twice_elsewhere_does_not_hold_up_a_receipt(

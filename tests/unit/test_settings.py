@@ -166,3 +166,8 @@ def test_a_worker_reads_what_the_supervisor_wrote() -> None:
 def test_every_setting_is_described() -> None:
     assert list(module.descriptions()) == list(Settings.__struct_fields__)
     assert all(module.descriptions().values())
+
+
+def test_an_unknown_parameter_of_the_store_is_refused_by_name() -> None:
+    with pytest.raises(StartRefused, match="'foo'"):
+        load({"valkey_url": "redis://127.0.0.1:6379/0?foo=1"}, {}, Path("."))

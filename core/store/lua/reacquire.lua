@@ -1,7 +1,9 @@
 #!lua flags=allow-oom
 -- reacquire: commits reservations after their deadline or release, with units taken anew.
 --
--- Guarantees: as reserve; each record is still the one that was planned on; all of it or nothing.
+-- Guarantees: as reserve; each record is still the one that was planned on; all of it or nothing. A
+-- new record carries a nonce, so one that is there already was written by an earlier sending of this
+-- very batch, and then all of them were.
 -- KEYS 1 meta 2 pools 3 events 4 h 5 h before 6… buckets
 -- ARGV head, then pools, records; pools × (name), × (old row), × (new row), × (deltas);
 --      records × (index of its bucket in KEYS, id, old record, new record, key or "", fingerprint)
@@ -23,7 +25,7 @@ local stop = open_shard({'hash', 'hash', 'stream', 'hash'}, function()
   end
 end)
 if stop then return stop end
-local known, stale, lines, keys = {}, {}, {}, {}
+local known, stale, lines, keys, seen = {}, {}, {}, {}, {}
 for i = 0, records - 1 do
   local at = at_records + 6 * i
   local bucket, id, old, new = KEYS[tonumber(ARGV[at])], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
@@ -32,9 +34,10 @@ for i = 0, records - 1 do
   local text = call('HGET', bucket, id)
   if value then
     known[#known + 1], known[#known + 2] = i, value
-  elseif text ~= old then
+  elseif text ~= old or seen[id] then   -- a record at most once in a script
     stale[#stale + 1], stale[#stale + 2] = i, text or ''
   end
+  seen[id] = true
   lines[#lines + 1], lines[#lines + 2] = id, new
   if key ~= '' then keys[#keys + 1], keys[#keys + 2] = key, ARGV[at + 5] .. ' 200 ' .. id end
 end

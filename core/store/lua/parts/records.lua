@@ -1,7 +1,8 @@
 -- Part of the scripts that settle: a reservation's record as a table, and the loop over a batch.
 --
 -- A record reads "state version updated deadline committed seq channel customer reference line …",
--- "-" for what is absent; a line pool@own,borrowed with ,fulfilled,cancelled,returned,ceiling
+-- "-" for what is absent (seq: the event that wrote it, "-" for a new one, "~nonce" for a late
+-- commit); a line pool@own,borrowed with ,fulfilled,cancelled,returned,ceiling
 -- behind it once one of them is not 0. States: R reserved, C committed, F fulfilled, T returned,
 -- L released, X expired, K cancelled.
 --
