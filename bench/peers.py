@@ -71,7 +71,8 @@ async def own_script(
     row = store.admin.hget(keys.POOLS, pool)
     fields = ("epoch", "h", "hp", "w", "wp")
     known = store.admin.hmget(keys.META, fields)
-    meta = {n: bytes(v).decode() for n, v in zip(fields, known, strict=True) if isinstance(v, bytes)}
+    told = zip(fields, known, strict=True)
+    meta = {name: value.decode() for name, value in told if isinstance(value, bytes)}
     head = [
         meta["epoch"], "", "", meta["h"], meta["hp"], 3_600_000, meta["w"], meta["wp"],
         604_800_000, "1",

@@ -150,10 +150,13 @@ class Engine:
         """
         self._check_durability(request.durability)
         reference = wording.encode_text(request.reference) if request.reference else b""
+        refused: tuple[bytes, InsufficientStock] | None = None
         for _ in range(LATE_TRIES_MAX):
             code, record = await self._ask("commit", id, key, if_version, argument=reference)
             if code != "late":
                 return self._receipt(id, code, record)
+            if refused is not None and refused[0] == record:
+                raise Expired(lines=refused[1].lines)
             state = wording.record_head(record)[0]
             if state == "L" and request.late != "reacquire":
                 raise InvalidState(
@@ -170,7 +173,8 @@ class Engine:
             if isinstance(result, tuple):
                 continue  # another verb was faster; the record is read again
             if isinstance(result, InsufficientStock):
-                raise Expired(lines=result.lines)
+                refused = record, result  # or another commit of this reservation has the units
+                continue
             return result if type(result) is Receipt else await self._resolved(result)
         raise Overloaded("Others kept changing this reservation; try again")
 

@@ -584,8 +584,7 @@ cdef class Batch:
         """Makes id and record of every granted demand: ([demand…], {due second: [id…]}).
 
         ``randomness``: 8 bytes per demand. A demand that has an id already keeps it and becomes
-        committed at ``version`` (a late commit, with a nonce); the others are reserved until now +
-        ttl.
+        committed at ``version`` (a late commit); the others are reserved until now + ttl.
         """
         cdef int number, i
         cdef Wish *wish

@@ -1,9 +1,9 @@
 #!lua flags=allow-oom
 -- reacquire: commits reservations after their deadline or release, with units taken anew.
 --
--- Guarantees: as reserve; each record is still the one that was planned on; all of it or nothing. A
--- new record carries a nonce, so one that is there already was written by an earlier sending of this
--- very batch, and then all of them were.
+-- Guarantees: as reserve; each record is still the one that was planned on; all of it or nothing.
+-- A new record carries a nonce, so one that is there already was written by an earlier sending of
+-- this very batch, and then all of them were.
 -- KEYS 1 meta 2 pools 3 events 4 h 5 h before 6… buckets
 -- ARGV head, then pools, records; pools × (name), × (old row), × (new row), × (deltas);
 --      records × (index of its bucket in KEYS, id, old record, new record, key or "", fingerprint)
