@@ -50,5 +50,6 @@ async def test_a_script_takes_no_record_twice(
         scripts.REACQUIRE.sha.decode(), len(names), *names, *worker.lane.head(None),
         1, 2, "tee@main", pool, pool, "0 @1:-2 web@3:2", *entry, *entry,
     )  # fmt: skip
-    assert reply[0] == b"stale" and reply[5] == [1, old.encode()]
+    assert reply[0] == b"stale"
+    assert reply[5] == [1, old.encode()]
     assert (record(store, id), row(store, "tee@main")) == (old, pool)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+from functools import partial
+from typing import Any
+
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule
 
-from core.model import ChannelSpec, LocationSpec, Receive, ReceiveLine, SkuSpec
+from core.model import ChannelSpec, Key, LocationSpec, Receive, ReceiveLine, SkuSpec
+from core.service import Service
 from tests.model import DONE, Answer
 from tests.property.draws import (
     CHANNELS,
@@ -19,6 +24,10 @@ from tests.property.draws import (
     sku_specs,
 )
 from tests.property.driven import SEEN, Driven
+
+
+def _receive(request: Receive, service: Service, key: Key) -> Awaitable[Any]:
+    return service.engine.receive(request, [key])
 
 
 class Stocked(Driven):
@@ -109,11 +118,8 @@ class Stocked(Driven):
             assert result.error is None
             assert not result.replayed
             if key is not None:
-                one = Receive([line])
                 pool = f"{line.sku}@{line.location}"
-                self.journal.append(
-                    (lambda s, k, one=one: s.engine.receive(one, [k]), key, pool)  # type: ignore[misc]
-                )
+                self.journal.append((partial(_receive, Receive([line])), key, pool))
 
     @rule(pick=picks, share=st.sampled_from([0, 1, 3]))
     def lose(self, pick: int, share: int) -> None:
