@@ -259,7 +259,7 @@ def row_numbers(text: bytes) -> tuple[int, int, int]:
 
 def takes_of(record: bytes, late: bool) -> tuple[Take, ...]:
     """The lines of a record that was just made, which must be a reserved or a committed one."""
-    head = f"C 5 {NOW_MS} - {NOW_MS} - " if late else f"R 1 - {NOW_MS + TTL_MS} - - "
+    head = f"C 5 {NOW_MS} - {NOW_MS} ~{'0' * 16} " if late else f"R 1 - {NOW_MS + TTL_MS} - - "
     start = head.encode() + TAIL + b" "
     assert record.startswith(start), record
     takes = []
