@@ -20,7 +20,7 @@ async def ceiling_figure(name: str, store: Store, calls: Calls, rounds: int, bar
     found = [await against_ceiling(store, calls) for _ in range(rounds)]
     return Figure(
         name,
-        [recording.measured.rate for recording, _ in found],
+        [recording.alone.rate for recording, _ in found],
         [ceiling.rate for _, ceiling in found],
         bar,
         note=f"{median(recording.batch for recording, _ in found):.0f} operations per pipeline",
@@ -38,7 +38,7 @@ async def hot(rounds: int) -> AsyncIterator[Figure]:
             ours, peers, same, ceilings, wider, batches, wide = [], [], [], [], [], [], []
             for _ in range(rounds):
                 recording, ceiling = await against_ceiling(store, calls)
-                ours.append(recording.measured.rate)
+                ours.append(recording.alone.rate)
                 ceilings.append(ceiling.rate)
                 batches.append(recording.batch)
                 store.reset()
