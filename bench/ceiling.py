@@ -107,7 +107,7 @@ async def against_ceiling(store: Store, calls: Calls) -> tuple[Recording, Measur
 
 
 async def _alone(store: Store, calls: Calls) -> Measured:
-    """The product as it is, from the same start state: keeping every byte costs a fifth of it."""
+    """The product as it is, from the same start state, and with nothing recorded."""
     store.reset()
     store.tidy()
     async with store.open() as service:

@@ -153,6 +153,8 @@ async def test_a_sku_may_name_what_another_engine_has_just_made(shop: Shop) -> N
     await first.catalogue.put_channel("store", ChannelSpec())
     await receive(first, 1)  # its row has met a policy that the other engine does not know
     await second.catalogue.put_sku("tee", SkuSpec())
+    assert (await first.catalogue.sku("tee")).safety_by_location == {}
+    assert await first.engine.availability("web", ["tee"]) == [("tee", 2, {"main": 2})]
 
 
 async def test_one_key_at_two_engines_is_one_reservation(shop: Shop) -> None:
