@@ -1,5 +1,8 @@
 """Group commit: what waits while a pipeline is in flight is drained together and sent as the next.
 
+A crowd of demands does not wait for that: a second pipeline is planned on what the first is to
+leave, so that store and worker work at the same time.
+
 ``queues`` holds what waits, ``planning`` forms a pipeline of it: at most one script per verb. The
 lane sends it, hands each reply to its step, and asks for help when the store is away or another
 one. Plain sync code; the link sends and calls back. One object per worker and shard.
@@ -9,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -37,7 +40,8 @@ from core.store import keys
 from core.store.link import Command, Link, Replies, ReplyError, pack_command
 
 CLOCK_TRIES_MAX = 3  # proposals of time in a row that the store may refuse
-SEND_AT = 128  # an idle lane does not wait for more than this: half the callers plan meanwhile
+SEND_AT = 128  # demands that are sent at once: by an idle lane, or ahead of the answer to others
+FLIGHTS_MAX = 2  # pipelines under way: one that the store works on, one that it finds next
 RESEND_SECONDS = 2.0  # how long a broken pipeline is sent again before its outcome is unknown
 
 Failure = Callable[[Outcome, str | None], StockadeError]  # (outcome, reservation) → its error
@@ -48,9 +52,10 @@ log = logging.getLogger("stockade.lane")
 class Flight:
     """One pipeline under way."""
 
-    __slots__ = ("payload", "resent", "sent_ms", "since_ms", "steps", "timer")
+    __slots__ = ("payload", "resent", "round", "sent_ms", "since_ms", "steps", "timer")
 
-    def __init__(self, steps: list[Step], payload: bytes, sent_ms: float) -> None:
+    def __init__(self, round: int, steps: list[Step], payload: bytes, sent_ms: float) -> None:
+        self.round = round
         self.steps = steps
         self.payload = payload
         self.sent_ms = sent_ms
@@ -64,7 +69,7 @@ class Flight:
 
 
 class Lane:
-    """The queue of a shard in one worker, and its one pipeline in flight."""
+    """The queue of a shard in one worker, and its pipelines in flight."""
 
     def __init__(
         self,
@@ -90,7 +95,7 @@ class Lane:
         self.last_refusal = ""  # what the store said to a script that it would not run
         self.full = False  # the store's memory is nearly used up: no new reservations
         self.closed: StockadeError | None = Draining("this worker has not started yet")
-        self.flight_stamp = (0, 0.0)
+        self.flight_stamp = (0, 0.0)  # of the pipeline that lands: its round, when it was sent
         self._short_ms, self._long_ms = short_window_ms, long_window_ms
         self._short = self._long = ("0", "0")
         self._queue_limit = queue_limit
@@ -98,7 +103,7 @@ class Lane:
         self._trouble = trouble
         self._loop = asyncio.get_running_loop()
         self._link: Link | None = None
-        self._flight: Flight | None = None
+        self._flights: deque[Flight] = deque()
         self._scheduled = False
         self._paused: set[str] = set()
         self._round = 0
@@ -157,11 +162,10 @@ class Lane:
             self._admit()
         op.round = self._round
         self.queues.reserves.append(op)
-        if self._flight is None:
-            if len(self.queues.reserves) >= SEND_AT:
-                self._send()
-            elif not self._scheduled:
-                self._schedule()
+        if len(self.queues.reserves) >= SEND_AT:
+            self._send()
+        elif not self._flights and not self._scheduled:
+            self._schedule()
 
     def reacquire(self, op: ReacquireOp) -> None:
         """Queues a late commit."""
@@ -209,18 +213,21 @@ class Lane:
     # --- sending -------------------------------------------------------------------------------
 
     def _schedule(self) -> None:
-        if self._flight is None and not self._scheduled:
+        if not self._flights and not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._on_turn)
 
     def _on_turn(self) -> None:
         self._scheduled = False
-        if self._flight is None:
+        if not self._flights:
             self._send()
 
     def _send(self) -> None:
         """Forms the next pipeline from what waits, and sends it."""
-        if self._link is None or self._flight is not None:
+        if self._link is None:
+            return
+        if self._flights:
+            self._send_ahead()
             return
         monotonic = monotonic_ms()
         self._roll_windows()
@@ -238,13 +245,34 @@ class Lane:
             else:
                 self._rest()
             return
+        self._take_off(steps, monotonic)
+
+    def _send_ahead(self) -> None:
+        """Sends a crowd of demands behind the one pipeline under way, if nobody else waits."""
+        if (
+            len(self._flights) < FLIGHTS_MAX
+            and len(self.queues.reserves) >= SEND_AT
+            and not self._paused
+            and not self._tidy
+            and self.planner.calm()
+        ):
+            self._roll_windows()
+            steps: list[Step] = []
+            self.planner.step_ahead(steps)
+            if steps:
+                self.counts["ahead"] += 1
+                self._take_off(steps, monotonic_ms())
+
+    def _take_off(self, steps: list[Step], monotonic: float) -> None:
         commands: list[Command] = [step.command(self) for step in steps]
         payload = b"".join(map(pack_command, commands))
         self._round += 1
-        self._flight = Flight(steps, payload, monotonic)
-        self.flight_stamp = (self._round, monotonic)
+        for step in steps:
+            step.launched(self._round, bool(self._flights))
+        flight = Flight(self._round, steps, payload, monotonic)
+        self._flights.append(flight)
         self.counts["pipelines"] += 1
-        self._launch(self._flight)
+        self._launch(flight)
 
     def _launch(self, flight: Flight) -> None:
         assert self._link is not None
@@ -268,13 +296,14 @@ class Lane:
     def _landed(self, flight: Flight, replies: Replies) -> None:
         if flight.timer is not None:
             flight.timer.cancel()
-        if flight is not self._flight:  # abandoned: its callers were told that it is unknown
+        if flight not in self._flights:  # abandoned: its callers were told that it is unknown
             return
         if isinstance(replies, ConnectionError):
             self._link = None
             self._ask_for("link")
             return
         received = monotonic_ms()
+        self.flight_stamp = (flight.round, flight.since_ms)
         for step, reply in zip(flight.steps, replies, strict=True):
             if isinstance(reply, ReplyError):
                 self._failed(step, reply, flight)
@@ -293,7 +322,7 @@ class Lane:
             if isinstance(step, (ReserveStep, ReacquireStep, LookStep)):
                 self.planner.policy_round = self.flight_stamp[0]
             step.landed(self, reply, flight.resent)
-        self._flight = None
+        self._flights.popleft()  # replies come in the order of what was asked
         self._finish_tidy()
         self._send()
 
@@ -364,42 +393,37 @@ class Lane:
     def mended(self, kind: str) -> None:
         """The trouble is over; what waits goes on."""
         self._paused.discard(kind)
-        if self._flight is None:
-            self._schedule()
+        self._schedule()
 
     def use(self, link: Link) -> None:
         """A connection: what was under way is sent again, the same bytes."""
         self._link = link
         self._paused.discard("link")
-        flight = self._flight
-        if flight is not None and flight.resent and flight.age_ms() >= 1000 * RESEND_SECONDS:
+        first = self._flights[0] if self._flights else None
+        if first is not None and first.resent and first.age_ms() >= 1000 * RESEND_SECONDS:
             # It takes connections and does not answer: what waits behind this gets its turn.
-            flight = None
-            self._lose_flight(
+            self._lose_flights(
                 lambda outcome, id: StockUnavailable("The store does not answer", outcome, id)
             )
-        if flight is None:
-            self._schedule()
-        else:
+        for flight in tuple(self._flights):
             flight.resent = True
             flight.sent_ms = monotonic_ms()
             self.counts["resent"] += 1
             self._launch(flight)
+        self._schedule()
 
     def abandon(self, error: Failure) -> None:
         """The store stays away: what was sent is unknown, what waits did not happen."""
-        self._lose_flight(error)
+        self._lose_flights(error)
         self.give_up(error("none", None))
         self._rest()
 
-    def _lose_flight(self, error: Failure) -> None:
-        flight, self._flight = self._flight, None
-        if flight is None:
-            return
-        for step in flight.steps:
-            step.undone(self)
-            for op in step.ops:
-                op.finish(error("unknown", getattr(op, "id", None)))
+    def _lose_flights(self, error: Failure) -> None:
+        while self._flights:
+            for step in self._flights.pop().steps:
+                step.undone(self)
+                for op in step.ops:
+                    op.finish(error("unknown", getattr(op, "id", None)))
 
     def give_up(self, error: StockadeError, planned_only: bool = False) -> None:
         """Ends what waits in the queues: nothing of it happened."""
@@ -420,7 +444,7 @@ class Lane:
     async def drain(self, seconds: float) -> None:
         """Takes nothing new; returns when all that waits is answered, or after ``seconds``."""
         self.closed = Draining()
-        if self._flight is not None or self.waiting():
+        if self._flights or self.waiting():
             future: asyncio.Future[None] = self._loop.create_future()
             self._idle.append(future)
             self._schedule()

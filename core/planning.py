@@ -92,9 +92,11 @@ class Planner:
         self._keyed: list[ReserveOp] = []
         self.policy_round = -1  # pipeline in which the policy was last known to be current
         self.look_due = False
+        self._short = False  # planning ahead found too little: the rows must be seen first
 
     def planned_steps(self, steps: list[Step], monotonic: float) -> None:
         """Receives, reserves and late commits, each on what the one before leaves."""
+        self._short = False
         policy = self._snapshot.policy
         if policy is None:
             return
@@ -102,6 +104,23 @@ class Planner:
         self._plan_receives(steps)
         self._plan_reserves(steps, monotonic)
         self._plan_reacquires(steps, monotonic)
+
+    def calm(self) -> bool:
+        """True if only demands wait that may be granted, so that planning ahead delays nobody."""
+        queues = self._queues
+        return not (
+            self._short or self._wanted or self._keyed or self.look_due or self._deadlines.drains
+            or queues.contended or queues.receives or queues.reacquires
+            or any(queues.settles.values())
+        )  # fmt: skip
+
+    def step_ahead(self, steps: list[Step]) -> None:
+        """Plans what waits on the rows that the pipeline under way is to leave. Grants alone: what
+        cannot be granted goes back, for only a row that was seen may refuse."""
+        policy = self._snapshot.policy
+        assert policy is not None, "a pipeline with a plan is under way"
+        self._batch.begin(policy, self._snapshot.skus)
+        self._plan_reserves(steps, None)
 
     def distrust(self, rows: Iterable[Row]) -> None:
         """Rows that may have moved are read again before the next plan on them."""
@@ -171,7 +190,7 @@ class Planner:
             if stage is not None:
                 steps.append(ReceiveStep(stage, planned, places))
 
-    def _plan_reserves(self, steps: list[Step], monotonic: float) -> None:
+    def _plan_reserves(self, steps: list[Step], monotonic: float | None) -> None:
         queue = self._queues.contended if self._queues.contended else self._queues.reserves
         granted, due, now_ms = self._plan_demands(queue, monotonic)
         stage = self._packed(granted) if granted else None
@@ -199,10 +218,11 @@ class Planner:
             return None
 
     def _plan_demands(
-        self, queue: deque[Any], monotonic: float
+        self, queue: deque[Any], monotonic: float | None
     ) -> tuple[list[Any], dict[int, list[str]], int]:
         """Plans what waits in a queue. Refusals that may stand are answered; what must be seen
-        first goes back into the queue, and what it rests on onto the list of the next look."""
+        first goes back into the queue, and what it rests on onto the list of the next look.
+        ``monotonic`` None: ahead of an answer, when no refusal may stand."""
         batch = self._batch
         batch.begin_stage()
         later: list[ReserveOp] = []
@@ -250,7 +270,11 @@ class Planner:
             queue.extendleft(reversed(later))
             return [], {}, 0
         if batch.plan() < len(batch.demands):
-            self._refuse(batch, later, monotonic)
+            if monotonic is None:
+                self._short = True
+                later += [op for n, op in enumerate(batch.demands) if not batch.granted(n)]
+            else:
+                self._refuse(batch, later, monotonic)
         now_ms = self._now_ms()
         granted, due = batch.pack_reservations(
             now_ms, randomness(len(batch.demands)), keys.SHARD

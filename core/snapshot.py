@@ -84,13 +84,13 @@ class Snapshot:
         known = self.skus.get(sku)
         if known is not None:
             row = self.row(known, location)
-            row.text, row.round, row.seen_at = text, round, seen_at
+            row.saw(text, round, seen_at)
 
     def see_written(self, pool: bytes, text: bytes, round: int, seen_at: float) -> None:
         """Takes in a row that a script wrote, if this worker keeps it."""
         row = self.rows.get(pool)
         if row is not None:
-            row.text, row.round, row.seen_at = text, round, seen_at
+            row.saw(text, round, seen_at)
 
     def _drop_row(self) -> None:
         """Second chance: a row used since it was last looked at goes to the back once."""

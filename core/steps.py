@@ -48,6 +48,9 @@ class Step:
     def landed(self, lane: Lane, reply: list[Any], resent: bool) -> None:
         raise NotImplementedError
 
+    def launched(self, round: int, ahead: bool) -> None:
+        """It goes out in the pipeline ``round``, ahead of an answer to the one before it or not."""
+
     def undone(self, lane: Lane) -> None:
         """Nothing of it happened: what was planned is void."""
 
@@ -56,18 +59,26 @@ class PlannedStep(Step):
     """A step that carries a plan: rows to swap or rebase."""
 
     stage: Stage
+    round = 0  # the pipeline that carries it
+    ahead = False  # planned on rows that the pipeline before it was to leave
+
+    def launched(self, round: int, ahead: bool) -> None:
+        """It goes out now: until it has landed, its rows are what it makes of them."""
+        self.round, self.ahead = round, ahead
+        for row in self.stage.rows:
+            row.planned = round
 
     def undone(self, lane: Lane) -> None:
         for row, old in zip(self.stage.rows, self.stage.old, strict=True):
-            row.text = old
+            row.void(old, self.round, self.ahead)
 
     def took_effect(self, lane: Lane, moved: list[Any]) -> None:
         """The rows are what the plan says, but for those that were rebased."""
         round, seen_at = lane.flight_stamp
         for row, text in zip(self.stage.rows, self.stage.new, strict=True):
-            row.text, row.round, row.seen_at = text, round, seen_at
+            row.saw(text, round, seen_at)
         for index, text in zip(moved[::2], moved[1::2], strict=True):
-            self.stage.rows[index].text = text
+            self.stage.rows[index].saw(text, round, seen_at)
 
     def conflicted(self, lane: Lane, fresh: list[Any]) -> list[Row]:
         """Takes in the fresh rows; the ones that moved."""
@@ -76,7 +87,7 @@ class PlannedStep(Step):
         rows = []
         for index, text in zip(fresh[::2], fresh[1::2], strict=True):
             row = self.stage.rows[index]
-            row.text, row.round, row.seen_at = text, round, seen_at
+            row.saw(text, round, seen_at)
             rows.append(row)
         return rows
 
@@ -84,7 +95,7 @@ class PlannedStep(Step):
         """The step was done by an earlier sending: the rows as they are now."""
         round, seen_at = lane.flight_stamp
         for row, text in zip(self.stage.rows, texts, strict=True):
-            row.text, row.round, row.seen_at = text or b"", round, seen_at
+            row.saw(text or b"", round, seen_at)
 
 
 class ReserveStep(PlannedStep):

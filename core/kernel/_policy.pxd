@@ -27,6 +27,7 @@ cdef class Row:
     cdef public bytes text                  # b"" while the pool has no row
     cdef public int64_t round               # pipeline in which it was last seen to be current
     cdef public double seen_at              # when that pipeline was sent, monotonic seconds
+    cdef public int64_t planned             # last pipeline that carries a plan for it
     cdef public bint used
     cdef int64_t stamp                      # the batch that parsed it
     cdef int32_t slot

@@ -30,6 +30,7 @@ class Row:
     text: bytes
     round: int
     seen_at: float
+    planned: int
     used: bool
     @property
     def pool(self) -> bytes: ...
@@ -38,6 +39,8 @@ class Row:
     @property
     def location(self) -> str: ...
     def __init__(self, sku: str, location: str) -> None: ...
+    def saw(self, text: bytes, round: int, seen_at: float) -> None: ...
+    def void(self, text: bytes, round: int, guessed: bool) -> None: ...
 
 @disjoint_base
 class Sku:

@@ -67,7 +67,24 @@ cdef class Row:
         self.text = b""
         self.round = -1
         self.seen_at = -1e9
+        self.planned = -1
         self.stamp = -1
+
+    def saw(self, bytes text not None, int64_t round, double seen_at):
+        """Takes in what a pipeline found. Where a later one planned on, that is old news."""
+        if self.planned <= round:
+            self.text = text
+            self.round = round
+            self.seen_at = seen_at
+
+    def void(self, bytes text not None, int64_t round, bint guessed):
+        """The plan of a pipeline came to nothing: the row is what it was planned on. ``guessed``:
+        that was itself planned and not seen, so that no refusal may rest on it."""
+        if self.planned <= round:
+            self.text = text
+            if guessed:
+                self.round = -1
+                self.seen_at = -1e9
 
 
 cdef class Sku:

@@ -13,6 +13,7 @@ import pytest
 
 from core.clock import monotonic_ms
 from core.errors import KeyReused, StockUnavailable
+from core.lane import SEND_AT
 from core.model import (
     Cancel,
     ChannelSpec,
@@ -36,6 +37,7 @@ from tests.workers import (
     furnish,
     key,
     make_due,
+    receive,
     record,
     until,
 )
@@ -124,6 +126,24 @@ async def test_a_cut_is_healed_by_sending_the_same_again(
         assert (await accounts(shop))[4] == 14
 
 
+@pytest.mark.parametrize(
+    ("kind", "reply_bytes"), [("cut reply", 0), ("cut reply", 9), ("lose request", 0)]
+)
+async def test_both_pipelines_under_way_are_sent_again(
+    shop: Service, proxy: Proxy, kind: Kind, reply_bytes: int
+) -> None:
+    """The first is cut while the second follows it: each demand is granted once, in order."""
+    await receive(shop, {"tee": 1_000})
+    struck = proxy.arm(kind, scripts.RESERVE.sha, reply_bytes)
+    crowd = [shop.engine.reserve(demand(), key(n)) for n in range(2 * SEND_AT)]
+    receipts = await asyncio.gather(*crowd)
+    assert struck.is_set()
+    assert shop.lane.counts["resent"] == shop.lane.counts["ahead"] + 1 == 2
+    assert len({receipt.id for receipt in receipts}) == 2 * SEND_AT
+    assert not any(receipt.replayed for receipt in receipts)
+    assert (await accounts(shop))[1] == 2 * SEND_AT
+
+
 @pytest.mark.parametrize("change", ["time", "policy", "time and policy"])
 async def test_a_batch_that_was_done_is_done_whatever_changed_since(
     shop: Service, proxy: Proxy, store: Store, store_url: str, workers: Workers, change: str
@@ -146,9 +166,7 @@ async def test_a_batch_that_was_done_is_done_whatever_changed_since(
     assert len(store.hgetall(keys.bucket_of(receipt.id))) == 1
 
 
-async def test_a_key_of_another_body_is_told_also_after_a_cut(
-    shop: Service, proxy: Proxy
-) -> None:
+async def test_a_key_of_another_body_is_told_also_after_a_cut(shop: Service, proxy: Proxy) -> None:
     """The reply that said so was lost: the second sending must not take it for its own success."""
     line = Receive([ReceiveLine("tee", "main", 4)])
     await shop.engine.receive(line, [key(1)])
@@ -228,9 +246,7 @@ async def test_cuts_resets_and_delays_under_load(
     """Every acknowledged change is there, once; what is unknown either happened or did not."""
     dice = random.Random(seed)
     await workers(store_url, reaper=False)
-    pair = [
-        await workers(proxy.url, audited=False, store_timeout_seconds=0.5) for _ in range(2)
-    ]
+    pair = [await workers(proxy.url, audited=False, store_timeout_seconds=0.5) for _ in range(2)]
     await furnish(pair[0], {f"sku-{n}": 500 for n in range(4)})
     proxy.delay_seconds = (0.0, 0.003)
     counts: Counter[str] = Counter()
@@ -277,11 +293,7 @@ async def test_cuts_resets_and_delays_under_load(
     assert counts["reserved"] > 100
     for id, state in acknowledged.items():
         assert record(store, id)[0] == state or state == "?", (id, state)
-    held = {
-        id.decode()
-        for name in store.keys("{s0}:rsv:*")
-        for id in store.hgetall(name)
-    }
+    held = {id.decode() for name in store.keys("{s0}:rsv:*") for id in store.hgetall(name)}
     assert held >= acknowledged.keys()
     assert held - acknowledged.keys() <= named  # nothing that nobody was told of
     sold = sum([(await accounts(pair[0], f"sku-{n}"))[2] for n in range(4)])

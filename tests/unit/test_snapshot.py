@@ -47,6 +47,26 @@ def test_what_was_read_is_known_with_its_round(seen: Snapshot) -> None:
     assert consistent(seen)
 
 
+def test_older_news_does_not_touch_what_was_planned_since(seen: Snapshot) -> None:
+    """A pipeline that lands tells what was before the plan of the one behind it."""
+    row = seen.rows[b"tee@main"]
+    row.planned, row.text = 3, row_text(2)
+    seen.see_row("tee", "main", row_text(4), 2, 11.0)
+    row.void(row_text(5), 2, False)
+    assert (row.text, row.round) == (row_text(2), 1)
+    seen.see_row("tee", "main", row_text(2), 3, 12.0)
+    assert (row.text, row.round) == (row_text(2), 3)
+
+
+@pytest.mark.parametrize(("guessed", "round"), [(False, 1), (True, -1)])
+def test_a_void_plan_leaves_what_it_was_made_on(seen: Snapshot, guessed: bool, round: int) -> None:
+    """If that was only expected itself, no refusal may rest on it."""
+    row = seen.rows[b"tee@main"]
+    row.planned, row.text = 3, row_text(2)
+    row.void(row_text(5), 3, guessed)
+    assert (row.text, row.round) == (row_text(5), round)
+
+
 def test_the_same_entry_again_keeps_the_sku_and_renews_its_round(seen: Snapshot) -> None:
     sku = seen.skus["tee"]
     seen.see_sku("tee", entry(), 4, 12.0)
