@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from api.app import App
     from core.catalogue import Catalogue
     from core.engine import Engine
+    from core.stock import Stock
 
 Header = tuple[bytes, bytes]
 Reply = tuple[int, list[Header], bytes]
@@ -80,6 +81,11 @@ class Call:
     def engine(self) -> Engine:
         """The engine of the opened service. Raises StockUnavailable outside its life."""
         return self.app.opened.engine
+
+    @property
+    def stock(self) -> Stock:
+        """What lies there. Raises StockUnavailable outside the service's life."""
+        return self.app.opened.stock
 
     @property
     def catalogue(self) -> Catalogue:

@@ -28,7 +28,7 @@ from core.model import (
 )
 
 if TYPE_CHECKING:
-    from core.engine import StockResult
+    from core.stock import StockResult
 
 SKUS_MAX = 200  # of one read: what a page of a shop shows
 
@@ -78,7 +78,7 @@ async def receive(call: Call) -> Reply:
     """``POST /v1/stock/receive``: each line on its own."""
     sent, request = RECEIVE.read(call)
     keys = _line_keys(sent, request)
-    return _stock_reply(await call.engine.receive(request, keys), call.instance)
+    return _stock_reply(await call.stock.receive(request, keys), call.instance)
 
 
 def _line_keys(sent: bytes | None, request: Receive) -> list[Key | None]:
@@ -118,7 +118,7 @@ async def read(call: Call) -> Reply:
     channel = Parameters(call, once=("channel",)).one("channel")
     if channel is not None and not is_name(channel):
         raise wire.invalid("?channel", NAME_RULE)
-    (stock,) = await call.engine.stock([path_sku(call)], channel)
+    (stock,) = await call.stock.read([path_sku(call)], channel)
     return 200, [JSON], wire.encode(stock)
 
 
@@ -130,9 +130,9 @@ async def read_many(call: Call) -> Reply:
     if skus and ("cursor" in parameters or "limit" in parameters):
         raise wire.invalid("?sku", "Expected SKUs, or a cursor and a limit, not both")
     if skus:
-        page = Page[SkuStock](await call.engine.stock(skus), None)
+        page = Page[SkuStock](await call.stock.read(skus), None)
     else:
-        items, following = await call.engine.stock_page(after, limit)
+        items, following = await call.stock.page(after, limit)
         page = Page[SkuStock](items, wire.cursor(following))
     return 200, [JSON], wire.encode(page)
 
@@ -149,9 +149,9 @@ async def availability(call: Call) -> Reply:
     by_location = parameters.flag("by_location")
     items = [
         Available(sku, available, places if by_location else UNSET)
-        for sku, available, places in await call.engine.availability(channel, skus)
+        for sku, available, places in await call.stock.availability(channel, skus)
     ]
-    as_of = timestamp(call.engine.now_ms)
+    as_of = timestamp(call.stock.now_ms)
     headers = [JSON, (b"cache-control", b"max-age=1")]
     return 200, headers, wire.encode(Availability(channel, as_of, items))
 

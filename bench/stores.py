@@ -98,7 +98,7 @@ async def fill(store: Store, count: int) -> list[str]:
             await service.catalogue.put_channel(channel, ChannelSpec(floor_share=floor))
         await service.catalogue.put_sku(names[0], SkuSpec())
         line = ReceiveLine(names[0], LOCATION, UNITS)
-        (result,) = await service.engine.receive(Receive([line]), [None])
+        (result,) = await service.stock.receive(Receive([line]), [None])
         assert result.error is None, result.error
     copy_sku(store, names[0], names[1:])
     store.keep()

@@ -6,8 +6,9 @@
     kernel      plans: pure decisions in C; read ``_plan.pxd`` first, ``reference.py`` for the rule
     store       commits: key names, Lua scripts, and what is said to Valkey
     lane        group commit: what waits (queues, ops) is drained, planned (planning, refusals)
-                on what was seen (snapshot, deadlines, clock), sent as one pipeline of steps
-    engine      the use cases of reservations and stock, one short function per verb
+                on what was seen (snapshot, deadlines, clock), sent as a flight of steps
+    engine      the use cases of reservations, one short function per verb
+    stock       the use cases of stock: what arrives, what is counted and moved, what is there
     catalogue   the use cases of policy: channels, locations, SKUs
     reaper      deadlines that passed, records that ended long ago
     embedded    a private Valkey: find it, start it, guard it, stop it

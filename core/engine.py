@@ -7,13 +7,9 @@ Every error is a leaf of ``core.errors``.
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
-import os
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
-
-from msgspec.structs import replace
 
 from core.errors import (
     DurabilityUnavailable,
@@ -31,7 +27,6 @@ from core.errors import (
     StockUnavailable,
     UnknownChannel,
     UnknownReservation,
-    UnknownSku,
 )
 from core.lane import Lane
 from core.model import (
@@ -46,36 +41,19 @@ from core.model import (
     Key,
     Line,
     PartLine,
-    Pool,
-    Receive,
     Release,
     Reserve,
-    SkuStock,
     is_name,
     is_reservation_id,
     is_sku,
 )
-from core.ops import Group, Known, ReacquireOp, Receipt, ReceiveOp, ReserveOp, SettleOp
-from core.snapshot import as_met
+from core.ops import Group, ReacquireOp, Receipt, ReserveOp, SettleOp
 from core.store import keys, wording
 from core.store.shard import Shard
 
 LATE_TRIES_MAX = 16  # a late commit that always loses against others
 
 log = logging.getLogger("stockade.engine")
-
-
-class StockResult:
-    """What became of one line of stock: the pool as it is now, or an error."""
-
-    __slots__ = ("error", "pool", "replayed")
-
-    def __init__(
-        self, pool: Pool | None, error: StockadeError | None = None, replayed: bool = False
-    ) -> None:
-        self.pool = pool
-        self.error = error
-        self.replayed = replayed
 
 
 class Engine:
@@ -213,80 +191,6 @@ class Engine:
         """A reservation as it is."""
         record, now_ms = await self._record(id)
         return Receipt(id, record, self.durability, as_of_ms=now_ms)
-
-    # --- stock ---------------------------------------------------------------------------------
-
-    async def receive(
-        self, request: Receive, idempotency: Sequence[Key | None]
-    ) -> list[StockResult]:
-        """Units that arrived, each line on its own; results in order."""
-        note = self._note(request)
-        future: asyncio.Future[list[Any]] = self._loop.create_future()
-        group = Group(len(request.lines), future)
-        for index, (line, key) in enumerate(zip(request.lines, idempotency, strict=True)):
-            if key is None:  # so that a broken connection cannot count it twice
-                key = Key(base64.urlsafe_b64encode(os.urandom(16))[:22], b"-")
-            try:
-                if not is_name(line.location):
-                    raise InvalidRequest(NAME_RULE, [(f"/lines/{index}/location", NAME_RULE)])
-                self._lane.receive(
-                    ReceiveOp(line.sku, line.location, line.quantity, note, key, group, index)
-                )
-            except StockadeError as error:
-                group.set(index, error)
-        results = await future
-        pools = {
-            f"{line.sku}@{line.location}": None
-            for line, result in zip(request.lines, results, strict=True)
-            if not isinstance(result, StockadeError)
-        }
-        rows = dict(zip(pools, await self._shard.rows(list(pools)), strict=True))
-        answers = []
-        for line, result in zip(request.lines, results, strict=True):
-            if isinstance(result, StockadeError):
-                answers.append(StockResult(None, result))
-                continue
-            pool = f"{line.sku}@{line.location}"
-            row = rows[pool]
-            assert row is not None, "a pool that was received into has a row"
-            answers.append(StockResult(self._pool(pool, row)[0], None, isinstance(result, Known)))
-        return answers
-
-    async def stock(self, skus: Sequence[str], channel: str | None = None) -> list[SkuStock]:
-        """All pools of these SKUs. Raises UnknownSku, UnknownChannel."""
-        await self._refresh_policy()
-        if channel is not None:
-            await self._channel(channel)
-        entries = await self._shard.skus(skus)
-        missing = [sku for sku, entry in zip(skus, entries, strict=True) if entry is None]
-        if missing:
-            raise UnknownSku(lines=[{"sku": sku} for sku in missing])
-        return await self._stock(dict(zip(skus, entries, strict=True)), channel)
-
-    async def stock_page(self, after: str, limit: int) -> tuple[list[SkuStock], str | None]:
-        """SKUs in order, behind ``after``, with their pools; and the SKU to go on after."""
-        await self._refresh_policy()
-        names = await self._shard.catalog(after, limit + 1)
-        more = len(names) > limit
-        names = names[:limit]
-        entries = dict(zip(names, await self._shard.skus(names), strict=True))
-        return await self._stock(entries, None), names[-1] if more else None
-
-    async def availability(
-        self, channel: str, skus: Sequence[str]
-    ) -> list[tuple[str, int, dict[str, int]]]:
-        """Per SKU what the channel can take now, in all and by location."""
-        found = await self.stock(skus, channel)
-        locations = (await self._channel(channel)).locations
-        answers = []
-        for each in found:
-            places = {
-                pool.location: pool.channels[channel].available
-                for pool in each.pools
-                if pool.location in locations
-            }
-            answers.append((each.sku, each.available.get(channel, 0), places))
-        return answers
 
     # --- how -----------------------------------------------------------------------------------
 
@@ -468,51 +372,6 @@ class Engine:
             await self._refresh_policy()  # an empty store is no proof
             raise UnknownReservation()
         return record, now_ms
-
-    def _pool(self, pool: str, row: bytes) -> tuple[Pool, dict[str, int]]:
-        policy = self._lane.snapshot.policy
-        assert policy is not None
-        return wording.parse_pool(pool, row, policy.specs, policy.sells(pool.split("@")[1]))
-
-    async def _stock(
-        self, entries: dict[str, bytes | None], channel: str | None
-    ) -> list[SkuStock]:
-        """Pools of SKUs whose entries are given."""
-        places = {
-            sku: wording.parse_sku(entry)[1] for sku, entry in entries.items() if entry is not None
-        }
-        names = [f"{sku}@{location}" for sku, found in places.items() for location in found]
-        rows = dict(zip(names, await self._shard.rows(names), strict=True))
-        policy = self._lane.snapshot.policy
-        answers = []
-        for sku, found in places.items():
-            available = dict.fromkeys([channel] if channel else self._specs, 0)
-            pools = []
-            for location in found:
-                row, entry = rows[f"{sku}@{location}"], entries[sku]
-                if row is None or entry is None or policy is None:
-                    continue
-                row = as_met(policy, sku, entry, location, row)
-                pool, reach = self._pool(f"{sku}@{location}", row)
-                if channel:
-                    own = pool.channels.get(channel)
-                    pool = replace(pool, channels={channel: own} if own else {})
-                pools.append(pool)
-                for name, units in reach.items():
-                    if name in available:
-                        available[name] += units
-            answers.append(SkuStock(sku, available, pools))
-        return answers
-
-    @staticmethod
-    def _note(request: Receive) -> str:
-        """Reference, reason and time of a receipt, as words of its movements."""
-        at = request.occurred_at
-        return " ".join((
-            wording.encode_text(request.reference).decode(),
-            wording.encode_text(request.reason).decode(),
-            "-" if at is None else str(int(at.timestamp() * 1000)),
-        ))  # fmt: skip
 
 
 def _check_names(lines: list[PartLine]) -> None:

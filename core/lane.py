@@ -25,6 +25,7 @@ from core.errors import (
     StockadeError,
     StockUnavailable,
 )
+from core.flight import Flight
 from core.model import Durability
 from core.ops import ReacquireOp, ReceiveOp, ReserveOp, SettleOp
 from core.planning import Planner
@@ -47,25 +48,6 @@ RESEND_SECONDS = 2.0  # how long a broken pipeline is sent again before its outc
 Failure = Callable[[Outcome, str | None], StockadeError]  # (outcome, reservation) → its error
 
 log = logging.getLogger("stockade.lane")
-
-
-class Flight:
-    """One pipeline under way."""
-
-    __slots__ = ("payload", "resent", "round", "sent_ms", "since_ms", "steps", "timer")
-
-    def __init__(self, round: int, steps: list[Step], payload: bytes, sent_ms: float) -> None:
-        self.round = round
-        self.steps = steps
-        self.payload = payload
-        self.sent_ms = sent_ms
-        self.since_ms = sent_ms
-        self.resent = False
-        self.timer: asyncio.TimerHandle | None = None
-
-    def age_ms(self) -> float:
-        """Since it was sent first."""
-        return monotonic_ms() - self.since_ms
 
 
 class Lane:

@@ -24,6 +24,7 @@ from core.lane import RESEND_SECONDS, Lane
 from core.model import Durability
 from core.reaper import Reaper
 from core.settings import Settings, masked_url
+from core.stock import Stock
 from core.store import scripts
 from core.store.link import Link, ReplyError, open_link
 from core.store.shard import Meta, PolicyEntries, Shard
@@ -36,7 +37,7 @@ log = logging.getLogger("stockade.service")
 
 
 class Service:
-    """One worker's core: the engine and the catalogue over one lane."""
+    """One worker's core: engine, stock and catalogue over one lane."""
 
     def __init__(self, settings: Settings, url: str, shard: Shard, durability: Durability) -> None:
         self._settings = settings
@@ -57,6 +58,7 @@ class Service:
             trouble=self._on_trouble,
         )
         self.engine = Engine(self.lane, shard, self._refresh_policy)
+        self.stock = Stock(self.lane, shard, self._refresh_policy)
         self.catalogue = Catalogue(self.lane, shard, self._use_policy)
 
     def readiness(self) -> dict[str, Any]:

@@ -48,7 +48,7 @@ class FakeReceipt:
 
 
 class Answer:
-    """Any result of the engine, by its members."""
+    """Any result of the core, by its members."""
 
     def __init__(self, **members: Any) -> None:
         self.__dict__.update(members)
@@ -106,12 +106,12 @@ class FakeEngine:
             for line in request.lines
         ]
 
-    async def stock(self, skus: list[str], channel: str | None = None) -> list[SkuStock]:
-        self._note("stock", skus, channel)
+    async def read(self, skus: list[str], channel: str | None = None) -> list[SkuStock]:
+        self._note("read", skus, channel)
         return [SkuStock(sku, {"web": 1}, []) for sku in skus]
 
-    async def stock_page(self, after: str, limit: int) -> tuple[list[SkuStock], str | None]:
-        self._note("stock_page", after, limit)
+    async def page(self, after: str, limit: int) -> tuple[list[SkuStock], str | None]:
+        self._note("page", after, limit)
         return [SkuStock("a/b", {}, [])], "a/b" if after == "" else None
 
     async def availability(self, channel: str, skus: list[str]) -> list[Any]:
@@ -160,7 +160,7 @@ class FakeService:
     """An opened service."""
 
     def __init__(self) -> None:
-        self.engine = self.catalogue = FakeEngine()
+        self.engine = self.stock = self.catalogue = FakeEngine()
         self.ready = True
         self.history: list[str] = []
 

@@ -125,13 +125,13 @@ async def receive(service: Service, units: dict[str, int]) -> None:
     """Units arrive at ``main``."""
     lines = [ReceiveLine(sku, "main", quantity) for sku, quantity in units.items() if quantity]
     if lines:
-        results = await service.engine.receive(Receive(lines), [None] * len(lines))
+        results = await service.stock.receive(Receive(lines), [None] * len(lines))
         assert [result.error for result in results] == [None] * len(lines)
 
 
 async def accounts(service: Service, sku: str = "tee", channel: str = "web") -> tuple[int, ...]:
     """(free, reserved, committed, shared, on hand) of a SKU at ``main``."""
-    pool = (await service.engine.stock([sku]))[0].pools[0]
+    pool = (await service.stock.read([sku]))[0].pools[0]
     own = pool.channels[channel]
     return own.free, own.reserved, own.committed, pool.shared, pool.on_hand
 

@@ -88,8 +88,8 @@ async def brought_about(shop: Service, store: Store, verb: str) -> Callable[[], 
         "cancel": lambda: engine.cancel(id, Cancel(), None, 2),
         "fulfil": lambda: engine.fulfil(id, Fulfil(), None, 2),
         "fulfil part": lambda: engine.fulfil(id, part, key(2), 2),
-        "receive": lambda: engine.receive(line, [None]),
-        "receive with key": lambda: engine.receive(line, [key(3)]),
+        "receive": lambda: shop.stock.receive(line, [None]),
+        "receive with key": lambda: shop.stock.receive(line, [key(3)]),
     }
     return calls[verb]
 
@@ -169,9 +169,9 @@ async def test_a_batch_that_was_done_is_done_whatever_changed_since(
 async def test_a_key_of_another_body_is_told_also_after_a_cut(shop: Service, proxy: Proxy) -> None:
     """The reply that said so was lost: the second sending must not take it for its own success."""
     line = Receive([ReceiveLine("tee", "main", 4)])
-    await shop.engine.receive(line, [key(1)])
+    await shop.stock.receive(line, [key(1)])
     struck = proxy.arm("cut reply", scripts.RECEIVE.sha)
-    result = (await shop.engine.receive(line, [key(1, "another body")]))[0]
+    result = (await shop.stock.receive(line, [key(1, "another body")]))[0]
     assert struck.is_set()
     assert isinstance(result.error, KeyReused)
     assert (await accounts(shop))[4] == 14
@@ -303,8 +303,8 @@ async def test_cuts_resets_and_delays_under_load(
 async def test_a_reset_of_every_connection_is_survived(shop: Service, proxy: Proxy) -> None:
     """The pool of the cold calls and the lane's connection find their way back by themselves."""
     for reset in (True, False):
-        await shop.engine.stock(["tee"])
+        await shop.stock.read(["tee"])
         proxy.cut(reset)
         assert (await shop.engine.reserve(demand())).version == 1
         proxy.cut(reset)
-        assert (await shop.engine.stock(["tee"]))[0].sku == "tee"
+        assert (await shop.stock.read(["tee"]))[0].sku == "tee"

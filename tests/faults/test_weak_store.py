@@ -65,7 +65,7 @@ async def test_a_frozen_store_is_unknown_and_then_found_again(
         assert (unknown.outcome, none.outcome) == ("unknown", "none")
         assert service.lane.counts["pipelines"] == pipelines + 1
         with pytest.raises(StockUnavailable):
-            await service.engine.stock(["tee"])
+            await service.stock.read(["tee"])
     await until(lambda: service.readiness()["ready"], "ready again")
     again = await service.engine.reserve(demand(quantity=2), key(1))
     assert again.replayed is (again.id == unknown.reservation)
@@ -166,7 +166,7 @@ async def test_without_memory_what_is_promised_can_still_be_kept(
         await engine.reserve(demand(), key(99))
     assert refused.value.outcome == "none"
     line = Receive([ReceiveLine("tee", "main", 1)])
-    error = (await engine.receive(line, [None]))[0].error
+    error = (await service.stock.receive(line, [None]))[0].error
     assert isinstance(error, StockUnavailable)
     assert error.outcome == "none"
     assert await accounts(service) == before
@@ -185,7 +185,7 @@ async def test_without_memory_what_is_promised_can_still_be_kept(
     assert [record(plain, id)[0] for id in ids] == list("FKCLRCRR")
     plain.config_set("maxmemory", 0)
     await engine.reserve(demand(), key(99))
-    assert (await engine.receive(line, [None]))[0].error is None
+    assert (await service.stock.receive(line, [None]))[0].error is None
     plain.close()
 
 

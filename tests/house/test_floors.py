@@ -75,10 +75,15 @@ EDGES = {
         "core.steps": "the scripts of one pipeline",
         "core.store": "bounds of scripts, names of keys",
     },
+    "core.flight": {
+        "core.clock": "how long it is under way",
+        "core.steps": "what it carries",
+    },
     "core.lane": {
         "core.clock": "deadlines are proposed in the server's time",
         "core.deadlines": "what may be due",
         "core.errors": "every op that cannot go on ends with one",
+        "core.flight": "what is under way",
         "core.model": "levels of durability",
         "core.ops": "what comes in",
         "core.planning": "forms the next pipeline",
@@ -99,6 +104,13 @@ EDGES = {
         "core.lane": "everything hot goes through the lane",
         "core.model": "requests in, answers out",
         "core.ops": "a use case is an op that it waits for",
+        "core.store": "single reads",
+    },
+    "core.stock": {
+        "core.errors": "each line's refusals",
+        "core.lane": "everything hot goes through the lane",
+        "core.model": "requests in, answers out",
+        "core.ops": "a line is an op that it waits for",
         "core.snapshot": "a reader sees a row as a demand would meet it",
         "core.store": "single reads",
     },
@@ -117,6 +129,7 @@ EDGES = {
         "core.model": "levels of durability",
         "core.reaper": "opens it",
         "core.settings": "is opened by them",
+        "core.stock": "opens it",
         "core.store": "connects",
     },
     "api": {
@@ -139,6 +152,7 @@ TYPES_ONLY = {
     ("api", "core.catalogue"): "core.service hands it out",
     ("api", "core.engine"): "core.service hands it out",
     ("api", "core.ops"): "what core.engine hands out",
+    ("api", "core.stock"): "core.service hands it out",
 }
 
 CYTHON_IMPORT = re.compile(r"^\s*(?:from\s+([\w.]+)\s+c?import|c?import\s+([\w.]+))", re.MULTILINE)

@@ -22,13 +22,13 @@ TEST_SLEEP_SECONDS_MAX = 0.1
 
 # Longer than they should be, with the length that they may not pass.
 LONG_FILES: dict[str, int] = {
-    "core/engine.py": 535,
     "core/kernel/_plan.pyx": 655,
     "core/kernel/_pool.pyx": 529,
     "core/kernel/reference.py": 523,
     "tests/property/test_reference_laws.py": 644,
 }
 LONG_FUNCTIONS: dict[str, int] = {
+    "core/planning.py:_plan_demands": 64,
     "core/store/_answer.pyx:reservation_json": 75,
     "core/store/lua/parts/records.lua:settle": 64,
     "tests/faults/test_broken_link.py:test_cuts_resets_and_delays_under_load": 64,

@@ -64,7 +64,7 @@ async def test_parts_are_moved_line_by_line(worker: Service, store: Store) -> No
     await service.catalogue.put_channel("web", ChannelSpec(locations=["main", "annex"]))
     await service.catalogue.put_sku("tee", SkuSpec())
     lines = [ReceiveLine("tee", "main", 2), ReceiveLine("tee", "annex", 3)]
-    await engine.receive(Receive(lines), [None, None])
+    await service.stock.receive(Receive(lines), [None, None])
     id = (await engine.reserve(demand(quantity=5))).id
     await engine.commit(id, Commit())
     with pytest.raises(KeyRequired):
@@ -196,7 +196,7 @@ async def test_what_is_unknown_is_said(worker: Service, store: Store) -> None:
         with pytest.raises(UnknownReservation):
             await engine.reservation(id)
     pools = (("cap", "main"), ("tee", "moon"), ("tee", "A"))
-    results = await engine.receive(
+    results = await worker.stock.receive(
         Receive([ReceiveLine(sku, place, 1) for sku, place in pools]), [None] * 3
     )
     assert [type(each.error) for each in results] == [UnknownSku, UnknownLocation, InvalidRequest]
@@ -262,9 +262,9 @@ async def test_a_key_has_one_effect_from_any_worker(
     shipped = await one.engine.fulfil(first.id, part, key(4))
     assert (await other.engine.fulfil(first.id, part, key(4))).version == shipped.version
     line = Receive([ReceiveLine("tee", "main", 5)])
-    assert (await one.engine.receive(line, [key(5)]))[0].error is None
-    assert (await other.engine.receive(line, [key(5)]))[0].replayed
-    assert isinstance((await other.engine.receive(line, [key(5, "x")]))[0].error, KeyReused)
+    assert (await one.stock.receive(line, [key(5)]))[0].error is None
+    assert (await other.stock.receive(line, [key(5)]))[0].replayed
+    assert isinstance((await other.stock.receive(line, [key(5, "x")]))[0].error, KeyReused)
     assert (await accounts(one))[4] == 10 + 5 - 1
     for service in (one, other):
         await workers.close(service)
@@ -342,10 +342,10 @@ async def test_reads_meet_a_changed_ceiling_before_anything_is_planned(
     """What a product page shows is what a demand would get."""
     worker = await workers(store_url)
     await furnish(worker, {"tee": 100}, web=ChannelSpec(floor_share=0.7, borrow=False))
-    assert await worker.engine.availability("web", ["tee"]) == [("tee", 70, {"main": 70})]
+    assert await worker.stock.availability("web", ["tee"]) == [("tee", 70, {"main": 70})]
     capped = ChannelSpec(floor_share=0.7, borrow=False, ceiling_units=4)
     await worker.catalogue.put_channel("web", capped)
-    (found,) = await worker.engine.stock(["tee"])
+    (found,) = await worker.stock.read(["tee"])
     assert found.available == {"web": 4}
     assert found.pools[0].channels["web"].ceiling_left == 4
     assert found.pools[0].version == 1  # reading plans nothing

@@ -81,7 +81,7 @@ async def test_the_last_units_have_one_winner(pair: tuple[Service, Service]) -> 
     """Two workers, one unit, many callers: exactly one gets it."""
     one, other = pair
     await furnish(one, {"tee": 1})
-    await other.engine.stock(["tee"])
+    await other.stock.read(["tee"])
     results = await asyncio.gather(
         *(w.engine.reserve(demand()) for _ in range(20) for w in pair), return_exceptions=True
     )

@@ -434,7 +434,7 @@ async def test_a_corrupt_row_stops_only_who_needs_it(
             store.hset(keys.POOLS, "tee@main", bad)
             with pytest.raises(StockUnavailable, match="not one"):
                 await service.engine.reserve(demand("tee"), None)
-            tee, mug = await service.engine.receive(lines, [None] * 2)
+            tee, mug = await service.stock.receive(lines, [None] * 2)
             assert isinstance(tee.error, StockUnavailable)
             assert mug.error is None
             await service.engine.reserve(demand("mug"), None)

@@ -102,5 +102,5 @@ async def test_a_new_sku_and_channel_are_known_to_all_at_once(
     await one.catalogue.put_location("annex", LocationSpec())
     await one.catalogue.put_channel("store", ChannelSpec(locations=["main", "annex"]))
     assert (await other.engine.reserve(demand("cap", channel="store"))).version == 1
-    results = await other.engine.receive(Receive([ReceiveLine("cap", "annex", 1)]), [None])
+    results = await other.stock.receive(Receive([ReceiveLine("cap", "annex", 1)]), [None])
     assert results[0].error is None

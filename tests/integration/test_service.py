@@ -138,15 +138,15 @@ async def fenced(service: Service, store: Store) -> None:
         service.catalogue.channel("web"),
         service.catalogue.locations(),
         service.catalogue.sku("tee"),
-        service.engine.stock(["tee"]),
-        service.engine.stock_page("", 10),
-        service.engine.availability("web", ["tee"]),
+        service.stock.read(["tee"]),
+        service.stock.page("", 10),
+        service.stock.availability("web", ["tee"]),
         service.engine.reservation("01930000-0000-7000-8000-000000000000"),
     ):
         with pytest.raises(StockUnavailable) as refused:
             await attempt
         assert refused.value.outcome == "none"
-    results = await service.engine.receive(line, [None])
+    results = await service.stock.receive(line, [None])
     assert isinstance(results[0].error, StockUnavailable)
     assert picture(store) == before
     assert service.readiness()["scripts"] == "unknown"
@@ -185,8 +185,8 @@ async def test_a_flushed_store_is_never_an_empty_warehouse(
             await worker.engine.commit(held.id, Commit())
     elif first == "read":
         for read in (
-            worker.engine.reservation(held.id), worker.engine.stock(["tee"]),
-            worker.engine.stock_page("", 10), worker.engine.availability("web", ["tee"]),
+            worker.engine.reservation(held.id), worker.stock.read(["tee"]),
+            worker.stock.page("", 10), worker.stock.availability("web", ["tee"]),
             worker.catalogue.channel("web"), worker.catalogue.channels(),
             worker.catalogue.sku("tee"), worker.catalogue.put_sku("tee", SkuSpec()),
             worker.catalogue.put_channel("web", ChannelSpec()),
@@ -257,7 +257,7 @@ async def test_a_key_of_the_wrong_type_stops_what_needs_it(
             service.engine.commit(held.id, Commit(), key(2)), service.lane.tidy(),
             service.catalogue.put_sku("cap", SkuSpec()), service.catalogue.sku("tee"),
             service.catalogue.channels(), service.catalogue.put_channel("fax", ChannelSpec()),
-            service.engine.stock(["tee"]), service.engine.stock_page("", 5),
+            service.stock.read(["tee"]), service.stock.page("", 5),
             service.engine.reservation(held.id), service.engine.release(spare.id, Release()),
         )  # fmt: skip
         found = []

@@ -105,7 +105,7 @@ async def test_all_addresses_work(
             await service.engine.commit(held.id, Commit())
         else:
             await service.engine.release(held.id, Release())
-        pool = (await service.engine.stock(["tee"]))[0].pools[0]
+        pool = (await service.stock.read(["tee"]))[0].pools[0]
         assert pool.on_hand == 3  # a database of its own, or the same one by another way
         shown = str(service.readiness())
         assert PASSWORD not in shown

@@ -27,7 +27,7 @@ from tests.property.driven import SEEN, Driven
 
 
 def _receive(request: Receive, service: Service, key: Key) -> Awaitable[Any]:
-    return service.engine.receive(request, [key])
+    return service.stock.receive(request, [key])
 
 
 class Stocked(Driven):
@@ -106,7 +106,7 @@ class Stocked(Driven):
     @rule(engine=engines, receipt=receipts, keyed=keyings)
     def receive(self, engine: int, receipt: list[ReceiveLine], keyed: bool) -> None:
         keys = [self.key() if keyed else None for _ in receipt]
-        results = self.ask(self.service(engine).engine.receive(Receive(receipt), keys))
+        results = self.ask(self.service(engine).stock.receive(Receive(receipt), keys))
 
         def apply() -> Answer:
             for line in receipt:

@@ -18,7 +18,6 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule, run_state_machine_as_test
 
-from core.engine import StockResult
 from core.errors import Expired, StockadeError
 from core.model import (
     Cancel,
@@ -34,6 +33,7 @@ from core.model import (
 )
 from core.ops import Receipt
 from core.service import Service
+from core.stock import StockResult
 from tests.model import ALREADY, DONE, Answer
 from tests.property.draws import (
     MAX_HOLD_SECONDS,
@@ -337,7 +337,7 @@ class Machine(Stocked):
             return lambda: s.engine.reserve(request, key if keyed else None)
         if verb == "receive":
             receipt = draw(receipts)
-            return lambda: s.engine.receive(Receive(receipt), [None] * len(receipt))
+            return lambda: s.stock.receive(Receive(receipt), [None] * len(receipt))
         if verb == "channel":
             name, spec = draw(channels), draw(channel_specs())
             return lambda: s.catalogue.put_channel(name, spec)

@@ -59,7 +59,7 @@ async def furnish(shop: Shop, units: int, spec: ChannelSpec | None = None) -> No
 async def receive(service: Service, units: int, location: str = "main") -> None:
     """Units of ``tee`` arrive."""
     lines = [ReceiveLine("tee", location, units)]
-    (result,) = await service.engine.receive(Receive(lines), [None])
+    (result,) = await service.stock.receive(Receive(lines), [None])
     assert result.error is None
 
 
@@ -120,7 +120,7 @@ async def test_a_receipt_is_allotted_by_the_policy_of_that_moment(shop: Shop) ->
     await receive(second, 1)
     await first.catalogue.put_channel("web", ChannelSpec(floor_share=1.0))
     await receive(second, 10)
-    (stock,) = await second.engine.stock(["tee"])
+    (stock,) = await second.stock.read(["tee"])
     assert stock.pools[0].channels["web"].free == 10
 
 
@@ -129,7 +129,7 @@ async def test_a_receipt_is_allotted_by_the_sku_of_that_moment(shop: Shop) -> No
     first, second = shop.services
     await first.catalogue.put_sku("tee", SkuSpec(channels={"web": SkuChannel(floor_share=1.0)}))
     await receive(second, 10)
-    (stock,) = await second.engine.stock(["tee"])
+    (stock,) = await second.stock.read(["tee"])
     assert stock.pools[0].channels["web"].free == 10
     assert counts(shop)["ReceiveStep:conflict"] == 1
 
@@ -154,7 +154,7 @@ async def test_a_sku_may_name_what_another_engine_has_just_made(shop: Shop) -> N
     await receive(first, 1)  # its row has met a policy that the other engine does not know
     await second.catalogue.put_sku("tee", SkuSpec())
     assert (await first.catalogue.sku("tee")).safety_by_location == {}
-    assert await first.engine.availability("web", ["tee"]) == [("tee", 2, {"main": 2})]
+    assert await first.stock.availability("web", ["tee"]) == [("tee", 2, {"main": 2})]
 
 
 async def test_one_key_at_two_engines_is_one_reservation(shop: Shop) -> None:
@@ -210,7 +210,7 @@ async def test_two_late_commits_take_the_units_once(
     payers = [first, first if same_engine else second]
     results = await shop.all([s.engine.commit(held.id, Commit()) for s in payers])
     assert codes(results) == {"done": 2}
-    (stock,) = await first.engine.stock(["tee"])
+    (stock,) = await first.stock.read(["tee"])
     assert (stock.pools[0].channels["web"].committed, stock.pools[0].shared) == (2, units - 2)
 
 
@@ -229,7 +229,7 @@ async def test_payer_reaper_and_rival_agree_who_has_the_unit(shop: Shop, round: 
     results = await shop.all(works[round:] + works[:round])
     told = Counter(codes([result for result in results if result is not None]))
     assert told["done"] == 1, told
-    (stock,) = await first.engine.stock(["tee"])
+    (stock,) = await first.stock.read(["tee"])
     web = stock.pools[0].channels["web"]
     assert (web.reserved + web.committed, stock.pools[0].shared) == (1, 0)
 
