@@ -3,6 +3,7 @@ from typing import Any, Final
 
 from typing_extensions import disjoint_base
 
+from core.kernel._decide import Decisions
 from core.kernel._policy import Policy, Row, Sku
 
 # What `add` answers.
@@ -12,6 +13,12 @@ FULL: Final = 2  # the batch is full: this demand waits for the next one
 UNKNOWN_CHANNEL: Final = 3
 UNKNOWN_SKU: Final = 4
 UNKNOWN_LOCATION: Final = 5
+NO_POOL: Final = 6  # a fact needs a pool to be told of: open one, then come again
+
+# What a demand's units become: `state`.
+RESERVED: Final = 0
+COMMITTED: Final = 1
+FULFILLED: Final = 2
 
 LIMITS: Final[tuple[str, ...]]
 
@@ -19,21 +26,30 @@ LIMITS: Final[tuple[str, ...]]
 class Demand:
     """One reserve request, and after planning what it got.
 
+    ``state`` says what its units become. A ``fact`` is never refused. ``held`` is what a record
+    that is planned again holds open: (sku, location, own, borrowed, ceiling number) each. With
+    an ``id`` given the record exists already: it is not printed, only planned for.
+
     ``id`` and ``record`` are set when it is granted, ``shortfalls`` (list of (line, sku, location,
-    requested, available, granted, limited_by)) when it is refused in whole or in part.
+    requested, available, granted, limited_by)) when it is refused in whole or in part. With an
+    ``id`` given or a ``fact``, ``takes`` is what it took in order: (pool, own, borrowed, ceiling
+    number, short); of a fact, ``moves`` says from where to where: (pool, from, to, units).
     """
 
     channel: str
     lines: list[Any]
     partial: bool
     split: bool
-    committed: bool
+    fact: bool
+    state: int
     ttl_ms: int
     tail: bytes
-    version: int
+    held: list[tuple[str, str, int, int, int]] | None
     id: str | None
     record: bytes | None
     shortfalls: list[tuple[Any, ...]] | None
+    takes: list[tuple[bytes, int, int, int, int]] | None
+    moves: list[tuple[bytes, str, str, int]] | None
     def __init__(
         self,
         channel: str,
@@ -56,17 +72,13 @@ class Stage:
     def __init__(self) -> None: ...
 
 @disjoint_base
-class Batch:
+class Batch(Decisions):
     """The demands of one round and the pools that they touch. Reused from round to round."""
 
-    @property
-    def policy(self) -> Policy: ...
     @property
     def misses(self) -> list[tuple[str, str]]: ...
     @property
     def demands(self) -> list[Any]: ...
-    @property
-    def rows(self) -> list[Row]: ...
     def begin(self, policy: Policy, skus: Mapping[str, Sku]) -> None:
         """Starts a round on this policy; ``skus`` (name → Sku) is looked up, never changed."""
 
@@ -74,13 +86,10 @@ class Batch:
         """Forgets demands, not pools: what comes is planned on what the last stage leaves."""
 
     def add(self, demand: Demand) -> int:
-        """Takes a demand in: ADDED, or why not. A refused intake leaves nothing behind."""
+        """Takes a demand in: ADDED, or why not. A refused intake leaves nothing behind.
 
-    def plan(self) -> int:
-        """Decides every demand in order. How many were granted something."""
-
-    def granted(self, number: int) -> bool:
-        """True if the demand got something."""
+        Raises RowCorrupt and ChannelUnknown (naming the SKU) for a row that it needs.
+        """
 
     def shortfalls(self, number: int) -> list[tuple[int, str, str | None, int, int, int, str]]:
         """Per failing line (line, sku, location, requested, available, granted, limited_by)."""
@@ -92,29 +101,7 @@ class Batch:
     def reads(self, number: int) -> list[tuple[str, str | None]]:
         """The (sku, location) pairs that a demand rests on, to be read again."""
 
-    def receive(self, row: Row, sku: Sku, quantity: int) -> list[tuple[str, int]] | None:
-        """Plans a receipt. Per account (name, units) in the order filled; None if no room in the
-        batch. Raises OverflowError if an account would pass 2^53."""
-
-    def meet(self, row: Row, sku: Sku) -> bool:
-        """Brings a row under its SKU's policy; `pack` then prints it. False if no room."""
-
-    def as_met(self, row: Row, sku: Sku) -> bytes | None:
-        """The row as its policy makes it, for reading; nothing is planned. None if no room."""
-
-    def give_back(
-        self,
-        row: Row,
-        sku: Sku,
-        channel: str,
-        own: int,
-        borrowed: int,
-        ceiling_number: int,
-        committed: bool,
-    ) -> int | None:
-        """Plans the return of a reservation's units to a pool. The deficit that it paid."""
-
-    def pack(self, receiving: bool = False) -> Stage:
+    def pack(self) -> Stage:
         """Prints every pool that this stage changed and checks the laws on it: a Stage."""
 
     def pack_reservations(
@@ -122,6 +109,6 @@ class Batch:
     ) -> tuple[list[Any], dict[int, list[str]]]:
         """Makes id and record of every granted demand: ([demand…], {due second: [id…]}).
 
-        ``randomness``: 8 bytes per demand. A demand that has an id already keeps it and becomes
-        committed at ``version`` (a late commit); the others are reserved until now + ttl.
+        ``randomness``: 8 bytes per demand. A demand that has an id keeps it, and its record is
+        its own affair. What is reserved is due at now + ttl.
         """

@@ -4,23 +4,19 @@ A ``Batch`` goes through a round in stages; each stage plans on the rows that th
 leaves, and is printed by ``pack`` for one script::
 
     batch.begin(policy, skus)
-    batch.receive(...)      ; stage = batch.pack()
+    batch.receive(...)  …   ; stage = batch.pack()
     batch.add(demand)  …    ; batch.plan()  ; batch.pack_reservations(...) ; stage = batch.pack()
 
-See ``_plan.pxd`` for the structs and ``reference.py`` for the rule.
+A batch takes demands in and prints what came of them; it decides in ``_decide.pyx``, and the verbs
+of stock are in ``_stock.pyx``. ``reference.py`` says the rule.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.unicode cimport PyUnicode_DecodeASCII
 from libc.stdint cimport int32_t, int64_t
-from libc.stdlib cimport calloc, free, malloc, realloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
-from core.kernel._pool cimport (
-    CEILING_NONE, LIMIT_CEILING, LIMIT_ON_HAND, LIMIT_QUOTA, LIMIT_SAFETY, available, borrowable,
-    check_laws, give_back, meet, parse_row, print_deltas, print_row, receive, take, untake)
-
-from core.kernel._pool import ChannelUnknown
+from core.kernel._pool cimport check_laws, print_deltas, print_row
 
 LIMITS = ("", "channel_ceiling", "channel_quota", "safety_stock", "on_hand")
 
@@ -31,15 +27,25 @@ FULL = 2             # the batch is full: this demand waits for the next one
 UNKNOWN_CHANNEL = 3
 UNKNOWN_SKU = 4
 UNKNOWN_LOCATION = 5
+NO_POOL = 6          # a fact needs a pool to be told of: open one, then come again
 
-cdef int64_t _stamps = 0
+# What a demand's units become: `state`.
+RESERVED = RESERVED_STATE
+COMMITTED = COMMITTED_STATE
+FULFILLED = FULFILLED_STATE
 
 
 cdef class Demand:
     """One reserve request, and after planning what it got.
 
+    ``state`` says what its units become. A ``fact`` is never refused. ``held`` is what a record
+    that is planned again holds open: (sku, location, own, borrowed, ceiling number) each. With
+    an ``id`` given the record exists already: it is not printed, only planned for.
+
     ``id`` and ``record`` are set when it is granted, ``shortfalls`` (list of (line, sku, location,
-    requested, available, granted, limited_by)) when it is refused in whole or in part.
+    requested, available, granted, limited_by)) when it is refused in whole or in part. With an
+    ``id`` given or a ``fact``, ``takes`` is what it took in order: (pool, own, borrowed, ceiling
+    number, short); of a fact, ``moves`` says from where to where: (pool, from, to, units).
     """
 
     def __init__(self, channel, lines, tail, ttl_ms, partial=False, split=True):
@@ -49,8 +55,7 @@ cdef class Demand:
         self.ttl_ms = ttl_ms
         self.partial = partial
         self.split = split
-        self.committed = False
-        self.version = 1
+        self.state = RESERVED_STATE
 
 
 class Stage:
@@ -66,44 +71,12 @@ class Stage:
         self.deltas = []
 
 
-cdef class Batch:
+cdef class Batch(Decisions):
     """The demands of one round and the pools that they touch. Reused from round to round."""
-
-    def __cinit__(self):
-        self._now = <Pool *>calloc(POOLS_MAX, sizeof(Pool))
-        self._before = <Pool *>calloc(POOLS_MAX, sizeof(Pool))
-        if self._now == NULL or self._before == NULL:
-            raise MemoryError()
-
-    def __dealloc__(self):
-        free(self._now)
-        free(self._before)
-        free(self._now_quotas)
-        free(self._before_quotas)
-        free(self._part)
-        free(self._wish)
-        free(self._take)
-        free(self._shortfall)
-        free(self._candidate)
 
     def begin(self, Policy policy not None, skus):
         """Starts a round on this policy; ``skus`` (name → Sku) is looked up, never changed."""
-        global _stamps
-        cdef int stride = max(1, len(policy.channels))
-        _stamps += 1
-        self._stamp = _stamps
-        self.policy = policy
-        self._skus = skus
-        self.rows = []
-        self._pools = 0
-        if stride > self._stride:
-            free(self._now_quotas)
-            free(self._before_quotas)
-            self._now_quotas = <Quota *>malloc(POOLS_MAX * stride * sizeof(Quota))
-            self._before_quotas = <Quota *>malloc(POOLS_MAX * stride * sizeof(Quota))
-            if self._now_quotas == NULL or self._before_quotas == NULL:
-                raise MemoryError()
-            self._stride = stride
+        Decisions.begin(self, policy, skus)
         self.begin_stage()
 
     def begin_stage(self):
@@ -111,68 +84,19 @@ cdef class Batch:
         self.misses = []
         self.demands = []
         self._part_skus = []
-        self._wishes = self._parts = self._takes = self._shortfalls = self._candidates = 0
+        self._forget()
 
     # --- intake: Python objects into flat arrays ---------------------------------------------
 
-    cdef int _slot(self, Row row, Sku sku) except -2:
-        """The slot of a row in this batch; parsed and brought under the policy at first touch.
-
-        -1 if the batch has no room. Raises ChannelUnknown, naming the SKU, for a row that met a
-        newer policy.
-        """
-        cdef Pool *pool
-        cdef int slot
-        if row.stamp == self._stamp:
-            return row.slot
-        if self._pools == POOLS_MAX:
-            return -1
-        slot = self._pools
-        pool = &self._now[slot]
-        memset(pool, 0, sizeof(Pool))
-        pool.channels = len(self.policy.channels)
-        pool.quotas = self._now_quotas + slot * self._stride
-        pool.rules = sku.rules(self.policy)
-        pool.safety_target = sku.spec.safety_by_location.get(row.location, sku.spec.safety_stock)
-        pool.parties = self.policy._parties.get(row.location, 0)
-        pool.sells = self.policy.sells(row.location)
-        text = row.text
-        if text:
-            try:
-                parse_row(
-                    PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text), self.policy._index, pool)
-            except ChannelUnknown:
-                raise ChannelUnknown(row.sku) from None
-            if pool.sku_number > sku.number or pool.policy_number > self.policy.number:
-                raise ChannelUnknown(row.sku)
-        else:
-            memset(pool.quotas, 0, pool.channels * sizeof(Quota))
-        self._remember(slot)
-        if (pool.sku_number != sku.number or pool.policy_number != self.policy.number):
-            meet(pool, sku.number, self.policy.number)
-        row.stamp = self._stamp
-        row.slot = slot
-        row.used = True
-        self.rows.append(row)
-        self._pools += 1
-        return slot
-
-    cdef void _remember(self, int slot) noexcept:
-        """Notes the pool as it is: what later changes is a delta against this."""
-        cdef Pool *now = &self._now[slot]
-        cdef Quota *quotas = self._before_quotas + slot * self._stride
-        now.inflow = 0
-        now.met = now.touched = False
-        memcpy(&self._before[slot], now, sizeof(Pool))
-        memcpy(quotas, now.quotas, now.channels * sizeof(Quota))
-        self._before[slot].quotas = quotas
-
     def add(self, Demand demand not None):
-        """Takes a demand in: ADDED, or why not. A refused intake leaves nothing behind."""
-        cdef int parts = self._parts, candidates = self._candidates, result
+        """Takes a demand in: ADDED, or why not. A refused intake leaves nothing behind.
+
+        Raises RowCorrupt and ChannelUnknown (naming the SKU) for a row that it needs.
+        """
+        cdef int parts = self._parts, candidates = self._candidates, holds = self._holds, result
         cdef Wish *wish
         channel = self.policy._index.get(demand.channel)
-        if channel is None:
+        if channel is None or self.policy._rules[<int>channel].closed:
             return UNKNOWN_CHANNEL
         if self._wishes == self._wish_room:
             self._grow(<void **>&self._wish, &self._wish_room, sizeof(Wish))
@@ -181,19 +105,30 @@ cdef class Batch:
         wish.first_part = self._parts
         wish.partial = demand.partial
         wish.split = demand.split and self.policy._rules[<int>channel].split
-        wish.committed = demand.committed
-        wish.takes = wish.shortfalls = 0
-        wish.repeats = False
+        wish.first_candidate = candidates
+        wish.first_hold = holds
+        wish.state = demand.state
+        wish.fact = demand.fact
+        wish.known = demand.id is not None
+        wish.repeats = wish.granted = wish.astray = False
         result = MISS
         try:
             result = self._add_lines(demand, wish)
+            if demand.held is not None and (result == ADDED or result == MISS):
+                result = self._add_held(demand.held, result)
         finally:
             if result != ADDED:
-                self._parts, self._candidates = parts, candidates
+                self._parts, self._candidates, self._holds = parts, candidates, holds
                 del self._part_skus[parts:]
         if result != ADDED:
             return result
         wish.parts = self._parts - wish.first_part
+        wish.candidates = self._candidates - candidates
+        wish.holds = self._holds - holds
+        if wish.fact or wish.holds:
+            self._saved_max = max(self._saved_max, wish.candidates + wish.holds)
+        if wish.fact:           # each place gives from every account once, its own two twice
+            self._notes_max += wish.candidates * (len(self.policy.channels) + 8)
         self._wishes += 1
         self.demands.append(demand)
         return ADDED
@@ -223,9 +158,38 @@ cdef class Batch:
                 result = self._add_line(lines[number], key[1], wish, quantity, number)
                 if result == FULL:
                     return FULL
-                if result != ADDED and (worst == ADDED or result == MISS):
+                if result == MISS or worst == ADDED or (worst == NO_POOL and result != ADDED):
                     worst = result
         return worst
+
+    cdef int _add_held(self, list held, int result) except -2:
+        """What a record holds, to be laid open. A pool that it names has a row: look again."""
+        cdef Hold *hold
+        cdef Sku sku
+        cdef Row row
+        cdef int slot
+        for name, location, own, borrowed, ceiling_number in held:
+            sku = <Sku>self._skus.get(name)
+            if sku is not None and sku.number == 0:
+                return UNKNOWN_SKU
+            row = None if sku is None else <Row>sku.rows.get(location)
+            if row is None or not row.text:
+                self.misses.append((name, location))
+                result = MISS
+            if result != ADDED:
+                continue
+            slot = self._slot(row, sku)
+            if slot < 0:
+                return FULL
+            if self._holds == self._hold_room:
+                self._grow(<void **>&self._hold, &self._hold_room, sizeof(Hold))
+            hold = &self._hold[self._holds]
+            hold.slot = slot
+            hold.own = own
+            hold.borrowed = borrowed
+            hold.ceiling_number = ceiling_number
+            self._holds += 1
+        return result
 
     cdef int _add_line(
         self, object line, str location, Wish *wish, int64_t quantity, int number
@@ -238,10 +202,10 @@ cdef class Batch:
             return MISS
         if sku.number == 0:
             return UNKNOWN_SKU
-        return self._add_part(line, location, sku, wish.channel, quantity, number)
+        return self._add_part(line, location, sku, wish, quantity, number)
 
     cdef int _add_part(
-        self, object line, str location, Sku sku, int channel, int64_t quantity, int number
+        self, object line, str location, Sku sku, Wish *wish, int64_t quantity, int number
     ) except -2:
         """One part with its candidate slots; a location where the SKU has no pool has 0 there."""
         cdef Part *part
@@ -264,7 +228,7 @@ cdef class Batch:
                     return UNKNOWN_LOCATION
             wanted = tuple(dict.fromkeys(line.locations))
         else:
-            wanted = self.policy._locations[channel]
+            wanted = self.policy._locations[wish.channel]
         for each in wanted:
             row = sku.rows.get(each)
             if row is None:
@@ -282,165 +246,14 @@ cdef class Batch:
             self._candidate[self._candidates] = slot
             self._candidates += 1
             part.candidates += 1
+        if result == ADDED and wish.fact and part.candidates == 0:
+            return NO_POOL
         if result == ADDED:
             self._parts += 1
             self._part_skus.append(sku)
         return result
 
-    cdef int _grow(self, void **array, int *room, Py_ssize_t size) except -1:
-        """Doubles an array."""
-        cdef int wider = room[0] * 2 if room[0] else 256
-        cdef void *grown = realloc(array[0], wider * size)
-        if grown == NULL:
-            raise MemoryError()
-        array[0] = grown
-        room[0] = wider
-        return 0
-
-    # --- the plan: flat arrays only ----------------------------------------------------------
-
-    def plan(self):
-        """Decides every demand in order. How many were granted something."""
-        cdef int number, granted = 0
-        while self._take_room < self._candidates:      # a part takes once from each candidate
-            self._grow(<void **>&self._take, &self._take_room, sizeof(Take))
-        while self._shortfall_room < self._parts:
-            self._grow(<void **>&self._shortfall, &self._shortfall_room, sizeof(Shortfall))
-        with nogil:
-            for number in range(self._wishes):
-                self._plan_wish(number)
-                if self._wish[number].takes:
-                    granted += 1
-        return granted
-
-    cdef void _plan_wish(self, int number) noexcept nogil:
-        """All or nothing, unless partial."""
-        cdef Wish *wish = &self._wish[number]
-        cdef Take *taken
-        cdef int i
-        cdef bint whole = True
-        wish.first_take = self._takes
-        wish.takes = 0
-        wish.first_shortfall = self._shortfalls
-        wish.shortfalls = 0
-        for i in range(wish.first_part, wish.first_part + wish.parts):
-            whole = self._plan_part(wish, i) and whole
-        if whole or wish.partial:
-            for i in range(wish.first_take, wish.first_take + wish.takes):
-                self._now[self._take[i].slot].touched = True
-            return
-        for i in range(wish.first_take, wish.first_take + wish.takes):
-            taken = &self._take[i]
-            untake(
-                &self._now[taken.slot], wish.channel, taken.own, taken.borrowed, wish.committed)
-        self._takes = wish.first_take
-        wish.takes = 0
-
-    cdef bint _plan_part(self, Wish *wish, int number) noexcept nogil:
-        """One location for the whole line if any has enough, else split if allowed."""
-        cdef Part *part = &self._part[number]
-        cdef int32_t *slots = self._candidate + part.first_candidate
-        cdef int64_t here, total = 0, most = 0, left
-        cdef int i, best = 0
-        for i in range(part.candidates):
-            here = available(&self._now[slots[i]], wish.channel)
-            if here >= part.quantity:
-                self._take_from(wish, slots[i], part.quantity)
-                return True
-            total += here
-            if here > most:
-                most, best = here, i
-        if not wish.split:
-            if wish.partial and most > 0:
-                self._fall_short(wish, number, most, most, slots[best])
-                self._take_from(wish, slots[best], most)
-            else:
-                self._fall_short(
-                    wish, number, most, 0, slots[best] if most > 0 else -1)
-            return False
-        if total < part.quantity:
-            self._fall_short(wish, number, total, total if wish.partial else 0, -1)
-            if not wish.partial:
-                return False
-        left = part.quantity if part.quantity < total else total
-        for i in range(part.candidates):
-            if left == 0:
-                break
-            here = available(&self._now[slots[i]], wish.channel)
-            if here > left:
-                here = left
-            if here:
-                self._take_from(wish, slots[i], here)
-                left -= here
-        return total >= part.quantity
-
-    cdef void _take_from(self, Wish *wish, int32_t slot, int64_t quantity) noexcept nogil:
-        cdef Pool *pool = &self._now[slot]
-        cdef Quota *quota = &pool.quotas[wish.channel]
-        cdef Take *taken
-        cdef int64_t own = take(pool, wish.channel, quantity, wish.committed)
-        cdef int i
-        if wish.repeats:
-            for i in range(wish.first_take, wish.first_take + wish.takes):
-                taken = &self._take[i]
-                if taken.slot == slot:
-                    taken.own += own
-                    taken.borrowed += quantity - own
-                    return
-        taken = &self._take[self._takes]
-        taken.slot = slot
-        taken.own = own
-        taken.borrowed = quantity - own
-        taken.ceiling_number = quota.ceiling_number if quota.ceiling_kind != CEILING_NONE else 0
-        self._takes += 1
-        wish.takes += 1
-
-    cdef void _fall_short(
-        self, Wish *wish, int number, int64_t reach, int64_t granted, int32_t only
-    ) noexcept nogil:
-        """Notes why a line fails: the tightest limit whose lifting would give more.
-
-        `only`: the one slot to judge by (no split, the one with most), or -1 for all candidates.
-        """
-        cdef Part *part = &self._part[number]
-        cdef Shortfall *shortfall = &self._shortfall[self._shortfalls]
-        cdef Pool *pool
-        cdef int64_t unceiled = 0, others = 0, safety = 0
-        cdef int32_t slot
-        cdef int i, c
-        for i in range(part.candidates):
-            slot = self._candidate[part.first_candidate + i]
-            if only >= 0 and slot != only:
-                continue
-            pool = &self._now[slot]
-            if not pool.sells:
-                continue
-            unceiled += borrowable(pool, wish.channel)
-            safety += pool.safety
-            for c in range(pool.channels):
-                if c != wish.channel:
-                    others += pool.quotas[c].free
-            if not pool.rules[wish.channel].borrow:
-                others += pool.shared
-        shortfall.part = number
-        shortfall.available = reach
-        shortfall.granted = granted
-        if unceiled > reach:
-            shortfall.limit = LIMIT_CEILING
-        elif others:
-            shortfall.limit = LIMIT_QUOTA
-        elif safety:
-            shortfall.limit = LIMIT_SAFETY
-        else:
-            shortfall.limit = LIMIT_ON_HAND
-        self._shortfalls += 1
-        wish.shortfalls += 1
-
     # --- what came of it ---------------------------------------------------------------------
-
-    def granted(self, int number):
-        """True if the demand got something."""
-        return self._wish[number].takes > 0
 
     def shortfalls(self, int number):
         """Per failing line (line, sku, location, requested, available, granted, limited_by)."""
@@ -468,6 +281,8 @@ cdef class Batch:
         cdef Sku sku
         cdef int i, k
         cdef int32_t slot
+        if wish.astray:      # the rows are older than the record: only newer ones may refuse it
+            since = float("inf")
         for i in range(wish.first_part, wish.first_part + wish.parts):
             part = &self._part[i]
             sku = <Sku>self._part_skus[i]
@@ -497,60 +312,9 @@ cdef class Batch:
                 pairs.append((name, row.location))
         return pairs
 
-    # --- stock -------------------------------------------------------------------------------
-
-    def receive(self, Row row not None, Sku sku not None, int64_t quantity):
-        """Plans a receipt. Per account (name, units) in the order filled; None if no room in the
-        batch. Raises OverflowError if an account would pass 2^53."""
-        cdef int slot = self._slot(row, sku), c
-        cdef Pool *pool
-        cdef Pool was
-        if slot < 0:
-            return None
-        pool = &self._now[slot]
-        was = pool[0]
-        frees = [pool.quotas[c].free for c in range(pool.channels)]
-        if receive(pool, quantity) < 0:
-            raise OverflowError(f"{row.pool.decode()} would hold more than 2^53 units")
-        moves = [("deficit", was.deficit - pool.deficit), ("safety", pool.safety - was.safety)]
-        for c in range(pool.channels):
-            moves.append((f"free:{self.policy.channels[c]}", pool.quotas[c].free - frees[c]))
-        moves.append(("shared", pool.shared - was.shared))
-        return [move for move in moves if move[1]]
-
-    def meet(self, Row row not None, Sku sku not None):
-        """Brings a row under its SKU's policy; `pack` then prints it. False if no room."""
-        cdef int slot = self._slot(row, sku)
-        if slot < 0:
-            return False
-        self._now[slot].touched = self._now[slot].met
-        return True
-
-    def as_met(self, Row row not None, Sku sku not None):
-        """The row as its policy makes it, for reading; nothing is planned. None if no room."""
-        cdef int slot = self._slot(row, sku)
-        if slot < 0:
-            return None
-        return print_row(&self._now[slot], self.policy._names, self._now[slot].version)
-
-    def give_back(
-        self, Row row not None, Sku sku not None, channel, own, borrowed, ceiling_number, committed
-    ):
-        """Plans the return of a reservation's units to a pool. The deficit that it paid."""
-        cdef int slot = self._slot(row, sku)
-        cdef Pool *pool
-        cdef int64_t was
-        if slot < 0:
-            return None
-        pool = &self._now[slot]
-        was = pool.deficit
-        give_back(
-            pool, self.policy._index[channel], own, borrowed, ceiling_number, committed)
-        return was - pool.deficit
-
     # --- printing ----------------------------------------------------------------------------
 
-    def pack(self, bint receiving=False):
+    def pack(self):
         """Prints every pool that this stage changed and checks the laws on it: a Stage."""
         cdef int slot
         cdef Pool *now
@@ -574,7 +338,7 @@ cdef class Batch:
             pools.append(row.pool)
             old.append(row.text)
             news.append(new)
-            deltas.append(print_deltas(now, before, self.policy._names, receiving))
+            deltas.append(print_deltas(now, before, self.policy._names))
             now.version += 1
             row.text = new
             self._remember(slot)
@@ -583,14 +347,12 @@ cdef class Batch:
     def pack_reservations(self, int64_t now_ms, bytes randomness, int shard):
         """Makes id and record of every granted demand: ([demand…], {due second: [id…]}).
 
-        ``randomness``: 8 bytes per demand. A demand that has an id already keeps it and becomes
-        committed at ``version`` (a late commit); the others are reserved until now + ttl.
+        ``randomness``: 8 bytes per demand. A demand that has an id keeps it, and its record is
+        its own affair. What is reserved is due at now + ttl.
         """
-        cdef int number, i
+        cdef int number
         cdef Wish *wish
-        cdef Take *taken
         cdef Demand demand
-        cdef Row row
         cdef int64_t deadline, second, last_second = -1
         cdef const unsigned char *bits = <const unsigned char *>PyBytes_AS_STRING(randomness)
         cdef list ids = None
@@ -598,38 +360,71 @@ cdef class Batch:
         due = {}
         for number in range(self._wishes):
             wish = &self._wish[number]
-            if wish.takes == 0:
+            if not wish.granted:
                 continue
             demand = <Demand>self.demands[number]
             if demand.id is None:
-                deadline = now_ms + demand.ttl_ms
                 demand.id = make_id(now_ms, number, bits + 8 * number, shard)
-                second = deadline // 1000
-                if second != last_second:
-                    ids = due.get(second)
-                    if ids is None:
-                        ids = due[second] = []
-                    last_second = second
-                ids.append(demand.id)
-                parts = [b"R 1 - %d - - %s" % (deadline, demand.tail)]
-            else:
-                # The nonce stands where a settling script writes its seq: it tells this plan from
-                # another worker's for the same reservation in the same millisecond.
-                nonce = randomness[8 * number:8 * number + 8].hex().encode()
-                parts = [b"C %d %d - %d ~%s %s" % (
-                    demand.version, now_ms, now_ms, nonce, demand.tail)]
-            for i in range(wish.first_take, wish.first_take + wish.takes):
-                taken = &self._take[i]
-                row = <Row>self.rows[taken.slot]
-                if taken.ceiling_number:
-                    parts.append(b"%s@%d,%d,0,0,0,%d" % (
-                        row.pool, taken.own, taken.borrowed, taken.ceiling_number))
+                if wish.state == RESERVED_STATE:
+                    deadline = now_ms + demand.ttl_ms
+                    second = deadline // 1000
+                    if second != last_second:
+                        ids = due.setdefault(second, [])
+                        last_second = second
+                    ids.append(demand.id)
+                    head = b"R 1 - %d - - %s" % (deadline, demand.tail)
                 else:
-                    parts.append(b"%s@%d,%d" % (row.pool, taken.own, taken.borrowed))
-            demand.record = b" ".join(parts)
+                    head = b"%s 1 - - %d - %s" % (
+                        b"F" if wish.state == FULFILLED_STATE else b"C", now_ms, demand.tail)
+                demand.record = self._record(wish, head)
+            if wish.known or wish.fact:
+                demand.takes = self._took(wish)
+            if wish.fact:
+                demand.moves = self._moved(wish)
             demand.shortfalls = self.shortfalls(number) if wish.shortfalls else None
             granted.append(demand)
         return granted, due
+
+    cdef bytes _record(self, Wish *wish, bytes head):
+        """The record of a new reservation: its head, and per take what came of it."""
+        cdef Take *taken
+        cdef Row row
+        cdef int64_t shipped
+        cdef int i
+        parts = [head]
+        for i in range(wish.first_take, wish.first_take + wish.takes):
+            taken = &self._take[i]
+            row = <Row>self.rows[taken.slot]
+            shipped = taken.own + taken.borrowed if wish.state == FULFILLED_STATE else 0
+            if shipped or taken.ceiling_number or taken.short:
+                parts.append(b"%s@%d,%d,%d,0,0,%d%s" % (
+                    row.pool, taken.own, taken.borrowed, shipped, taken.ceiling_number,
+                    b",%d" % taken.short if taken.short else b""))
+            else:
+                parts.append(b"%s@%d,%d" % (row.pool, taken.own, taken.borrowed))
+        return b" ".join(parts)
+
+    cdef list _took(self, Wish *wish):
+        cdef Take *taken
+        cdef int i
+        takes = []
+        for i in range(wish.first_take, wish.first_take + wish.takes):
+            taken = &self._take[i]
+            takes.append((
+                (<Row>self.rows[taken.slot]).pool, taken.own, taken.borrowed,
+                taken.ceiling_number, taken.short))
+        return takes
+
+    cdef list _moved(self, Wish *wish):
+        cdef Move *move
+        cdef int i
+        moves = []
+        for i in range(wish.first_note, wish.first_note + wish.notes):
+            move = &self._fact.move[i]
+            moves.append((
+                (<Row>self.rows[move.slot]).pool, self._name(move.source),
+                self._name(move.target), move.units))
+        return moves
 
 
 cdef str make_id(int64_t time_ms, int counter, const unsigned char *bits, int shard):

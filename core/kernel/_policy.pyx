@@ -48,6 +48,9 @@ cdef class Policy:
             _set_rule(&self._rules[c], spec)
             self._rules[c].borrow = spec.borrow
             self._rules[c].split = spec.split
+            self._rules[c].closed = getattr(spec, "closed", False)
+            if self._rules[c].closed:
+                continue
             for location in self._locations[c]:
                 self._parties[location] = self._parties.get(location, 0) | (<uint64_t>1 << c)
 

@@ -1,4 +1,4 @@
-"""One pool: its row as text, and the rules that move units inside it. See ``_pool.pxd``.
+"""One pool: its row as text, and the laws that it obeys. See ``_pool.pxd``.
 
 A row reads ``version sku_number policy_number shared,safety,damaged,quarantine,deficit,credit``
 and then, for each channel that has or had something here, ``name@free,reserved,committed,credit``
@@ -10,8 +10,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memchr, memcpy, memset
 
-cdef int64_t ACCOUNT_MAX = 9007199254740991   # 2^53 - 1: Lua's numbers are doubles
-cdef int64_t ONE = 1000000
+cdef int64_t ACCOUNT_MAX = 9007199254740991
 
 
 class RowCorrupt(Exception):
@@ -24,6 +23,18 @@ class LawBroken(Exception):
 
 class ChannelUnknown(Exception):
     """A row names a channel that this worker's policy does not have: the policy is out of date."""
+
+
+class Shortage(Exception):
+    """A decision asks for more units than there are to move; nothing was planned."""
+
+    def __init__(self, available):
+        super().__init__(f"only {available} units are there to move")
+        self.available = available
+
+
+class ChannelInUse(Exception):
+    """A channel has units reserved or committed in a pool; nothing was planned."""
 
 
 # --- text → struct ---------------------------------------------------------------------------
@@ -241,25 +252,29 @@ cdef void _delta(list parts, bytes account, int64_t now, int64_t then) except *:
         parts.append(b"%s:%d" % (account, now - then))
 
 
-cdef bytes print_deltas(Pool *pool, Pool *before, list channel_names, bint receiving):
+cdef bytes print_deltas(Pool *pool, Pool *before, list channel_names):
     """What a rebase does to a fresh row: the inflow, then ``account:delta``, and
     ``account=value`` for what must still be so (`same`).
 
     ``@1``…``@6`` are the head's accounts in the row's order, ``web@1`` the first of web's. Empty
-    for a row that met a policy: such a plan is never rebased.
+    where the plan is right for this very row alone: such a plan is never rebased.
     """
     cdef int c
     cdef Quota *quota
     cdef Quota *was
-    if pool.met:
+    if pool.met or pool.fixed:
         return b""
     parts = [b"%d" % pool.inflow]
     _delta(parts, b"@1", pool.shared, before.shared)
     _delta(parts, b"@2", pool.safety, before.safety)
+    _delta(parts, b"@3", pool.damaged, before.damaged)
+    _delta(parts, b"@4", pool.quarantine, before.quarantine)
     _delta(parts, b"@5", pool.deficit, before.deficit)
     _delta(parts, b"@6", pool.shared_credit, before.shared_credit)
-    if receiving:
-        parts.append(b"@5=%d @2=%d @6=%d" % (before.deficit, before.safety, before.shared_credit))
+    if pool.receipt or pool.replanned:
+        parts.append(b"@5=%d" % before.deficit)
+    if pool.receipt:
+        parts.append(b"@2=%d @6=%d" % (before.safety, before.shared_credit))
     for c in range(pool.channels):
         quota, was = &pool.quotas[c], &before.quotas[c]
         name = <bytes>channel_names[c]
@@ -269,7 +284,7 @@ cdef bytes print_deltas(Pool *pool, Pool *before, list channel_names, bint recei
         _delta(parts, name + b"@4", quota.credit, was.credit)
         _delta(parts, name + b"@7", quota.ceiling_left, was.ceiling_left)
         _delta(parts, name + b"@8", quota.ceiling_remainder, was.ceiling_remainder)
-        if receiving:
+        if pool.receipt:
             parts.append(b"%s@4=%d" % (name, was.credit))
             if (pool.parties >> c) & 1 and pool.rules[c].floor_units:
                 parts.append(b"%s@1=%d" % (name, was.free))
@@ -280,7 +295,7 @@ cdef bytes print_deltas(Pool *pool, Pool *before, list channel_names, bint recei
 
 # --- laws ------------------------------------------------------------------------------------
 
-cdef int64_t _units(Pool *pool) noexcept nogil:
+cdef int64_t units_of(Pool *pool) noexcept nogil:
     cdef int64_t total = pool.shared + pool.safety + pool.damaged + pool.quarantine
     cdef int c
     for c in range(pool.channels):
@@ -291,7 +306,7 @@ cdef int64_t _units(Pool *pool) noexcept nogil:
 cdef const char *_broken(Pool *pool) noexcept nogil:
     """What a pool by itself breaks of laws 1 and 2; NULL if nothing."""
     cdef int64_t credit = pool.shared_credit
-    cdef int64_t units = _units(pool)
+    cdef int64_t units = units_of(pool)
     cdef bint negative = (
         pool.shared < 0 or pool.safety < 0 or pool.damaged < 0 or pool.quarantine < 0
         or pool.deficit < 0)
@@ -335,191 +350,6 @@ cdef int check_laws(Pool *pool, Pool *before) except -1:
     cdef const char *broken = _broken(pool)
     if broken != NULL:
         raise LawBroken(f"the plan leaves {broken.decode()}")
-    if _units(pool) - pool.deficit != _units(before) - before.deficit + pool.inflow:
+    if units_of(pool) - pool.deficit != units_of(before) - before.deficit + pool.inflow:
         raise LawBroken("units are not conserved")
     return 0
-
-
-# --- rules -----------------------------------------------------------------------------------
-
-cdef inline void _grow_ceiling(Quota *quota, int64_t units) noexcept nogil:
-    """Adds the ceiling's share of `units` to the allowance; fractions are kept in millionths.
-
-    units * share can pass 2^63 for units near 2^53, so whole millions are multiplied apart.
-    """
-    cdef int64_t rest = (units % ONE) * quota.ceiling_value + quota.ceiling_remainder
-    quota.ceiling_left += (units // ONE) * quota.ceiling_value + rest // ONE
-    quota.ceiling_remainder = rest % ONE
-
-
-cdef void meet(Pool *pool, int64_t sku_number, int64_t policy_number) noexcept nogil:
-    """Brings the pool under the policy of its rules: safety, changed ceilings, credits."""
-    cdef int64_t moved, base
-    cdef Quota *quota
-    cdef Rule *rule
-    cdef int c
-    if pool.sku_number != sku_number:      # safety is the SKU's; a channel's change moves no stock
-        moved = pool.safety_target - pool.safety
-        if moved > pool.shared:
-            moved = pool.shared
-        pool.shared -= moved
-        pool.safety += moved
-    base = pool.shared + pool.safety
-    for c in range(pool.channels):
-        base += pool.quotas[c].free
-    for c in range(pool.channels):
-        quota, rule = &pool.quotas[c], &pool.rules[c]
-        if not (pool.parties >> c) & 1 or rule.floor_share == 0:
-            pool.shared_credit += quota.credit
-            quota.credit = 0
-        if quota.ceiling_kind == rule.ceiling_kind and (
-                rule.ceiling_kind == CEILING_NONE or quota.ceiling_value == rule.ceiling_value):
-            continue
-        quota.ceiling_kind = rule.ceiling_kind
-        quota.ceiling_value = rule.ceiling_value
-        quota.ceiling_left = quota.ceiling_remainder = 0
-        if rule.ceiling_kind == CEILING_NONE:
-            quota.ceiling_value = 0
-            continue
-        quota.ceiling_number += 1
-        if rule.ceiling_kind == CEILING_UNITS:
-            quota.ceiling_left = rule.ceiling_value
-        else:
-            _grow_ceiling(quota, base)
-    pool.sku_number = sku_number
-    pool.policy_number = policy_number
-    pool.met = True
-
-
-cdef int64_t _fill_floors(Pool *pool, int64_t units) noexcept nogil:
-    """Fills unit floors; too few go by largest remainder of what lacks. Returns what is left."""
-    cdef int64_t lack[64]
-    cdef int64_t rest[64]
-    cdef int64_t total = 0, given = 0, best
-    cdef int c, winner
-    for c in range(pool.channels):
-        lack[c] = 0
-        if (pool.parties >> c) & 1 and pool.rules[c].floor_units > pool.quotas[c].free:
-            lack[c] = pool.rules[c].floor_units - pool.quotas[c].free
-        total += lack[c]
-    if total == 0:
-        return units
-    if units >= total:
-        for c in range(pool.channels):
-            pool.quotas[c].free += lack[c]
-        return units - total
-    for c in range(pool.channels):   # both below 2^31, so the product stays below 2^62
-        rest[c] = <int64_t>((<uint64_t>units * <uint64_t>lack[c]) % <uint64_t>total)
-        pool.quotas[c].free += <int64_t>((<uint64_t>units * <uint64_t>lack[c]) // <uint64_t>total)
-        given += <int64_t>((<uint64_t>units * <uint64_t>lack[c]) // <uint64_t>total)
-    while given < units:
-        winner, best = -1, 0
-        for c in range(pool.channels):
-            if rest[c] > best:
-                winner, best = c, rest[c]
-        pool.quotas[winner].free += 1
-        rest[winner] = 0
-        given += 1
-    return 0
-
-
-cdef void _share_out(Pool *pool, int64_t units) noexcept nogil:
-    """Deals `units` by shares with credit: floor(n * share), then one by one to whom most is owed.
-
-    Largest remainder with the remainder carried over from receipt to receipt, so that 70/30 holds
-    over a hundred receipts of one unit. Shares that would pass 1 (a SKU's overrides at a location
-    that a channel got later) are cut in the order of names.
-    """
-    cdef int64_t share[64]
-    cdef int64_t score[64]
-    cdef int64_t shared_share = ONE, left = units, shared_score, best, exact
-    cdef int c, winner
-    for c in range(pool.channels):
-        share[c] = pool.rules[c].floor_share if (pool.parties >> c) & 1 else 0
-        if share[c] > shared_share:
-            share[c] = shared_share
-        if share[c] == 0:
-            continue
-        shared_share -= share[c]
-        exact = units * share[c]
-        pool.quotas[c].free += exact // ONE
-        left -= exact // ONE
-        score[c] = pool.quotas[c].credit + exact % ONE
-    exact = units * shared_share
-    pool.shared += exact // ONE
-    left -= exact // ONE
-    shared_score = pool.shared_credit + exact % ONE
-    while left > 0:
-        winner, best = -1, shared_score
-        for c in range(pool.channels - 1, -1, -1):   # downwards: of equals the first by name wins
-            if share[c] > 0 and score[c] >= best:
-                winner, best = c, score[c]
-        if winner < 0:
-            pool.shared += 1
-            shared_score -= ONE
-        else:
-            pool.quotas[winner].free += 1
-            score[winner] -= ONE
-        left -= 1
-    for c in range(pool.channels):
-        if share[c] > 0:
-            pool.quotas[c].credit = score[c]
-    pool.shared_credit = shared_score
-
-
-cdef int receive(Pool *pool, int64_t quantity) noexcept nogil:
-    """A receipt: deficit, safety, unit floors, shares. 0, or -1 if an account would overflow."""
-    cdef int64_t left = quantity, part
-    cdef Quota quota
-    cdef int c
-    if _units(pool) + quantity > ACCOUNT_MAX:
-        return -1
-    for c in range(pool.channels):
-        quota = pool.quotas[c]      # a copy, to see what it would become
-        if quota.ceiling_kind == CEILING_SHARE:
-            _grow_ceiling(&quota, quantity)
-            if quota.ceiling_left > ACCOUNT_MAX:
-                return -1
-    part = left if left < pool.deficit else pool.deficit
-    pool.deficit -= part
-    left -= part
-    if left and pool.safety < pool.safety_target:
-        part = pool.safety_target - pool.safety
-        if part > left:
-            part = left
-        pool.safety += part
-        left -= part
-    if left:
-        left = _fill_floors(pool, left)
-    if left:
-        _share_out(pool, left)
-    for c in range(pool.channels):
-        if pool.quotas[c].ceiling_kind == CEILING_SHARE:
-            _grow_ceiling(&pool.quotas[c], quantity)
-    pool.inflow += quantity
-    pool.touched = True
-    return 0
-
-
-cdef void give_back(
-    Pool *pool, int channel, int64_t own, int64_t borrowed, int64_t ceiling_number,
-    bint committed
-) noexcept nogil:
-    """Units of a reservation return: the deficit is paid first, by borrowed units before own."""
-    cdef Quota *quota = &pool.quotas[channel]
-    cdef int64_t units = own + borrowed, paid
-    if committed:
-        quota.committed -= units
-    else:
-        quota.reserved -= units
-    if quota.ceiling_kind != CEILING_NONE and quota.ceiling_number == ceiling_number:
-        quota.ceiling_left += units
-    paid = borrowed if borrowed < pool.deficit else pool.deficit
-    pool.deficit -= paid
-    borrowed -= paid
-    paid = own if own < pool.deficit else pool.deficit
-    pool.deficit -= paid
-    own -= paid
-    pool.shared += borrowed
-    quota.free += own
-    pool.touched = True

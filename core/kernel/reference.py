@@ -2,7 +2,8 @@
 
 Read it from the top: what a policy says, what a pool holds, then the four things that can happen.
 A pool *meets* its policy, units are *received*, *reserved*, and *given back*. Every function works
-in place; a pool is changed as a whole or, where something is raised, not at all.
+in place; a pool is changed as a whole or, where something is raised, not at all. What else happens
+to stock is in ``reference_stock``, sales that happened and baskets that change in ``…_orders``.
 
 Quantities are whole units, shares whole millionths, and every number is an exact integer.
 """
@@ -42,6 +43,7 @@ class Channel:
     ceiling: Ceiling | None = None
     borrow: bool = True
     split: bool = True
+    closed: bool = False  # it is being deleted: it takes nothing and is given nothing
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,7 @@ class SkuPolicy:
 
     def ceiling(self, channel: Channel) -> Ceiling | None:
         """The ceiling that stands for this SKU: the override's if it has one."""
-        override = self.overrides.get(channel.name, Override())
-        return override.ceiling or channel.ceiling
+        return self.overrides.get(channel.name, Override()).ceiling or channel.ceiling
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def parties(policy: Policy, sku_policy: SkuPolicy, location: str) -> list[Party]
     named = any(o.floor_share is not None or o.floor_units is not None for o in overrides.values())
     found = []
     for name, channel in sorted(policy.channels.items()):
-        if location in channel.locations:
+        if location in channel.locations and not channel.closed:
             floor = overrides.get(name, Override()) if named else channel
             found.append(Party(name, floor.floor_share or 0, floor.floor_units or 0))
     rest = SHARE_ONE - sum(party.share for party in found)
@@ -149,9 +150,8 @@ class Pool:
     @property
     def on_hand(self) -> int:
         """What lies there: all accounts less what is known to be missing."""
-        accounts = self.shared + self.safety + self.damaged + self.quarantine
-        accounts += sum(q.free + q.reserved + q.committed for q in self.quotas.values())
-        return accounts - self.deficit
+        channels = sum(q.free + q.reserved + q.committed for q in self.quotas.values())
+        return self.shared + self.safety + self.damaged + self.quarantine + channels - self.deficit
 
     def quota(self, channel: str) -> Quota:
         """The quota of ``channel``; one that is not there is an empty one, to look at only."""
@@ -190,11 +190,10 @@ def meet(policy: Policy, sku_policy: SkuPolicy, pool: Pool) -> None:
     sellable = draft.shared + draft.safety + sum(q.free for q in draft.quotas.values())
     for name, channel in policy.channels.items():
         ceiling = sku_policy.ceiling(channel)
-        if ceiling != draft.quota(name).ceiling:
+        if ceiling != draft.quota(name).ceiling and not channel.closed:
             start_ceiling(draft.quotas.setdefault(name, Quota()), ceiling, sellable)
 
-    present = parties(policy, sku_policy, draft.location)
-    sharing = {party.name for party in present if party.share > 0}
+    sharing = {p.name for p in parties(policy, sku_policy, draft.location) if p.share > 0}
     for name, quota in draft.quotas.items():
         if name not in sharing:
             draft.shared_credit += quota.credit
@@ -234,8 +233,10 @@ class Receipt:
     free: Mapping[str, int]
 
 
-def receive(policy: Policy, sku_policy: SkuPolicy, pool: Pool, quantity: int) -> Receipt:
-    """Allot what arrives: deficit, safety, unit floors, then by shares with credit."""
+def receive(
+    policy: Policy, sku_policy: SkuPolicy, pool: Pool, quantity: int, grows: bool = True
+) -> Receipt:
+    """Allot what arrives: deficit, safety, unit floors, shares with credit; a ceiling may grow."""
     draft = pool.copy()
     meet(policy, sku_policy, draft)
     rest = quantity
@@ -269,8 +270,9 @@ def receive(policy: Policy, sku_policy: SkuPolicy, pool: Pool, quantity: int) ->
         if floor + share > 0:
             free[party.name] = floor + share
 
-    for quota in draft.quotas.values():
-        grow_ceiling(quota, quantity)
+    if grows:
+        for quota in draft.quotas.values():
+            grow_ceiling(quota, quantity)
     adopt(pool, draft)
     return Receipt(deficit, safety, shared, free)
 
@@ -325,6 +327,7 @@ class Take:
     own: int
     borrowed: int
     ceiling_number: int
+    short: int = 0  # of what is borrowed: units that were missing where a sale was recorded
 
 
 @dataclass(frozen=True)
@@ -396,9 +399,8 @@ def decide(policy: Policy, pools: Pools, demand: Demand, lines: Sequence[Line]) 
         available = sum(room(place, channel) for place in places)
         if available < line.quantity:
             limited_by = tightest(places, channel)
-            shortfalls.append(
-                Shortfall(line.sku, line.location, line.quantity, available, limited_by)
-            )
+            short = Shortfall(line.sku, line.location, line.quantity, available, limited_by)
+            shortfalls.append(short)
             if not demand.partial:
                 continue
         rest = line.quantity
@@ -422,8 +424,7 @@ def reach(pool: Pool, channel: Channel) -> int:
 
 def room(pool: Pool, channel: Channel) -> int:
     """What ``channel`` can take of ``pool``."""
-    quota = pool.quota(channel.name)
-    units = reach(pool, channel)
+    quota, units = pool.quota(channel.name), reach(pool, channel)
     return units if quota.ceiling is None else min(units, quota.ceiling_left)
 
 
@@ -486,8 +487,7 @@ def give_back(
     Raises ValueError if the account does not hold so many.
     """
     draft = pool.copy()
-    quota = draft.quota(channel)
-    quantity = own + borrowed
+    quota, quantity = draft.quota(channel), own + borrowed
     if quantity > getattr(quota, from_account):
         raise ValueError(f"{channel} has fewer than {quantity} units {from_account}")
     setattr(quota, from_account, getattr(quota, from_account) - quantity)

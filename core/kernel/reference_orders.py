@@ -1,0 +1,202 @@
+"""The rule of orders that are not asked for anew: sales that happened, baskets that change.
+
+Slow and obvious, as ``reference``; both verbs decide on drafts and adopt all or nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from core.kernel.reference import (
+    Channel,
+    Decision,
+    Demand,
+    Line,
+    Policy,
+    Pool,
+    Pools,
+    Quota,
+    SkuPolicy,
+    Take,
+    adopt,
+    candidates,
+    decide,
+    meet,
+    room,
+    summed,
+)
+from core.kernel.reference_stock import Move, give, move, strip
+
+Account = Literal["reserved", "committed"]
+Drafts = dict[tuple[str, str], Pool]
+
+
+class NoPool(Exception):
+    """A sale cannot be recorded where nothing was ever kept."""
+
+
+# A sale that happened already.
+
+
+@dataclass
+class Sale:
+    """A recorded sale, as far as it is written down."""
+
+    channel: Channel
+    account: Account
+    drafts: Drafts
+    takes: dict[tuple[str, str], Take]
+    moves: list[tuple[tuple[str, str], Move]]
+
+    @property
+    def target(self) -> str:
+        """Where the units of it come to lie."""
+        return f"{self.account}:{self.channel.name}"
+
+    def book(self, pool: Pool, moved: Sequence[Move]) -> None:
+        """Write down what was moved in a pool: whose it was, and what it spent of the ceiling."""
+        key = pool.sku, pool.location
+        self.moves += [(key, each) for each in moved]
+        for source, _, quantity in moved:
+            own = quantity if source == f"free:{self.channel.name}" else 0
+            short = quantity if source == "deficit" else 0
+            number = spend(pool.quotas[self.channel.name], quantity)
+            before = self.takes.get(key, Take(*key, 0, 0, number))
+            if number != before.ceiling_number:
+                number = 0  # it comes back to a ceiling that all of it was spent of, or to none
+            self.takes[key] = Take(
+                *key, before.own + own, before.borrowed + quantity - own, number,
+                before.short + short,
+            )  # fmt: skip
+
+
+def spend(quota: Quota, quantity: int) -> int:
+    """Spend allowance down to nothing; the ceiling's number if there was enough, else 0."""
+    if quota.ceiling is None:
+        return 0
+    enough = quantity <= quota.ceiling_left
+    quota.ceiling_left -= min(quantity, quota.ceiling_left)
+    return quota.ceiling_number if enough else 0
+
+
+def record_sale(
+    policy: Policy,
+    skus: Mapping[str, SkuPolicy],
+    pools: Pools,
+    demand: Demand,
+    state: Literal["reserved", "committed", "fulfilled"],
+) -> tuple[tuple[Take, ...], list[tuple[tuple[str, str], Move]]]:
+    """Write a sale down, whatever there is. What it took, and what moved where.
+
+    Raises NoPool, or OverflowError if a pool could not be counted any more.
+    """
+    channel = policy.channels[demand.channel]
+    account: Account = "reserved" if state == "reserved" else "committed"
+    sale = Sale(channel, account, {}, {}, [])
+    for line in summed(demand.lines):
+        places = []
+        for location in candidates(line, channel):
+            key = line.sku, location
+            if key in pools:
+                draft = sale.drafts.setdefault(key, pools[key].copy())
+                meet(policy, skus[line.sku], draft)
+                places.append(draft)
+        if not places:
+            raise NoPool(line.sku)
+        record_line(policy, sale, line, places)
+    if state == "fulfilled":
+        for key, take in sale.takes.items():
+            sale.moves += [
+                (key, each)
+                for each in ship(sale.drafts[key], channel.name, take.own + take.borrowed)
+            ]
+    for key in sale.takes:  # all or nothing: what cannot be adopted is told before any is
+        adopt(sale.drafts[key].copy(), sale.drafts[key])
+    for key in sale.takes:
+        adopt(pools[key], sale.drafts[key])
+    return tuple(sale.takes.values()), sale.moves
+
+
+def record_line(policy: Policy, sale: Sale, line: Line, places: Sequence[Pool]) -> None:
+    """What one place has for the channel; else what each has for it; else what each has at all;
+    and what is missing then is missing in the first."""
+    channel, rest = sale.channel, line.quantity
+    selling = [place for place in places if policy.locations.get(place.location, False)]
+    whole = [place for place in selling if room(place, channel) >= rest]
+    for place in whole[:1] or selling:
+        wanted = min(rest, room(place, channel))
+        rest -= wanted
+        moved: list[Move] = []
+        wanted = give(place, moved, f"free:{channel.name}", sale.target, wanted)
+        give(place, moved, "shared", sale.target, wanted)
+        sale.book(place, moved)
+    for place in places:
+        moved = []
+        rest = strip(place, moved, sale.target, rest)
+        sale.book(place, moved)
+    moved = []
+    move(places[0], moved, "deficit", sale.target, rest)
+    sale.book(places[0], moved)
+
+
+def ship(pool: Pool, channel: str, quantity: int) -> list[Move]:
+    """Committed units leave. More than lie there cannot: those were not missing after all."""
+    moves: list[Move] = []
+    move(pool, moves, f"committed:{channel}", "outside", quantity)
+    move(pool, moves, "outside", "deficit", max(0, -pool.on_hand))
+    return moves
+
+
+# A basket that changes, and a commit that comes late.
+
+
+@dataclass(frozen=True)
+class Holding:
+    """What a record holds open of a pool."""
+
+    sku: str
+    location: str
+    own: int
+    borrowed: int
+    ceiling_number: int
+
+
+def plan_again(
+    policy: Policy,
+    skus: Mapping[str, SkuPolicy],
+    pools: Pools,
+    demand: Demand,
+    held: Sequence[Holding],
+    account: Account,
+) -> Decision:
+    """Decide a demand as if its record held nothing, and let go of what it does not take again."""
+    lines = summed(demand.lines)
+    channel = policy.channels[demand.channel]
+    keys = {(line.sku, place) for line in lines for place in candidates(line, channel)}
+    keys |= {(each.sku, each.location) for each in held}
+    for key in keys & pools.keys():
+        meet(policy, skus[key[0]], pools[key])
+    drafts = {key: pool.copy() for key, pool in pools.items()}
+    for each in held:
+        draft = drafts[each.sku, each.location]
+        move(draft, [], f"{account}:{channel.name}", f"free:{channel.name}", each.own)
+        move(draft, [], f"{account}:{channel.name}", "shared", each.borrowed)
+        quota = draft.quota(channel.name)
+        if quota.ceiling is not None and quota.ceiling_number == each.ceiling_number:
+            quota.ceiling_left += each.own + each.borrowed
+    decision = decide(policy, drafts, demand, lines)
+    if decision.shortfalls:
+        return decision
+    for take in decision.takes:
+        draft = drafts[take.sku, take.location]
+        quantity = take.own + take.borrowed
+        move(draft, [], f"reserved:{channel.name}", f"{account}:{channel.name}", quantity)
+    for each in held:
+        draft = drafts[each.sku, each.location]
+        for source in ("shared", f"free:{channel.name}"):
+            give(draft, [], source, "deficit", draft.deficit)
+    for key, draft in drafts.items():
+        adopt(pools[key], draft)
+    return decision
