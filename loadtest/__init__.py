@@ -6,7 +6,8 @@
     histogram         latencies
     book              what the service has acknowledged in this run
     stocking          makes a fresh service ready for a log
-    replay            baskets: reserve → commit → fulfil, or abandoned
+    journeys          what becomes of each basket, drawn from the seed
+    replay            baskets: reserve → commit → fulfil, amended, cancelled, returned or abandoned
     audit             recomputes every pool from the book and reads reservations back
     report            the summary and the JSON document
     progress          the bar in the terminal

@@ -43,7 +43,7 @@ def _arguments() -> argparse.Namespace:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="speed=max|FACTOR concurrency abandon stock seed ttl_seconds limit",
+        help="speed=max|FACTOR concurrency abandon change cancel back stock seed ttl_seconds limit",
     )
     replay.add_argument("--url", help="a fresh service; without it one is started")
     replay.add_argument("--output", type=Path, metavar="DIR", help="write replay.json into DIR")

@@ -45,6 +45,19 @@ class Line(msgspec.Struct, gc=False):
     quantity: int
     own: int
     borrowed: int
+    fulfilled: int
+    cancelled: int
+    returned: int
+
+    @property
+    def open(self) -> int:
+        """Units that are still promised."""
+        return self.quantity - self.fulfilled - self.cancelled
+
+    @property
+    def away(self) -> int:
+        """Units that were shipped and did not come back."""
+        return self.fulfilled - self.returned
 
 
 class Reservation(msgspec.Struct):
@@ -52,6 +65,7 @@ class Reservation(msgspec.Struct):
 
     id: str
     state: str
+    version: int
     channel: str
     lines: list[Line]
 

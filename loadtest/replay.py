@@ -1,76 +1,49 @@
 """Replays a log: each basket is reserved, then paid and handed over, released, or left to expire.
 
-What becomes of a basket is drawn from the seed in the order of the log, so that a run can be had
-again. Some calls are repeated under their key and must be answered with what was answered before.
+Some baskets change before they are handed over, some lose a part, some come back in part. Some
+calls are repeated under their key and must be answered with what was answered before.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import NamedTuple
 
 import msgspec
 import orjson
 
-from loadtest.book import Book, PoolKey
+from loadtest.book import Book, PoolKey, held_units
 from loadtest.client import Answer, Call, Client, Reservation, Unanswered, each
+from loadtest.journeys import (
+    Fate,
+    Journey,
+    Part,
+    Step,
+    cancelled_part,
+    course,
+    journeys,
+    returned_part,
+)
 from loadtest.orders import Basket, Line
 from loadtest.progress import Progress
 from loadtest.settings import Settings
 from loadtest.stocking import Survey
 
-REPEATED_SHARE = 0.02
 UNANSWERED_MAX = 100  # a service that is gone ends the run instead of every basket's patience
 EXPIRY_S = 2.0  # the service promises 1 s after the deadline; twice that for a busy machine
 
 
-class Fate(StrEnum):
-    """What becomes of a basket."""
-
-    FULFIL = "fulfil"
-    RELEASE = "release"
-    LEAVE = "leave"
-
-
-VERBS: dict[Fate, tuple[str, ...]] = {
-    Fate.FULFIL: ("commit", "fulfil"),
-    Fate.RELEASE: ("release",),
-    Fate.LEAVE: (),
-}
-
-
-class Journey(NamedTuple):
-    """A basket, what becomes of it, and which of its calls are made twice."""
-
-    basket: Basket
-    fate: Fate
-    repeated: frozenset[str]
-
-
-def journeys(baskets: Iterable[Basket], settings: Settings) -> Iterator[Journey]:
-    """What becomes of each basket; the same for the same seed."""
-    rng = random.Random(settings.seed)
-    abandon = float(settings.abandon)
-    for basket in baskets:
-        drawn = rng.random()
-        if drawn >= abandon:
-            fate = Fate.FULFIL
-        else:
-            fate = Fate.RELEASE if drawn < abandon / 2 else Fate.LEAVE
-        verbs = ("reserve", "commit", "fulfil", "release")
-        repeated = frozenset(verb for verb in verbs if rng.random() < REPEATED_SHARE)
-        yield Journey(basket, fate, repeated)
-
-
 @dataclass(slots=True)
 class Tally:
-    """What happened, in reservations unless the name says otherwise."""
+    """What happened, in reservations unless the name says otherwise.
+
+    ``amends``: calls by the state they met and where they went, ``"reserved up"``. ``cancels``:
+    calls, each about a part; ``cancelled``: nothing was left. ``returns``: calls by disposition.
+    """
 
     baskets: int = 0
     units_granted: int = 0
@@ -80,6 +53,13 @@ class Tally:
     released: int = 0
     left_to_expire: int = 0
     fulfilled: int = 0
+    amends: Counter[str] = field(default_factory=Counter)
+    amends_refused: int = 0
+    cancels: int = 0
+    cancelled: int = 0
+    units_cancelled: int = 0
+    returns: Counter[str] = field(default_factory=Counter)
+    units_returned: int = 0
     repeated_calls: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     unanswered: int = 0
@@ -92,8 +72,10 @@ class _Asked(NamedTuple):
     call: Call
     id: str  # of the reservation; "" for a reserve
     channel: str
-    wanted: Counter[PoolKey]
-    left: bool
+    wanted: Counter[PoolKey] | None = None  # by a reserve or an amend
+    left: bool = False
+    part: Part | None = None  # of a cancel or a return; without one all that is open is meant
+    disposition: str | None = None
 
 
 class Replay:
@@ -149,32 +131,44 @@ class Replay:
 
     async def _reservation(self, journey: Journey, part: int, lines: list[Line]) -> None:
         stem = f"{self._run}-{journey.basket.number}-{part}"
-        asked = self._reserve(journey, f"{stem}-reserve", lines)
-        id = await self._ask(asked, journey.repeated)
-        for verb in VERBS[journey.fate]:
-            if not id:
+        first, steps = course(journey, lines)
+        id = await self._ask(self._reserve(journey, f"{stem}-reserve", first), journey.repeated)
+        for number, step in enumerate(steps):
+            # Nothing is left to be done for a basket that was cancelled down to nothing.
+            if not id or self._book.reservations[id].state == "cancelled":
                 return
-            call = Call(verb, "POST", f"/v1/reservations/{id}/{verb}", key=f"{stem}-{verb}")
-            id = await self._ask(asked._replace(call=call, id=id), journey.repeated)
+            asked = self._step(journey, step, id, f"{stem}-{number}-{step.verb}")
+            id = await self._ask(asked, journey.repeated)
 
     def _reserve(self, journey: Journey, key: str, lines: list[Line]) -> _Asked:
         basket = journey.basket
         body: dict[str, object] = {
             "channel": basket.channel,
-            "lines": [
-                {"sku": line.sku, "quantity": line.quantity, "location": line.location}
-                for line in lines
-            ],
+            "lines": _asked_lines(lines),
             "reference": basket.name,
         }
         left = journey.fate is Fate.LEAVE
         if left:
             body["ttl_seconds"] = self._settings.ttl_seconds
-        wanted: Counter[PoolKey] = Counter()
-        for line in lines:
-            wanted[line.sku, line.location] += line.quantity
         call = Call("reserve", "POST", "/v1/reservations", orjson.dumps(body), key)
-        return _Asked(call, "", basket.channel, wanted, left)
+        return _Asked(call, "", basket.channel, _wanted(lines), left)
+
+    def _step(self, journey: Journey, step: Step, id: str, key: str) -> _Asked:
+        """The call that a step is; what is cancelled or comes back is drawn from what is held."""
+        part = wanted = disposition = None
+        body: dict[str, object] = {}
+        if step.lines is not None:
+            body, wanted = {"lines": _asked_lines(step.lines)}, _wanted(step.lines)
+        elif step.verb == "cancel":
+            part = cancelled_part(self._book.reservations[id].lines, journey.dice)
+            body = {"lines": [_asked_part(part)]}
+        elif step.verb == "return":
+            part = returned_part(self._book.reservations[id].lines, journey.dice)
+            disposition = journey.disposition
+            body = {"lines": [{**_asked_part(part), "disposition": disposition}]}
+        path = f"/v1/reservations/{id}/{step.verb}"
+        call = Call(step.verb, "POST", path, orjson.dumps(body) if body else b"", key)
+        return _Asked(call, id, journey.basket.channel, wanted, False, part, disposition)
 
     async def _ask(self, asked: _Asked, repeated: frozenset[str]) -> str:
         """Make the call; the id of the reservation, or "" if it goes no further."""
@@ -187,7 +181,8 @@ class Replay:
             self._unresolved.append(asked)
             return ""
         id = self._settle(asked, answer)
-        if id and asked.call.verb in repeated:
+        # A refusal is not kept under its key: asked again, it may be granted.
+        if id and answer.status < 400 and asked.call.verb in repeated:
             try:
                 self._compare(asked, answer.status, id, await self._client.call(asked.call))
             except Unanswered as error:
@@ -200,19 +195,27 @@ class Replay:
         if answer.status == (201 if verb == "reserve" else 200):
             return self._granted(asked, answer.decode(Reservation))
         problem = answer.problem()
-        if verb == "reserve" and problem.code == "insufficient_stock" and not self._plenty:
-            self.tally.refused += 1
+        if problem.code == "insufficient_stock" and self._may_be_short(asked):
+            self.tally.refused += verb == "reserve"
+            self.tally.amends_refused += verb == "amend"
             self.tally.refused_lines.update(line.limited_by for line in problem.lines)
-            return ""
+            return asked.id  # after a refused amend the basket goes on as it was
         self.tally.errors[f"{verb} {answer.status} {problem.code}"] += 1
         self._book.surprises.add(
             f"{asked.call.key}: {verb} answered {answer.status} {problem.code} {problem.detail}"
         )
         return ""
 
+    def _may_be_short(self, asked: _Asked) -> bool:
+        """Whether there may be too little for it: an amend holds what it keeps already."""
+        if asked.wanted is None or self._plenty:
+            return False
+        return not asked.id or bool(asked.wanted - held_units(self._book.reservations[asked.id]))
+
     def _granted(self, asked: _Asked, reservation: Reservation) -> str:
-        verb, tally = asked.call.verb, self.tally
-        if verb == "reserve":
+        tally = self.tally
+        if asked.call.verb == "reserve":
+            assert asked.wanted is not None
             self._book.reserved(reservation, asked.channel, asked.wanted, asked.left)
             tally.granted += 1
             tally.units_granted += asked.wanted.total()
@@ -220,10 +223,30 @@ class Replay:
                 tally.left_to_expire += 1
                 self._left_last_s = time.monotonic()
             return reservation.id
-        self._book.moved(asked.id, verb, reservation)
+        held = self._book.reservations[asked.id]
+        if asked.wanted is not None:
+            more = asked.wanted.total() - held_units(held).total()
+            self._book.amended(asked.id, reservation, asked.wanted)
+            tally.amends[f"{held.state} {'up' if more > 0 else 'down'}"] += 1
+            tally.units_granted += more
+        else:
+            verb = asked.call.verb
+            self._book.moved(asked.id, verb, reservation, asked.part, asked.disposition)
+            self._count(asked, held.state)
+        return asked.id
+
+    def _count(self, asked: _Asked, state: str) -> None:
+        """One call on all of a reservation, or on a part of it, that left it in ``state``."""
+        tally, verb = self.tally, asked.call.verb
         tally.fulfilled += verb == "fulfil"
         tally.released += verb == "release"
-        return asked.id
+        if asked.disposition is not None and asked.part is not None:
+            tally.returns[asked.disposition] += 1
+            tally.units_returned += asked.part.quantity
+        elif asked.part is not None:
+            tally.cancels += 1
+            tally.cancelled += state == "cancelled"
+            tally.units_cancelled += asked.part.quantity
 
     def _compare(self, asked: _Asked, status: int, id: str, again: Answer) -> None:
         """A call made again under its key is answered as it was, and marked."""
@@ -238,3 +261,21 @@ class Replay:
                 f"{asked.call.key}: answered {status} {id}, and when repeated {again.status} "
                 f"{found}, {marked}marked as replayed"
             )
+
+
+def _asked_lines(lines: list[Line]) -> list[dict[str, object]]:
+    return [
+        {"sku": line.sku, "quantity": line.quantity, "location": line.location} for line in lines
+    ]
+
+
+def _asked_part(part: Part) -> dict[str, object]:
+    asked: dict[str, object] = {"sku": part.sku, "quantity": part.quantity}
+    return asked if part.location is None else {**asked, "location": part.location}
+
+
+def _wanted(lines: list[Line]) -> Counter[PoolKey]:
+    wanted: Counter[PoolKey] = Counter()
+    for line in lines:
+        wanted[line.sku, line.location] += line.quantity
+    return wanted

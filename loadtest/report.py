@@ -20,7 +20,7 @@ from loadtest.settings import Settings
 from loadtest.stocking import Survey
 
 PRINTED_DIFFERENCES = 20
-VERBS = ("reserve", "commit", "fulfil", "release")
+VERBS = ("reserve", "amend", "commit", "fulfil", "release", "cancel", "return")
 
 
 @dataclass(slots=True)
@@ -81,9 +81,9 @@ def document(run: Run) -> dict[str, Any]:
 def summary(run: Run) -> str:
     """A few lines to read."""
     plan, dirt, tally, audit = run.plan, run.plan.dirt, run.tally, run.audit
-    refusals = ", ".join(f"{reason} {n:,}" for reason, n in tally.refused_lines.most_common())
-    retries = ", ".join(f"{cause} {n:,}" for cause, n in run.client.retries.most_common())
-    errors = ", ".join(f"{what} {n:,}" for what, n in tally.errors.most_common())
+    refusals = _counted(tally.refused_lines)
+    retries, errors = _counted(run.client.retries), _counted(tally.errors)
+    amends, returns = _counted(tally.amends), _counted(tally.returns)
     lines = [
         f"log       {plan.baskets:,} baskets, {plan.lines:,} lines, {len(plan.demand):,} pools; "
         f"left out: {dirt.zero_lines:,} lines of quantity 0, {dirt.empty_baskets:,} baskets of "
@@ -92,7 +92,14 @@ def summary(run: Run) -> str:
         f"({tally.baskets / tally.elapsed_s:,.0f}/s) after {run.setup_s:,.1f} s of set-up; "
         f"{dirt.large_baskets:,} in several reservations; seed {run.settings.seed}",
         f"granted   {tally.granted:,}: fulfilled {tally.fulfilled:,}, released "
-        f"{tally.released:,}, left to expire {tally.left_to_expire:,}",
+        f"{tally.released:,}, left to expire {tally.left_to_expire:,}, cancelled "
+        f"{tally.cancelled:,}",
+        f"amended   {tally.amends.total():,}"
+        + (f" ({amends})" if amends else "")
+        + f", {tally.amends_refused:,} refused",
+        f"cancelled {tally.units_cancelled:,} units in {tally.cancels:,} calls",
+        f"returned  {tally.units_returned:,} units in {tally.returns.total():,} calls"
+        + (f" ({returns})" if returns else ""),
         f"refused   {tally.refused:,}" + (f" (lines: {refusals})" if refusals else ""),
         f"retried   {run.client.retries.total():,}" + (f" ({retries})" if retries else ""),
         f"repeated  {tally.repeated_calls:,} calls under their key",
@@ -111,6 +118,11 @@ def summary(run: Run) -> str:
     )
     lines += [f"  {text}" for text in audit.differences.listed[:PRINTED_DIFFERENCES]]
     return "\n".join(lines)
+
+
+def _counted(counter: Counter[str]) -> str:
+    """What was counted, most of it first."""
+    return ", ".join(f"{what} {n:,}" for what, n in counter.most_common())
 
 
 def machine() -> dict[str, Any]:

@@ -19,6 +19,9 @@ class Settings:
 
     ``speed``: times as fast as it happened; None = as fast as ``concurrency`` callers can.
     ``abandon``: the share of baskets never paid: half are released, half left to expire.
+    ``change``: the share of paid baskets that are amended: half of them are reserved with less and
+    then grow to what the log says, half shrink and grow again.
+    ``cancel``, ``back``: the shares of paid baskets of which a part is cancelled, comes back.
     ``stock``: how much of each pool's demand is received; below 1 some baskets are refused.
     ``ttl_seconds``: the time to live of the reservations that are left to expire.
     ``limit``: only so many baskets of the log.
@@ -27,6 +30,9 @@ class Settings:
     speed: Decimal | None = None
     concurrency: int = 64
     abandon: Decimal = Decimal("0.1")
+    change: Decimal = Decimal("0.2")
+    cancel: Decimal = Decimal("0.05")
+    back: Decimal = Decimal("0.05")
     seed: int = field(default_factory=lambda: secrets.randbits(32))
     stock: Decimal = Decimal(1)
     ttl_seconds: int = 2
@@ -38,6 +44,9 @@ class Settings:
             "speed": "max" if self.speed is None else float(self.speed),
             "concurrency": self.concurrency,
             "abandon": float(self.abandon),
+            "change": float(self.change),
+            "cancel": float(self.cancel),
+            "back": float(self.back),
             "seed": self.seed,
             "stock": float(self.stock),
             "ttl_seconds": self.ttl_seconds,
@@ -88,6 +97,9 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "speed": _speed,
     "concurrency": _whole(1, 4096),
     "abandon": _decimal("0", "1"),
+    "change": _decimal("0", "1"),
+    "cancel": _decimal("0", "1"),
+    "back": _decimal("0", "1"),
     "seed": _whole(0, 2**64 - 1),
     "stock": _decimal("0", "1000"),
     "ttl_seconds": _whole(1, 3600),

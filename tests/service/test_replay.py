@@ -47,18 +47,26 @@ async def test_the_whole_sample_is_sold_and_audited(tmp_path: Path) -> None:
     assert found["refused"] == 0
     assert found["log"]["large_baskets"] == 4
     assert found["log"]["zero_lines"] > 50
-    assert found["fulfilled"] + found["released"] + found["left_to_expire"] == found["granted"]
-    assert min(found["fulfilled"], found["released"], found["left_to_expire"]) > 0
-    assert found["repeated_calls"] > 50
+    ends = [found[end] for end in ("fulfilled", "released", "left_to_expire", "cancelled")]
+    assert sum(ends) == found["granted"]
+    assert min(ends) > 0
+    assert found["repeated_calls"] > 200
+    assert found["units_granted"] == found["log"]["units"]
+    assert found["amends"].keys() == {
+        f"{state} {way}" for state in ("reserved", "committed") for way in ("up", "down")
+    }
+    assert found["returns"].keys() == {"restock", "damaged", "quarantine"}
+    assert min(*found["amends"].values(), *found["returns"].values(), found["cancels"]) > 20
     assert "audit     passed" in output
 
 
 async def test_short_stock_is_refused_by_reason_and_still_adds_up(tmp_path: Path) -> None:
     code, output, found = await replay(
-        tmp_path, "seed=2", "limit=400", "stock=0.9", "abandon=0.3", "ttl_seconds=1"
+        *(tmp_path, "seed=2", "limit=400", "stock=0.9", "abandon=0.3", "ttl_seconds=1"),
+        *("change=1", "cancel=0.5", "back=0.5"),
     )
     assert code == 0, output
-    assert found["refused"] > 0
+    assert min(found["refused"], found["amends_refused"], found["amends"]["committed up"]) > 0
     assert found["refused_lines"].keys() == {"on_hand"}
     assert found["baskets"] == 400
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import copy
+import random
 from collections import Counter
 from decimal import Decimal
+from fractions import Fraction
 
 import pytest
 
-from loadtest.audit import Expected, Taken, allotted, compare, expectations
-from loadtest.book import LISTED_MAX, Book, Differences
+from loadtest.audit import Expected, Taken, allotments, allotted, compare, expectations, still_taken
+from loadtest.book import LISTED_MAX, Book, Differences, moved_lines, settled
 from loadtest.client import Line, Pool, PoolChannel, Reservation
+from loadtest.journeys import Part
 from loadtest.stocking import receipts
 
 SHARES = {"north": 700_000}
@@ -118,12 +120,27 @@ def test_receipts_are_exact_in_total_and_never_more_than_asked_for(stock: str) -
         assert all(units <= demand[pool] for pool, units in received.items())
 
 
-def grant(book: Book, id: str, own: int, borrowed: int, left: bool = False) -> Reservation:
-    line = Line("tee", "store-1", own + borrowed, own, borrowed)
-    answer = Reservation(id, "reserved", "north", [line])
+def held(own: int, borrowed: int, *counters: int) -> Line:
+    """A line; ``counters`` are fulfilled, cancelled, returned."""
+    fulfilled, cancelled, returned = counters or (0, 0, 0)
+    return Line("tee", "store-1", own + borrowed, own, borrowed, fulfilled, cancelled, returned)
+
+
+def answer(id: str, state: str, version: int, *lines: Line) -> Reservation:
+    return Reservation(id, state, version, "north", list(lines))
+
+
+def grant(book: Book, id: str, own: int, borrowed: int, left: bool = False) -> None:
     wanted = Counter({("tee", "store-1"): own + borrowed})
-    book.reserved(answer, "north", wanted, left)
-    return answer
+    book.reserved(answer(id, "reserved", 1, held(own, borrowed)), "north", wanted, left)
+
+
+def say(book: Book, id: str, verb: str, part: Part | None = None, to: str | None = None) -> None:
+    """``verb`` is acknowledged just as it should be."""
+    before = book.reservations[id]
+    lines = moved_lines(before.lines, verb, part)
+    state = {"commit": "committed", "release": "released"}.get(verb) or settled(lines)
+    book.moved(id, verb, answer(id, state, before.version + 1, *lines), part, to)
 
 
 def test_the_book_follows_what_was_acknowledged() -> None:
@@ -131,17 +148,83 @@ def test_the_book_follows_what_was_acknowledged() -> None:
     book.received["tee", "store-1"] = 20
     verbs = {"r1": [], "r2": ["commit"], "r3": ["commit", "fulfil"], "r4": ["release"], "r5": []}
     for id, said in verbs.items():
-        answer = grant(book, id, own=2, borrowed=1, left=id == "r5")
+        grant(book, id, own=2, borrowed=1, left=id == "r5")
         for verb in said:
-            state = {"commit": "committed", "fulfil": "fulfilled", "release": "released"}[verb]
-            moved = copy.copy(answer)
-            moved.state = state
-            book.moved(id, verb, moved)
+            say(book, id, verb)
     book.deadlines_passed()
     assert book.surprises.count == 0
     wanted = expectations(book)["tee", "store-1"]
-    assert (wanted.received, wanted.fulfilled) == (20, 3)
+    assert (wanted.received, wanted.fulfilled, wanted.on_hand) == (20, 3, 17)
     assert wanted.taken == {"north": Taken(reserved=3, committed=3, own=6, borrowed=3)}
+
+
+def test_the_book_follows_parts() -> None:
+    """Of 3 own and 2 borrowed, 3 are cancelled (the borrowed first), 2 shipped, both came back."""
+    book = Book({"store-1": SHARES})
+    book.received["tee", "store-1"] = 10
+    grant(book, "r1", own=3, borrowed=2)
+    say(book, "r1", "commit")
+    say(book, "r1", "cancel", Part("tee", "store-1", 3))
+    assert book.reservations["r1"].state == "committed"
+    say(book, "r1", "fulfil")
+    assert book.reservations["r1"].state == "fulfilled"
+    say(book, "r1", "return", Part("tee", None, 1), "damaged")
+    say(book, "r1", "return", Part("tee", None, 1), "restock")
+    assert book.reservations["r1"].state == "returned"
+    assert book.reservations["r1"].lines == [held(3, 2, 2, 3, 2)]
+    assert book.surprises.listed == []
+    wanted = expectations(book)["tee", "store-1"]
+    assert wanted == Expected(10, 2, 1, 1, 0, {"north": Taken(own=2)})
+    assert wanted.on_hand == 10
+
+
+def test_a_basket_that_is_cancelled_down_to_nothing_leaves_nothing_taken() -> None:
+    book = Book({"store-1": SHARES})
+    grant(book, "r1", own=1, borrowed=1)
+    say(book, "r1", "commit")
+    say(book, "r1", "cancel", Part("tee", "store-1", 2))
+    assert book.reservations["r1"].state == "cancelled"
+    assert expectations(book)["tee", "store-1"] == Expected(taken={"north": Taken()})
+
+
+def test_a_part_without_a_location_goes_through_the_lines_in_order() -> None:
+    lines = [held(2, 0), Line("mug", "store-1", 1, 1, 0, 0, 0, 0), held(3, 0)]
+    lines[2].location = "store-2"
+    after = moved_lines(lines, "cancel", Part("tee", None, 4))
+    assert [line.cancelled for line in after] == [2, 0, 2]
+    after = moved_lines(after, "fulfil", Part("tee", "store-2", 1))
+    assert [line.fulfilled for line in after] == [0, 0, 1]
+    assert [line.cancelled for line in lines] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("order", [(("cancel", 2), ("fulfil", 3)), (("fulfil", 3), ("cancel", 2))])
+def test_own_units_ship_first_and_borrowed_ones_go_back_first(
+    order: tuple[tuple[str, int], ...],
+) -> None:
+    for own, taken in ((5, (3, 0)), (4, (3, 0)), (3, (3, 0)), (2, (2, 1)), (0, (0, 3))):
+        lines = [held(own, 5 - own)]
+        for verb, units in order:
+            lines = moved_lines(lines, verb, Part("tee", None, units))
+        assert still_taken(lines[0]) == taken
+
+
+def amended(version: int, *lines: Line, state: str = "reserved", wanted: int = 4) -> str:
+    book = Book({})
+    grant(book, "r1", own=2, borrowed=1)
+    book.amended("r1", answer("r1", state, version, *lines), Counter({("tee", "store-1"): wanted}))
+    if not book.surprises.count:
+        assert book.reservations["r1"].lines == list(lines)
+    return "; ".join(book.surprises.listed)
+
+
+def test_an_amend_is_booked_as_it_was_answered_and_must_be_what_was_asked_for() -> None:
+    assert amended(2, held(3, 1)) == ""
+    assert "wanted" in amended(2, held(3, 1), wanted=3)
+    assert "wanted" in amended(2, held(2, 1))
+    assert "amend answered r1 committed" in amended(2, held(3, 1), state="committed")
+    assert "version 1 after 1" in amended(1, held(3, 1))
+    assert "when nothing happened to it" in amended(2, held(3, 1, 0, 1, 0))
+    assert "4 is not" in amended(2, Line("tee", "store-1", 4, 3, 2, 0, 0, 0))
 
 
 def surprised(book: Book, answer: Reservation, wanted: int = 3) -> str:
@@ -150,18 +233,80 @@ def surprised(book: Book, answer: Reservation, wanted: int = 3) -> str:
 
 
 def test_answers_that_are_not_what_was_asked_for_are_surprises() -> None:
-    good = Line("tee", "store-1", 3, 2, 1)
-    as_asked = Reservation("r1", "reserved", "north", [good])
+    good = held(2, 1)
+    as_asked = answer("r1", "reserved", 1, good)
     assert surprised(Book({}), as_asked) == ""
     assert "wanted" in surprised(Book({}), as_asked, wanted=4)
-    wrong_sum = Reservation("r1", "reserved", "north", [Line("tee", "store-1", 3, 2, 2)])
+    wrong_sum = answer("r1", "reserved", 1, Line("tee", "store-1", 3, 2, 2, 0, 0, 0))
     assert "3 is not 2 own + 2 borrowed" in surprised(Book({}), wrong_sum)
-    assert "south" in surprised(Book({}), Reservation("r1", "reserved", "south", [good]))
+    shipped = answer("r1", "reserved", 1, held(2, 1, 1, 0, 0))
+    assert "when nothing happened to it" in surprised(Book({}), shipped)
+    assert "south" in surprised(Book({}), Reservation("r1", "reserved", 1, "south", [good]))
     book = Book({})
     surprised(book, as_asked)
-    assert "two baskets were given this id" in surprised(book, as_asked)
-    book.moved("r1", "commit", Reservation("r1", "released", "north", [good]))
+    surprised(book, as_asked)
+    assert "two baskets were given this id" in book.surprises.listed[-1]
+    book.moved("r1", "commit", answer("r1", "released", 2, good), None, None)
     assert "commit answered r1 released" in book.surprises.listed[-1]
+    book.moved("r1", "fulfil", answer("r1", "fulfilled", 3, good), None, None)
+    assert "fulfil answered" in book.surprises.listed[-1]
+
+
+def arrived(receipts: list[int], shares: dict[str, int], seed: int) -> dict[str, int]:
+    """What each party was given of ``receipts``, each by shares with credit, in any order."""
+    random.Random(seed).shuffle(receipts)
+    weights = {**dict(sorted(shares.items())), "": 1_000_000 - sum(shares.values())}
+    credits, given = dict.fromkeys(weights, 0), dict.fromkeys(weights, 0)
+    for units in receipts:
+        for party, weight in weights.items():
+            credits[party] += units * weight
+        for _ in range(units):
+            largest = max(weights, key=lambda party: credits[party])
+            credits[largest] -= 1_000_000
+            given[largest] += 1
+    return given
+
+
+@pytest.mark.parametrize(
+    "shares",
+    [
+        {"north": 700_000},
+        {"north": 500_000},
+        {"north": 1_000_000},
+        {"a": 350_000, "b": 350_000},
+        {"a": 100_000, "b": 200_000, "c": 300_000, "d": 333_333},
+    ],
+)
+def test_restocks_stay_within_the_bound_of_the_credits(shares: dict[str, int]) -> None:
+    dice, width = random.Random(7), 0
+    for seed in range(300):
+        first, back = dice.randint(1, 9), [dice.randint(1, 3) for _ in range(dice.randint(1, 20))]
+        bounds = allotments(Expected(first, restocked=sum(back)), shares)
+        for party, units in arrived([first, *back], shares, seed).items():
+            least, most = bounds[party]
+            assert least <= units <= most, f"seed {seed}, {party}: {units} not in {bounds}"
+            width = max(width, most - least)
+    owed = sum(Fraction(1, k) for k in range(2, len(shares) + 2))
+    assert width <= 1 + owed  # so that what goes the wrong way shows soon
+
+
+def test_what_came_back_must_lie_where_it_was_put() -> None:
+    """Of ten, all own: eight shipped, seven back: one damaged, one quarantined, five for sale."""
+    wanted = Expected(10, 8, 5, 1, 1, {"north": Taken(own=8)})
+
+    def compared(free: int, shared: int, damaged: int = 1, quarantine: int = 1) -> str:
+        on_hand = free + shared + damaged + quarantine
+        north = PoolChannel(free, 0, 0, free + shared)
+        found = Pool("store-1", on_hand, 0, shared, damaged, quarantine, 0, {"north": north})
+        return "; ".join(compare(wanted, SHARES, found))
+
+    # 70 % of fifteen: the half goes to whoever was owed it when it came.
+    assert compared(2, 5) == compared(3, 4) == ""
+    assert compared(1, 6) == "shared is 6, should be 4 to 5; free[north] is 1, should be 2 to 3"
+    assert "damaged is 2, should be 1" in compared(2, 5, damaged=2, quarantine=0)
+    assert "quarantine is 2, should be 1" in compared(2, 5, damaged=0, quarantine=2)
+    assert "free and shared are 8, should be 7" in compared(3, 5)
+    assert "on_hand is 10, should be 9" in compared(3, 5)
 
 
 def test_differences_are_all_counted_and_the_first_described() -> None:

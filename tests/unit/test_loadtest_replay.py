@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -19,186 +16,22 @@ from aiohttp import web
 import loadtest.client
 import loadtest.replay
 from loadtest import report
-from loadtest.audit import Audit, allotted, audit
+from loadtest.audit import Audit, audit
 from loadtest.client import Refused, connect
+from loadtest.journeys import DISPOSITIONS
 from loadtest.orders import Dirt, read
-from loadtest.replay import Fate, Replay, Tally, journeys
+from loadtest.replay import Replay, Tally
 from loadtest.settings import Settings, WrongSetting, parse
 from loadtest.stocking import stock_up, survey
+from tests.shop_in_memory import Shop, serving
 
+ALWAYS = {
+    "abandon": Decimal(0),
+    "change": Decimal(1),
+    "cancel": Decimal(1),
+    "back": Decimal(1),
+}
 SAMPLE = Path(__file__).parents[2] / "loadtest" / "data" / "orders-sample.csv"
-STATES = {"commit": "committed", "fulfil": "fulfilled", "release": "released"}
-
-
-class Shop:
-    """The contract in memory, as far as a replay needs it. ``fault`` names what it does wrong."""
-
-    def __init__(self, fault: str = "") -> None:
-        self.fault = fault
-        self.floors: dict[str, dict[str, int]] = {}
-        self.pools: dict[tuple[str, str], dict[str, int]] = {}
-        self.reservations: dict[str, dict[str, Any]] = {}
-        self.answered: dict[tuple[str, str], web.Response] = {}
-        self.asked = 0
-
-    def app(self) -> web.Application:
-        app = web.Application(middlewares=[self.idempotency])
-        app.router.add_put("/v1/{kind}/{name}", self.put)
-        app.router.add_post("/v1/stock/receive", self.receive)
-        app.router.add_get("/v1/stock", self.stock)
-        app.router.add_post("/v1/reservations", self.reserve)
-        app.router.add_post("/v1/reservations/{id}/{verb}", self.verb)
-        app.router.add_get("/v1/reservations/{id}", self.read)
-        return app
-
-    @web.middleware
-    async def idempotency(
-        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
-        self.asked += 1
-        key = request.path, request.headers.get("Idempotency-Key", "")
-        if key in self.answered and self.fault != "repeats":
-            first = self.answered[key]
-            return web.Response(
-                status=first.status, body=first.body, headers={"Idempotent-Replayed": "true"}
-            )
-        answer = await handler(request)
-        assert isinstance(answer, web.Response)
-        if key[1] and answer.status < 400 and '"status": 503' not in (answer.text or ""):
-            self.answered[key] = answer
-        if self.fault == "loses answers" and self.asked % 7 == 0:
-            return web.Response(status=503, headers={"Retry-After": "0"})
-        return answer
-
-    async def put(self, request: web.Request) -> web.Response:
-        if request.match_info["kind"] == "channels":
-            spec = await request.json()
-            for location in spec["locations"]:
-                share = round(spec["floor_share"] * 1_000_000)
-                self.floors.setdefault(location, {})[request.match_info["name"]] = share
-        return web.json_response({}, status=201)
-
-    async def receive(self, request: web.Request) -> web.Response:
-        lines = (await request.json())["lines"]
-        if self.fault == "busy lines" and not self.pools:
-            lines, busy = lines[: len(lines) // 2], len(lines) - len(lines) // 2
-        else:
-            busy = 0
-        for line in lines:
-            shares = self.floors[line["location"]]
-            quotas = allotted(line["quantity"], shares)
-            accounts = {"shared": line["quantity"] - sum(quotas.values())}
-            for name, quota in quotas.items():
-                accounts |= {f"free {name}": quota, f"reserved {name}": 0, f"committed {name}": 0}
-                if self.fault == "quota" and quota:
-                    accounts[f"free {name}"] -= 1
-                    accounts["shared"] += 1
-            self.pools[line["sku"], line["location"]] = accounts
-        results: list[dict[str, Any]] = [{"status": 200, "pool": {}} for _ in lines]
-        results += [{"status": 503, "problem": {"code": "overloaded"}}] * busy
-        return web.json_response({"results": results})
-
-    async def reserve(self, request: web.Request) -> web.Response:
-        body = await request.json()
-        channel, lines = body["channel"], []
-        for line in body["lines"]:
-            pool = self.pools.get((line["sku"], line["location"]), {"shared": 0})
-            own = min(line["quantity"], pool.get(f"free {channel}", 0))
-            lines.append({**line, "own": own, "borrowed": line["quantity"] - own})
-            if lines[-1]["borrowed"] > pool["shared"]:
-                if self.fault != "oversells" or not pool.get(f"free {channel}"):
-                    refusal = {"limited_by": "on_hand"}
-                    problem = {"code": "insufficient_stock", "lines": [refusal]}
-                    return web.json_response(problem, status=409)
-                lines[-1]["borrowed"] = pool["shared"]
-                lines[-1]["own"] = line["quantity"] - pool["shared"]
-        for line in lines:
-            self._take(channel, line, 1)
-        id = f"r{len(self.reservations)}"
-        held = {"id": id, "state": "reserved", "channel": channel, "lines": lines}
-        self.reservations[id] = held
-        if "ttl_seconds" in body and self.fault != "never expires":
-            asyncio.get_running_loop().call_later(body["ttl_seconds"], self._expire, id)
-        return web.json_response(held, status=201)
-
-    async def verb(self, request: web.Request) -> web.Response:
-        held = self.reservations[request.match_info["id"]]
-        verb, channel = request.match_info["verb"], held["channel"]
-        if self.fault == "loses a commit" and held["id"] == "r3" and verb == "fulfil":
-            return web.json_response({**held, "state": "fulfilled"})
-        held["state"] = STATES[verb]
-        for line in held["lines"]:
-            pool = self.pools[line["sku"], line["location"]]
-            if verb == "release":
-                self._take(channel, line, -1)
-            elif verb == "commit":
-                pool[f"reserved {channel}"] -= line["quantity"]
-                pool[f"committed {channel}"] += line["quantity"]
-            else:
-                pool[f"committed {channel}"] -= line["quantity"]
-        return web.json_response(held)
-
-    async def read(self, request: web.Request) -> web.Response:
-        id = request.match_info["id"]
-        if self.fault == "loses a reservation" and id == "r5":
-            return web.json_response({"code": "unknown_reservation"}, status=404)
-        return web.json_response(self.reservations[id])
-
-    async def stock(self, request: web.Request) -> web.Response:
-        start, limit = int(request.query.get("cursor", 0)), min(100, int(request.query["limit"]))
-        listed = sorted(self.pools)[start : start + limit]
-        end = start + limit
-        items = [{"sku": sku, "pools": [self._pool(sku, at)]} for sku, at in listed]
-        if self.fault == "loses a pool" and not start:
-            items = items[1:]
-        cursor = str(end) if end < len(self.pools) else None
-        return web.json_response({"items": items, "next_cursor": cursor})
-
-    def _pool(self, sku: str, location: str) -> dict[str, Any]:
-        accounts = self.pools[sku, location]
-        channels = {}
-        for name in self.floors[location]:
-            free = accounts[f"free {name}"]
-            channels[name] = {
-                "free": free,
-                "reserved": accounts[f"reserved {name}"],
-                "committed": accounts[f"committed {name}"],
-                "available": free + accounts["shared"],
-            }
-        nothing = dict.fromkeys(("safety", "damaged", "quarantine", "deficit"), 0)
-        on_hand = sum(accounts.values())
-        return {
-            "location": location,
-            "on_hand": on_hand,
-            "shared": accounts["shared"],
-            "channels": channels,
-            **nothing,
-        }
-
-    def _take(self, channel: str, line: dict[str, Any], sign: int) -> None:
-        pool = self.pools[line["sku"], line["location"]]
-        pool[f"free {channel}"] -= sign * line["own"]
-        pool["shared"] -= sign * line["borrowed"]
-        pool[f"reserved {channel}"] += sign * line["quantity"]
-
-    def _expire(self, id: str) -> None:
-        held = self.reservations[id]
-        held["state"] = "expired"
-        for line in held["lines"]:
-            self._take(held["channel"], line, -1)
-
-
-@asynccontextmanager
-async def serving(shop: Shop) -> AsyncIterator[str]:
-    runner = web.AppRunner(shop.app(), access_log=None)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    host, port = runner.addresses[0][:2]
-    try:
-        yield f"http://{host}:{port}"
-    finally:
-        await runner.cleanup()
 
 
 async def run(shop: Shop, **settings: Any) -> tuple[Tally, Audit, loadtest.client.Client]:
@@ -214,7 +47,7 @@ async def run(shop: Shop, **settings: Any) -> tuple[Tally, Audit, loadtest.clien
 
 async def test_the_report_has_every_count_and_is_json() -> None:
     stock = Decimal("0.8")
-    tally, audited, client = await run(Shop("loses answers"), stock=stock)
+    tally, audited, client = await run(Shop("loses answers"), **ALWAYS | {"stock": stock})
     made = report.Run(
         id="run",
         log=SAMPLE,
@@ -228,7 +61,9 @@ async def test_the_report_has_every_count_and_is_json() -> None:
         audit=audited,
     )
     document = orjson.loads(orjson.dumps(report.document(made)))
-    assert document["refused_lines"] == {"on_hand": tally.refused}
+    assert document["refused_lines"] == {"on_hand": tally.refused + tally.amends_refused}
+    assert document["amends"] == dict(tally.amends)
+    assert document["returns"] == dict(tally.returns)
     assert document["retries"] == {"503": client.retries["503"]}
     assert document["started_at"] == "2026-11-22T12:00:00Z"
     assert document["log"]["baskets"] == document["baskets"] == 60
@@ -238,7 +73,11 @@ async def test_the_report_has_every_count_and_is_json() -> None:
     assert document["audit"]["passed"]
     assert document["machine"]["cores"] > 0
     text = report.summary(made)
-    assert f"refused   {tally.refused} (lines: on_hand {tally.refused})" in text
+    assert f"refused   {tally.refused} (lines: on_hand " in text
+    assert f"amended   {tally.amends.total()} (" in text
+    assert f"), {tally.amends_refused} refused\n" in text
+    assert f"cancelled {tally.units_cancelled:,} units in {tally.cancels} calls" in text
+    assert f"returned  {tally.units_returned:,} units in {tally.returns.total()} calls (" in text
     assert "audit     passed" in text
     audited.differences.add("pool tee@store-1: planted")
     assert "1 DIFFERENCES" in report.summary(made)
@@ -255,16 +94,33 @@ async def test_a_right_service_passes() -> None:
     tally, audited, _ = await run(Shop(), abandon=Decimal("0.5"))
     assert audited.differences.listed == []
     assert (tally.baskets, tally.refused, tally.errors.total()) == (60, 0, 0)
-    assert tally.fulfilled + tally.released + tally.left_to_expire == tally.granted >= 60
+    ended = tally.fulfilled + tally.released + tally.left_to_expire + tally.cancelled
+    assert ended == tally.granted >= 60
     assert min(tally.fulfilled, tally.released, tally.left_to_expire, tally.repeated_calls) > 0
     assert audited.read_back == audited.acknowledged == tally.granted
 
 
-async def test_short_stock_is_refused_and_counted_by_reason() -> None:
-    tally, audited, _ = await run(Shop(), stock=Decimal("0.8"), abandon=Decimal(0))
+async def test_baskets_change_lose_a_part_and_come_back() -> None:
+    """Every kind of it, and in the end just what the log asks for was granted."""
+    tally, audited, _ = await run(Shop(), **ALWAYS, limit=200)
     assert audited.differences.listed == []
-    assert tally.refused > 0
-    assert tally.refused_lines == {"on_hand": tally.refused}
+    assert tally.errors.total() == tally.refused == tally.amends_refused == 0
+    kinds = {f"{state} {way}" for state in ("reserved", "committed") for way in ("up", "down")}
+    assert tally.amends.keys() == kinds
+    assert tally.returns.keys() == set(DISPOSITIONS)
+    assert min(*tally.amends.values(), *tally.returns.values(), tally.cancelled) > 10
+    assert tally.cancels == tally.granted
+    assert tally.units_granted == sum(survey(SAMPLE, 200).demand.values())
+    assert tally.repeated_calls > 50
+
+
+async def test_short_stock_is_refused_and_counted_by_reason() -> None:
+    tally, audited, _ = await run(
+        Shop(), stock=Decimal("0.8"), abandon=Decimal(0), change=Decimal(1)
+    )
+    assert audited.differences.listed == []
+    assert min(tally.refused, tally.amends_refused) > 0
+    assert tally.refused_lines == {"on_hand": tally.refused + tally.amends_refused}
     assert tally.granted + tally.refused >= 60
 
 
@@ -318,6 +174,30 @@ async def test_a_planted_fault_fails_the_audit(fault: str, message: str) -> None
     assert any(message in text for text in audited.differences.listed)
 
 
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("loses what an amend gives back", "should be"),
+        ("amends the answer only", "cancel answered"),
+        ("shrinks what it refuses", "should hold"),
+        ("refuses to shrink", "amend answered 409 insufficient_stock"),
+        ("gives what was borrowed to the quota", "shared is"),
+        ("loses what was cancelled", "on_hand is"),
+        ("does not count what was cancelled", "cancel answered"),
+        ("ships what was cancelled", "committed["),
+        ("counts returns twice", "on_hand is"),
+        ("sells what is damaged", "damaged is"),
+        ("restocks for all", "shared is"),
+        ("forgets what came back", "should hold"),
+    ],
+)
+async def test_a_fault_in_what_changes_fails_the_audit(fault: str, message: str) -> None:
+    stock = Decimal("0.8") if "refuse" in fault else Decimal(1)
+    _, audited, _ = await run(Shop(fault), **ALWAYS | {"stock": stock})
+    assert audited.differences.count > 0
+    assert any(message in text for text in audited.differences.listed)
+
+
 async def test_refusing_what_is_there_fails_the_audit(monkeypatch: pytest.MonkeyPatch) -> None:
     shop = Shop()
 
@@ -333,21 +213,9 @@ async def test_refusing_what_is_there_fails_the_audit(monkeypatch: pytest.Monkey
 async def test_a_service_that_has_stock_is_left_alone() -> None:
     shop = Shop()
     shop.floors["store-1"] = {}
-    shop.pools["tee", "store-1"] = {"shared": 1}
+    shop.pools["tee", "store-1"] = {"shared": 1, "damaged": 0, "quarantine": 0}
     with pytest.raises(Refused, match="has stock already"):
         await run(shop)
-
-
-def test_the_same_seed_gives_the_same_journeys() -> None:
-    def fates(seed: int) -> list[tuple[Fate, frozenset[str]]]:
-        settings = Settings(seed=seed, abandon=Decimal("0.2"))
-        drawn = journeys(read(SAMPLE, Dirt(), 1000), settings)
-        return [(journey.fate, journey.repeated) for journey in drawn]
-
-    assert fates(7) == fates(7) != fates(8)
-    counted = {fate: sum(drawn == fate for drawn, _ in fates(7)) for fate in Fate}
-    assert 50 < counted[Fate.RELEASE] < 150
-    assert 50 < counted[Fate.LEAVE] < 150
 
 
 def test_settings_are_read_and_wrong_ones_told() -> None:
@@ -356,12 +224,15 @@ def test_settings_are_read_and_wrong_ones_told() -> None:
         "speed": 3600.0,
         "concurrency": 64,
         "abandon": 0.25,
+        "change": 0.2,
+        "cancel": 0.05,
+        "back": 0.05,
         "seed": 9,
         "stock": 1.0,
         "ttl_seconds": 2,
         "limit": 5,
     }
     assert json.dumps(parse(["speed=max"]).as_dict()["speed"]) == '"max"'
-    for wrong in ("speed", "colour=red", "abandon=1.5", "abandon=NaN", "limit=0", "stock=-1"):
+    for wrong in ("speed", "colour=red", "abandon=1.5", "abandon=NaN", "limit=0", "back=2"):
         with pytest.raises(WrongSetting, match=f"--set {wrong}"):
             parse([wrong])
