@@ -131,8 +131,9 @@ class Call:
 
     def finish(self, reply: Reply) -> list[Header]:
         """The headers of ``reply`` with its length and with what is passed through."""
-        _, headers, body = reply
-        headers.append((b"content-length", b"%d" % len(body)))
+        status, headers, body = reply
+        if status != 204:  # which has no content, not even of length 0 (RFC 9110 §8.6)
+            headers.append((b"content-length", b"%d" % len(body)))
         pass_through(self.headers, headers)
         return headers
 

@@ -1,4 +1,4 @@
-"""The command line: ``stockade serve``, ``stockade settings``, ``stockade clock accept``.
+"""The command line: ``stockade serve``, ``settings``, ``clock accept``, ``import``.
 
 Every setting is a flag of every command. What goes wrong is one line on standard error, with
 status 2 for a wrong command line or setting and 1 for anything later.
@@ -39,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 _show(loaded, chosen.format)
             case "clock accept":
                 _accept_clock(loaded.settings)
+            case "import":
+                return _import(loaded.settings, chosen)
     except StockadeError as error:
         return _complain(error, 1)
     return 0
@@ -79,6 +81,15 @@ def _accept_clock(settings: Settings) -> None:
     asyncio.run(accept_clock(settings))
 
 
+def _import(settings: Settings, chosen: argparse.Namespace) -> int:
+    """Import a file into the store that is named, that runs on data, or that is started for it."""
+    from api.importing import import_file
+
+    return import_file(
+        settings, chosen.file, orders=chosen.orders, again=chosen.again, skip_bad=chosen.skip_bad
+    )
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser that complains in one line."""
 
@@ -100,6 +111,19 @@ def _parser() -> _Parser:
     _command(commands, "serve", "run the service")
     settings = _command(commands, "settings", "show every setting, its value and its origin")
     settings.add_argument("--format", choices=("text", "json"), default="text")
+    importing = _command(commands, "import", "bring stock, or open orders, from a CSV file")
+    importing.add_argument("file", metavar="FILE.csv", type=Path)
+    importing.add_argument(
+        "--orders", action="store_true", help="the file holds open orders, not stock"
+    )
+    importing.add_argument(
+        "--again",
+        action="store_true",
+        help="import all of it although a file of this name was imported with another content",
+    )
+    importing.add_argument(
+        "--skip-bad", action="store_true", help="leave out the rows that cannot be imported"
+    )
     clock = commands.add_parser("clock", help="the store's clock", allow_abbrev=False)
     clock_commands = clock.add_subparsers(required=True, metavar="COMMAND")
     _command(

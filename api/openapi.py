@@ -11,24 +11,26 @@ from typing import Any
 
 import msgspec
 
+from api.batch import ELEMENTS, Batch
 from api.problems import KINDS, Problem
 from api.routing import Route
 from core.model import (
     ID_PATTERN,
     NAME_PATTERN,
     SKU_PATTERN,
-    Batch,
+    Amend,
     Cancel,
     ChannelSpec,
     Commit,
     Extend,
     Fulfil,
     LocationSpec,
-    Receive,
     Release,
     Reserve,
+    Return,
     SkuSpec,
 )
+from core.stock_model import Adjust, Count, Reallocate, Receive, Transfer
 
 VERSION = "1.0"  # of the contract; additions raise the second number
 INFO = """\
@@ -68,13 +70,34 @@ BASKET = {
 }
 EXAMPLES: dict[type, dict[str, Any]] = {
     Reserve: BASKET,
-    Batch: {"reservations": [BASKET | {"idempotency_key": "order-17"}]},
+    Batch: {
+        "reservations": [
+            BASKET | {"idempotency_key": "order-17"},
+            {"verb": "release", "id": "01932d5a-1c4e-7a3b-9f00-3c5e8b0a4d00"},
+        ]
+    },
+    Amend: {"lines": [{"sku": "tee-m", "quantity": 3}, {"sku": "cap", "quantity": 1}]},
     Extend: {"ttl_seconds": 900},
     Commit: {"reference": "order-17"},
     Release: {},
     Cancel: {"reason": "changed mind"},
     Fulfil: {"lines": [{"sku": "tee-m", "quantity": 1}], "reference": "parcel-1"},
+    Return: {"lines": [{"sku": "tee-m", "quantity": 1, "disposition": "quarantine"}]},
     Receive: {"lines": [{"sku": "tee-m", "location": "main", "quantity": 10}]},
+    Adjust: {
+        "lines": [{"sku": "tee-m", "location": "main", "delta": -1, "account": "damaged"}],
+        "reason": "dropped",
+    },
+    Count: {"lines": [{"sku": "tee-m", "location": "main", "counted": 9, "if_on_hand": 10}]},
+    Transfer: {
+        "lines": [{"sku": "tee-m", "from_location": "main", "to_location": "annex", "quantity": 3}]
+    },
+    Reallocate: {
+        "lines": [
+            {"sku": "tee-m", "location": "main", "from": "shared", "to": "web", "quantity": 2},
+            {"sku": "tee-m", "location": "main", "by": "policy"},
+        ]
+    },
     SkuSpec: {"safety_stock": 2, "channels": {"web": {"ceiling_units": 100}}},
     LocationSpec: {"sells": True, "returns": True},
     ChannelSpec: {"floor_share": 0.7, "borrow": False, "locations": ["main"]},
@@ -90,7 +113,9 @@ def document(routes: Iterable[Route[Any]]) -> dict[str, Any]:
     """The document that describes ``routes``."""
     routes = tuple(routes)
     structs = [struct for route in routes for struct in (route.body, *route.responses.values())]
-    distinct = list(dict.fromkeys(struct for struct in (*structs, Problem) if struct is not None))
+    distinct = list(
+        dict.fromkeys(each for each in (*structs, *ELEMENTS, Problem) if each is not None)
+    )
     references, components = msgspec.json.schema_components(
         distinct, ref_template="#/components/schemas/{name}"
     )
@@ -180,6 +205,9 @@ def _responses(route: Route[Any], schemas: dict[type, dict[str, Any]]) -> dict[s
     responses: dict[str, Any] = {}
     for status, struct in route.responses.items():
         headers = {}
+        if status == 204:
+            responses["204"] = {"description": HTTPStatus.NO_CONTENT.phrase}
+            continue
         if route.if_match or status == 201:
             headers["ETag"] = ETAG
         if status == 201:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import asdict
 
 from api import wire
@@ -34,7 +34,8 @@ SKU = Body(SkuSpec)
 
 
 class ChannelView(Struct, frozen=True):
-    """A channel as it is: what was put, with its name and version."""
+    """A channel as it is: what was put, with its name and version; ``closed`` while it is being
+    deleted."""
 
     name: str
     version: int
@@ -48,10 +49,14 @@ class ChannelView(Struct, frozen=True):
     ttl_seconds: int
     max_hold_seconds: int
     late_window_seconds: int
+    closed: bool | UnsetType = UNSET
 
 
 def _channel_view(channel: Channel) -> ChannelView:
-    return ChannelView(channel.name, channel.version, **asdict(channel.spec))
+    members = asdict(channel.spec)
+    if not channel.spec.closed:
+        del members["closed"]
+    return ChannelView(channel.name, channel.version, **members)
 
 
 def _path_name(call: Call) -> str:
@@ -111,6 +116,14 @@ async def read_channel(call: Call) -> Reply:
     Parameters(call)
     channel = await call.catalogue.channel(_path_name(call))
     return _read_reply(call, channel.version, _channel_view(channel))
+
+
+async def delete_channel(call: Call) -> Reply:
+    """``DELETE /v1/channels/{name}``: gone, or 409 if it has open units."""
+    version = wire.if_match(call)
+    Parameters(call)
+    await call.catalogue.delete_channel(_path_name(call), version)
+    return 204, [], b""
 
 
 async def list_channels(call: Call) -> Reply:

@@ -93,6 +93,7 @@ _STATUS: dict[type[StockadeError], int] = {
     errors.InvalidQuantity: 409,
     errors.Expired: 409,
     errors.HoldLimit: 409,
+    errors.ChannelInUse: 409,
     errors.Overloaded: 503,
     errors.StockUnavailable: 503,
     errors.Draining: 503,

@@ -9,28 +9,30 @@ from typing import Any
 
 from msgspec import Struct
 
-from api import pages, policy, reservations, stock
+from api import batch, pages, policy, reservations, stock
 from api.call import BATCH_BYTES_MAX, BODY_BYTES_MAX
 from api.routing import Handler, PageHandler, Query, Route
 from api.wire import ITEMS_DEFAULT, ITEMS_MAX, Page
 from core.model import (
     SKU_PATTERN,
-    Batch,
+    Amend,
     Cancel,
     ChannelSpec,
     Commit,
+    DryRun,
     Extend,
     Fulfil,
     LocationSpec,
     LocationView,
-    Receive,
     Release,
     Reservation,
     Reserve,
+    Return,
     SkuSpec,
     SkuStock,
     SkuView,
 )
+from core.stock_model import Adjust, Count, Reallocate, Receive, Transfer
 
 PAGE = (
     Query("cursor", {"type": "string"}, "Go on where `next_cursor` of the page before says."),
@@ -49,7 +51,12 @@ CHANNEL = {"type": "string"}
 
 
 def _verb(
-    verb: str, handler: Handler, summary: str, body: type[Struct], problems: tuple[str, ...]
+    verb: str,
+    handler: Handler,
+    summary: str,
+    body: type[Struct],
+    problems: tuple[str, ...],
+    optional: bool = True,
 ) -> Route[Handler]:
     """A verb of a reservation."""
     return Route(
@@ -60,10 +67,24 @@ def _verb(
         {200: Reservation},
         body=body,
         body_bytes_max=BODY_BYTES_MAX,
-        body_optional=True,
+        body_optional=optional,
         key=True,
         if_match=True,
         problems=("unknown_reservation", "invalid_state", *problems),
+    )
+
+
+def _stock(verb: str, handler: Handler, summary: str, body: type[Struct]) -> Route[Handler]:
+    """A verb of stock."""
+    return Route(
+        "POST",
+        f"/v1/stock/{verb}",
+        handler,
+        summary,
+        {200: stock.StockResults},
+        body=body,
+        body_bytes_max=BATCH_BYTES_MAX,
+        key=True,
     )
 
 
@@ -93,10 +114,17 @@ ROUTES: tuple[Route[Handler], ...] = (
         "POST",
         "/v1/reservations",
         reservations.reserve,
-        "Reserve a basket: all of it, or if partial what there is",
-        {201: Reservation},
+        "Reserve a basket, all of it, or if partial what there is; or record what was sold already",
+        {200: DryRun, 201: Reservation},
         body=Reserve,
         body_bytes_max=BODY_BYTES_MAX,
+        query=(
+            Query(
+                "dry_run",
+                {"type": "boolean", "default": False},
+                "Only say what would be granted now (200); nothing is written.",
+            ),
+        ),
         key=True,
         problems=(
             "unknown_sku",
@@ -109,10 +137,10 @@ ROUTES: tuple[Route[Handler], ...] = (
     Route(
         "POST",
         "/v1/reservations/batch",
-        reservations.batch,
-        "Reserve many baskets, each on its own",
-        {200: reservations.BatchResults},
-        body=Batch,
+        batch.batch,
+        "Reserve many baskets, or other verbs of reservations, each on its own",
+        {200: batch.BatchResults},
+        body=batch.Batch,
         body_bytes_max=BATCH_BYTES_MAX,
         key=True,
     ),
@@ -124,6 +152,14 @@ ROUTES: tuple[Route[Handler], ...] = (
         {200: Reservation},
         if_match=True,
         problems=("unknown_reservation",),
+    ),
+    _verb(
+        "amend",
+        reservations.amend,
+        "Change the basket: the open units as they shall be, all of them or none",
+        Amend,
+        ("insufficient_stock", "hold_limit", "unknown_sku", "unknown_channel", "unknown_location"),
+        optional=False,
     ),
     _verb(
         "extend",
@@ -153,6 +189,14 @@ ROUTES: tuple[Route[Handler], ...] = (
         "Shipped or handed over; without lines all that is left",
         Fulfil,
         ("idempotency_key_required", "invalid_quantity"),
+    ),
+    _verb(
+        "return",
+        reservations.return_,
+        "Shipped units came back: sold again, damaged, or to be inspected",
+        Return,
+        ("idempotency_key_required", "invalid_quantity", "unknown_location"),
+        optional=False,
     ),
     Route(
         "GET",
@@ -185,16 +229,11 @@ ROUTES: tuple[Route[Handler], ...] = (
         query=(Query("channel", CHANNEL, "Of this channel alone."),),
         problems=("unknown_sku", "unknown_channel"),
     ),
-    Route(
-        "POST",
-        "/v1/stock/receive",
-        stock.receive,
-        "Units that arrived, each line on its own",
-        {200: stock.StockResults},
-        body=Receive,
-        body_bytes_max=BATCH_BYTES_MAX,
-        key=True,
-    ),
+    _stock("receive", stock.receive, "Units that arrived, each line on its own", Receive),
+    _stock("adjust", stock.adjust, "Units that were found or lost, each line on its own", Adjust),
+    _stock("count", stock.count, "What was counted, each line on its own", Count),
+    _stock("transfer", stock.transfer, "Unsold units go to another location", Transfer),
+    _stock("reallocate", stock.reallocate, "Unsold units go to another account", Reallocate),
     _put("/v1/skus/{sku}", policy.put_sku, "Make or change a SKU", SkuSpec, SkuView),
     Route("GET", "/v1/skus/{sku}", policy.read_sku, "A SKU's policy", {200: SkuView},
           if_match=True, problems=("unknown_sku",)),
@@ -208,6 +247,9 @@ ROUTES: tuple[Route[Handler], ...] = (
          ChannelSpec, policy.ChannelView),
     Route("GET", "/v1/channels/{name}", policy.read_channel, "A channel",
           {200: policy.ChannelView}, if_match=True, problems=("unknown_channel",)),
+    Route("DELETE", "/v1/channels/{name}", policy.delete_channel,
+          "Remove a channel; what is left of its quota becomes shared", {204: None},
+          if_match=True, problems=("unknown_channel", "channel_in_use")),
     Route("GET", "/v1/channels", policy.list_channels, "All channels, by name",
           {200: Page[policy.ChannelView]}, query=PAGE),
 )  # fmt: skip

@@ -1,9 +1,9 @@
-"""Receive, stock and availability."""
+"""The verbs of stock, stock as it is, and availability."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from msgspec import UNSET, Struct, UnsetType
 
@@ -16,39 +16,50 @@ from core.errors import StockadeError
 from core.model import (
     NAME_RULE,
     SKU_RULE,
+    Available,
     Key,
     Pool,
-    Receive,
-    ReceiveLine,
     SkuStock,
     Timestamp,
     is_name,
     is_sku,
     timestamp,
 )
+from core.stock_model import Adjust, Count, Reallocate, Receive, Transfer
 
 if TYPE_CHECKING:
     from core.stock import StockResult
 
 SKUS_MAX = 200  # of one read: what a page of a shop shows
 
-RECEIVE = Body(Receive, ("reference", "reason"))
+TEXT = ("reference", "reason")
+RECEIVE = Body(Receive, TEXT)
+ADJUST = Body(Adjust, TEXT)
+COUNT = Body(Count, TEXT)
+TRANSFER = Body(Transfer, TEXT)
+REALLOCATE = Body(Reallocate, TEXT)
+
+T = TypeVar("T", Receive, Adjust, Count, Transfer, Reallocate)
 
 
-class ReceiveOne(Struct, frozen=True):
-    """One line of a receive as it would be if sent alone: what its key stands for."""
+class StockOne(Struct, frozen=True):
+    """One line of a request as it would be if sent alone: what its key stands for."""
 
-    line: ReceiveLine
+    line: Struct
     reference: str | None
     reason: str | None
     occurred_at: str | None
 
 
 class StockLineResult(Struct, frozen=True):
-    """What became of one line: the pool as it is now, or a problem."""
+    """What became of one line: the pool as it is now, or a problem.
+
+    Of a transfer ``pool`` is the one at ``from_location``, ``to_pool`` the one at ``to_location``.
+    """
 
     status: int
     pool: Pool | UnsetType = UNSET
+    to_pool: Pool | UnsetType = UNSET
     problem: Problem | UnsetType = UNSET
 
 
@@ -58,16 +69,8 @@ class StockResults(Struct, frozen=True):
     results: list[StockLineResult]
 
 
-class Available(Struct, frozen=True):
-    """What a channel can take of one SKU; per location if that was asked for."""
-
-    sku: str
-    available: int
-    by_location: dict[str, int] | UnsetType = UNSET
-
-
 class Availability(Struct, frozen=True):
-    """What a channel can take, at ``as_of``."""
+    """What a channel can take. None of it was seen before ``as_of``."""
 
     channel: str
     as_of: Timestamp
@@ -75,26 +78,45 @@ class Availability(Struct, frozen=True):
 
 
 async def receive(call: Call) -> Reply:
-    """``POST /v1/stock/receive``: each line on its own."""
-    sent, request = RECEIVE.read(call)
-    keys = _line_keys(sent, request)
-    return _stock_reply(await call.stock.receive(request, keys), call.instance)
+    """``POST /v1/stock/receive``: units that arrived."""
+    return await _change(call, b"/v1/stock/receive", RECEIVE, call.stock.receive)
 
 
-def _line_keys(sent: bytes | None, request: Receive) -> list[Key | None]:
-    """The key of each line: the header's with the line's number."""
-    if sent is None:
-        return [None] * len(request.lines)
-    occurred_at = None if request.occurred_at is None else request.occurred_at.isoformat()
-    return [
-        wire.scoped(
-            b"POST",
-            b"/v1/stock/receive",
-            b"%b#%d" % (sent, index),
-            ReceiveOne(line, request.reference, request.reason, occurred_at),
-        )
-        for index, line in enumerate(request.lines)
-    ]
+async def adjust(call: Call) -> Reply:
+    """``POST /v1/stock/adjust``: units that were found or lost."""
+    return await _change(call, b"/v1/stock/adjust", ADJUST, call.stock.adjust)
+
+
+async def count(call: Call) -> Reply:
+    """``POST /v1/stock/count``: what was counted."""
+    return await _change(call, b"/v1/stock/count", COUNT, call.stock.count)
+
+
+async def transfer(call: Call) -> Reply:
+    """``POST /v1/stock/transfer``: unsold units to other locations."""
+    return await _change(call, b"/v1/stock/transfer", TRANSFER, call.stock.transfer)
+
+
+async def reallocate(call: Call) -> Reply:
+    """``POST /v1/stock/reallocate``: unsold units to other accounts."""
+    return await _change(call, b"/v1/stock/reallocate", REALLOCATE, call.stock.reallocate)
+
+
+async def _change(
+    call: Call,
+    path: bytes,
+    body: Body[T],
+    change: Callable[[T, Sequence[Key | None]], Awaitable[list[StockResult]]],
+) -> Reply:
+    """Each line on its own, with the header's key and the line's number."""
+    sent, request = body.read(call)
+    keys: list[Key | None] = [None] * len(request.lines)
+    if sent is not None:
+        at = None if request.occurred_at is None else request.occurred_at.isoformat()
+        for index, line in enumerate(request.lines):
+            one = StockOne(line, request.reference, request.reason, at)
+            keys[index] = wire.scoped(b"POST", path, b"%b#%d" % (sent, index), one)
+    return _stock_reply(await change(request, keys), call.instance)
 
 
 def _stock_reply(outcomes: Sequence[StockResult], instance: str) -> Reply:
@@ -105,7 +127,7 @@ def _stock_reply(outcomes: Sequence[StockResult], instance: str) -> Reply:
             document = problem(outcome.error, instance)
             results.append(StockLineResult(document.status, problem=document))
         elif outcome.pool is not None:
-            results.append(StockLineResult(200, outcome.pool))
+            results.append(StockLineResult(200, outcome.pool, outcome.to_pool or UNSET))
         else:
             raise StockadeError
     replayed = all(outcome.replayed for outcome in outcomes)
@@ -143,17 +165,13 @@ async def availability(call: Call) -> Reply:
     channel = parameters.one("channel")
     if channel is None or not is_name(channel):
         raise wire.invalid("?channel", NAME_RULE)
-    skus = parameters.skus("sku", SKUS_MAX)
+    skus = parameters.each("sku", SKUS_MAX)  # one that is known is valid
     if not skus:
         raise wire.invalid("?sku", "Expected at least one SKU")
-    by_location = parameters.flag("by_location")
-    items = [
-        Available(sku, available, places if by_location else UNSET)
-        for sku, available, places in await call.stock.availability(channel, skus)
-    ]
-    as_of = timestamp(call.stock.now_ms)
+    found = await call.stock.availability(channel, skus, parameters.flag("by_location"))
+    as_of = timestamp(call.stock.time_ms(found.seen_ms))
     headers = [JSON, (b"cache-control", b"max-age=1")]
-    return 200, headers, wire.encode(Availability(channel, as_of, items))
+    return 200, headers, wire.encode(Availability(channel, as_of, found.items))
 
 
 def path_sku(call: Call) -> str:

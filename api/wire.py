@@ -13,7 +13,7 @@ from binascii import b2a_base64
 from collections.abc import Iterable
 from hashlib import blake2b
 from typing import Any, Generic, TypeVar
-from urllib.parse import parse_qsl
+from urllib.parse import unquote_plus
 
 import msgspec
 from msgspec import Struct
@@ -65,15 +65,23 @@ def invalid(pointer: str, detail: str) -> InvalidRequest:
 class Body(Generic[T]):
     """A kind of request body: its decoder, and which of its members are free text."""
 
-    def __init__(self, kind: type[T], text: tuple[str, ...] = (), optional: bool = False) -> None:
-        """``optional`` bodies may be absent, which counts as an empty object."""
+    def __init__(
+        self,
+        kind: type[T],
+        text: tuple[str, ...] = (),
+        optional: bool = False,
+        query: tuple[str, ...] = (),
+    ) -> None:
+        """``optional`` bodies may be absent, which counts as an empty object; ``query`` names the
+        parameters that its route takes beside it."""
+        self._query = query
         self._decoder = msgspec.json.Decoder(kind)
         self._kind = kind
         self._text = text
         self._optional = optional
 
     def read(self, call: Call) -> tuple[bytes | None, T]:
-        """The Idempotency-Key of ``call`` and its body, for a route that takes no query.
+        """The Idempotency-Key of ``call`` and its body.
 
         Raises, in this order: UnsupportedMediaType, KeyInvalid, MalformedJson, InvalidRequest.
         """
@@ -81,7 +89,7 @@ class Body(Generic[T]):
         sent = header_key(call)
         value = self.decode(call.body)
         if call.query:
-            Parameters(call)
+            Parameters(call, self._query)
         return sent, value
 
     def read_versioned(self, call: Call) -> tuple[bytes | None, T, int | None]:
@@ -90,16 +98,16 @@ class Body(Generic[T]):
         version = if_match(call)
         return *self.read(call), version
 
-    def decode(self, body: bytes) -> T:
-        """``body`` as a struct. Raises MalformedJson, InvalidRequest."""
+    def decode(self, body: bytes, pointer: str = "") -> T:
+        """``body``, found at ``pointer``, as a struct. Raises MalformedJson, InvalidRequest."""
         if not body and self._optional:
             body = b"{}"
         try:
             value = self._decoder.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise _refusal(body, error, self._kind) from None
+            raise _refusal(body, error, self._kind, pointer) from None
         if self._text:
-            check_text(value, self._text)
+            check_text(value, self._text, pointer)
         return value
 
     def _check_media_type(self, call: Call) -> None:
@@ -124,8 +132,8 @@ def check_text(value: object, names: tuple[str, ...], pointer: str = "") -> None
         raise invalid(f"{pointer}/{name}", detail)
 
 
-def _refusal(body: bytes, error: Exception, kind: type) -> StockadeError:
-    """What is wrong with ``body``, that could not be decoded as ``kind``.
+def _refusal(body: bytes, error: Exception, kind: type, prefix: str) -> StockadeError:
+    """What is wrong with ``body``, that could not be decoded as ``kind``, at ``prefix``.
 
     What is not JSON at all comes first: the decoder stops at the first member that does not fit,
     so the rest has to be read before the body may be called invalid.
@@ -133,10 +141,11 @@ def _refusal(body: bytes, error: Exception, kind: type) -> StockadeError:
     try:
         document = json.loads(body.decode(), parse_constant=_no_constant, parse_int=_whole)
         if (pointer := _half_character(document, "")) is not None:
-            return invalid(pointer, "Text holds half of a surrogate pair")
+            return invalid(prefix + pointer, "Text holds half of a surrogate pair")
         if not isinstance(error, msgspec.ValidationError):
             return MalformedJson(f"The body is not JSON: {_shortened(str(error))}")
         detail, pointer = _pointed(str(error), document, kind)
+        pointer = prefix + pointer
     except UnicodeDecodeError:
         return MalformedJson("The body is not UTF-8")
     except RecursionError:
@@ -306,20 +315,41 @@ class Parameters:
         self._many: dict[str, list[str]] = {}
         if not call.query:
             return
-        try:
-            pairs = parse_qsl(
-                call.query.decode("ascii", "replace"),
-                keep_blank_values=True,
-                max_num_fields=QUERY_FIELDS_MAX,
-            )
-        except ValueError:
-            raise invalid("?", f"More than {QUERY_FIELDS_MAX} query parameters") from None
-        for name, value in pairs:
-            if name not in once and name not in many:
-                raise invalid(f"?{_shortened(name)}", "Unknown query parameter")
-            if name in self._many and name in once:
+        query = call.query.decode("ascii", "replace")
+        if query.count("&") >= QUERY_FIELDS_MAX:
+            raise invalid("?", f"More than {QUERY_FIELDS_MAX} query parameters")
+        encoded = "%" in query or "+" in query
+        if not encoded:
+            query = f"&{query}"
+            for name in many:
+                query = self._take_out(query, name)
+        for part in query.split("&"):
+            if not part:
+                continue
+            name, _, value = part.partition("=")
+            if encoded:
+                name, value = unquote_plus(name), unquote_plus(value)
+            values = self._many.get(name)
+            if values is None:
+                if name not in once and name not in many:
+                    raise invalid(f"?{_shortened(name)}", "Unknown query parameter")
+                self._many[name] = [value]
+            elif name in once:
                 raise invalid(f"?{name}", "Expected once")
-            self._many.setdefault(name, []).append(value)
+            else:
+                values.append(value)
+
+    def _take_out(self, query: str, name: str) -> str:
+        """Takes all values of ``name`` at once: a page of a shop sends many, and one by one they
+        would cost as much as the answer. What is left of the query."""
+        left, *values = query.split(f"&{name}=")
+        for number, value in enumerate(values):
+            if "&" in value:
+                values[number], _, behind = value.partition("&")
+                left = f"{left}&{behind}"
+        if values:
+            self._many[name] = values
+        return left
 
     def __contains__(self, name: str) -> bool:
         return name in self._many
@@ -336,11 +366,16 @@ class Parameters:
             raise invalid(f"?{name}", "Expected true or false")
         return value == "true"
 
+    def each(self, name: str, items_max: int) -> list[str]:
+        """The values of ``name``, each once. Raises InvalidRequest."""
+        values = list(dict.fromkeys(self._many.get(name, ())))
+        if len(values) > items_max:
+            raise invalid(f"?{name}", f"Expected at most {items_max} of them")
+        return values
+
     def skus(self, name: str, items_max: int) -> list[str]:
         """The SKUs in ``name``, each once. Raises InvalidRequest."""
-        skus = list(dict.fromkeys(self._many.get(name, ())))
-        if len(skus) > items_max:
-            raise invalid(f"?{name}", f"Expected at most {items_max} SKUs")
+        skus = self.each(name, items_max)
         for sku in skus:
             if not is_sku(sku):
                 raise invalid(f"?{name}", SKU_RULE)

@@ -1,15 +1,21 @@
 """Stockade's core: who gets the last unit. Read it in this order.
 
     errors      what can go wrong, each with its stable code
-    model       the values that cross walls: requests in, receipts and pools out
+    model       the values that cross walls: requests in, receipts and pools out (stock_model)
     settings    one typed place for everything that can be set, and every limit with its reason
     kernel      plans: pure decisions in C; read ``_plan.pxd`` first, ``reference.py`` for the rule
     store       commits: key names, Lua scripts, and what is said to Valkey
-    lane        group commit: what waits (queues, ops) is drained, planned (planning, refusals)
-                on what was seen (snapshot, deadlines, clock), sent as a flight of steps
-    engine      the use cases of reservations, one short function per verb
+    lane        group commit: what waits (queues, ops) is drained, planned (planning,
+                stock_planning, refusals) on what was seen (snapshot, deadlines, clock), sent as a
+                flight of steps (steps, stock_steps); what is planned anew under its record
+                has its own (replan_ops, replan_steps, return_planning)
+    availability  what a channel can take now, from what was seen a moment ago
+    engine      the use cases of reservations, one short function per verb; those that plan
+                anew under a record are in changes, what all share in asking
     stock       the use cases of stock: what arrives, what is counted and moved, what is there
     catalogue   the use cases of policy: channels, locations, SKUs
+    channels    the end of a channel: swept out of all pools
+    importing   stock and open orders from files, part by part
     reaper      deadlines that passed, records that ended long ago
     embedded    a private Valkey: find it, start it, guard it, stop it
     service     opens, wires and closes all of it

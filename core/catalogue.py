@@ -8,9 +8,14 @@ under it in the same script.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
+from msgspec.structs import replace
+
+from core.channels import Sweep
 from core.errors import (
+    ChannelInUse,
     InvalidRequest,
     KeyReused,
     Overloaded,
@@ -149,6 +154,63 @@ class Catalogue:
         shares = {n: c.floor_share for n, c in channels.items()}
         _refuse(wrong + _check_shares("/floor_share", channels, shares))
 
+    async def delete_channel(self, name: str, if_version: int | None = None) -> None:
+        """Closes a channel, empties its accounts, removes it. One that was left half way goes on.
+
+        Raises UnknownChannel, StaleVersion, or ChannelInUse: then it is open again.
+        """
+        closed = await self._set_closed(name, True, if_version)
+        await self._lane.tidy()  # what is due keeps no units open
+        sweep = Sweep(self._shard, self._run, name)
+        for _ in range(TRIES_MAX):
+            entries = await self._entries()
+            known = entries.channels.get(name)
+            if known is None:  # another DELETE was faster
+                return
+            if known.version != closed:  # what was swept may have units again
+                raise ChannelInUse("It was opened again meanwhile")
+            try:
+                swept = await sweep.run(kernel_policy(entries))
+            except ChannelInUse:
+                with suppress(StaleVersion, UnknownChannel):  # somebody else has changed it
+                    await self._set_closed(name, False, closed)
+                raise
+            if swept and await self._set(entries, "channel", keys.CHANNELS, name, b""):
+                return
+        raise Overloaded("Others keep changing the policy; try again")
+
+    async def _set_closed(self, name: str, closed: bool, if_version: int | None = None) -> int:
+        """Closes a channel, or opens it again; its version then. ``if_version`` of one that is
+        closed already may be the version that was closed."""
+        for _ in range(TRIES_MAX):
+            entries = await self._entries()
+            known = entries.channels.get(name)
+            if known is None:
+                raise UnknownChannel()
+            if if_version not in (None, known.version, known.version - known.spec.closed):
+                raise StaleVersion()
+            if known.spec.closed == closed:
+                return known.version
+            text = wording.channel_entry(known.version + 1, replace(known.spec, closed=closed))
+            if await self._set(entries, "channel", keys.CHANNELS, name, text):
+                return known.version + 1
+        raise Overloaded("Others keep changing the policy; try again")
+
+    async def _set(
+        self, entries: PolicyEntries, kind: str, hash_name: bytes, name: str, text: bytes
+    ) -> bool:
+        """One entry of the policy, if that is still as it was read."""
+        reply = await self._run(
+            scripts.POLICY,
+            [keys.META, hash_name, keys.EVENTS, *self._lane.short_window],
+            entries.number,
+            [kind, name, text, b"", b""],
+        )
+        if reply[0] != b"applied":
+            return False
+        await self._entries()
+        return True
+
     async def put_location(
         self, name: str, spec: LocationSpec, key: Key | None = None, if_version: int | None = None
     ) -> Put[LocationView]:
@@ -242,12 +304,13 @@ class Catalogue:
             if replay is not None:
                 return Put(await self.sku(name), replay, True)
             old = (await self._shard.skus([name]))[0] or b""
-            number, locations, _ = wording.parse_sku(old) if old else (0, (), None)
+            number, locations, before = wording.parse_sku(old) if old else (0, (), SkuSpec())
+            known = {*policy.specs, *before.channels}  # of a channel that was deleted it may stay
             if if_version is not None and number != if_version:
                 raise StaleVersion()
             new = wording.sku_entry(number + 1, locations, spec)
             try:
-                self._check_sku(spec, policy)
+                self._check_sku(spec, policy, known)
                 stage = await self._meet(policy, name, new, locations)
             except InvalidRequest:
                 if (await self._entries()).number == policy.number:
@@ -272,6 +335,7 @@ class Catalogue:
             if reply[0] == b"known":
                 return Put(await self.sku(name), self._known(key, reply[5]), True)
             if reply[0] == b"applied":
+                self._lane.snapshot.doubt(name)
                 return Put(wording.sku_view(name, new), not old)
             if reply[0] == b"policy":
                 await self._entries()
@@ -307,13 +371,14 @@ class Catalogue:
         return batch.pack()
 
     @staticmethod
-    def _check_sku(spec: SkuSpec, policy: Policy) -> None:
+    def _check_sku(spec: SkuSpec, policy: Policy, channels: set[str]) -> None:
+        """``channels``: that it may name."""
         wrong = []
         for location in spec.safety_by_location:
             if location not in policy.locations:
                 wrong.append((f"/safety_by_location/{location}", "There is no such location"))
         for name, override in spec.channels.items():
-            if name not in policy.specs:
+            if name not in channels:
                 wrong.append((f"/channels/{name}", "There is no such channel"))
             wrong += _check_limits(f"/channels/{name}", override)
         shares = {n: o.floor_share for n, o in spec.channels.items()}

@@ -1,4 +1,4 @@
-"""The use cases of reservations and stock, one short function per verb.
+"""The use cases of reservations, one short function per verb.
 
 The engine says what is asked of the lane and what its answers mean; it plans nothing itself.
 Every error is a leaf of ``core.errors``.
@@ -7,93 +7,52 @@ Every error is a leaf of ``core.errors``.
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from core.errors import (
-    DurabilityUnavailable,
-    Expired,
-    HoldLimit,
-    InsufficientStock,
-    InvalidQuantity,
-    InvalidRequest,
-    InvalidState,
-    KeyRequired,
-    KeyReused,
-    Overloaded,
-    StaleVersion,
-    StockadeError,
-    StockUnavailable,
-    UnknownChannel,
-    UnknownReservation,
-)
-from core.lane import Lane
+from msgspec.structs import replace
+
+from core.asking import check_names, too_many
+from core.changes import Changes
+from core.errors import InvalidQuantity, InvalidRequest, KeyRequired, Overloaded, StockadeError
 from core.model import (
-    NAME_RULE,
-    SKU_RULE,
     Cancel,
     ChannelSpec,
-    Commit,
-    Durability,
+    DryRun,
+    DryRunLine,
     Extend,
     Fulfil,
     Key,
-    Line,
     PartLine,
+    RefusedLine,
     Release,
     Reserve,
-    is_name,
-    is_reservation_id,
-    is_sku,
+    timestamp,
 )
-from core.ops import Group, ReacquireOp, Receipt, ReserveOp, SettleOp
+from core.ops import Group, NoPool, Receipt, ReserveOp, TrialOp
 from core.store import keys, wording
-from core.store.shard import Shard
 
-LATE_TRIES_MAX = 16  # a late commit that always loses against others
+POOLS_TRIES_MAX = 4  # of a recorded sale whose pools must be opened first
+STATES = ("reserved", "committed", "fulfilled")  # by the kernel's number
 
-log = logging.getLogger("stockade.engine")
+Element = tuple[str, str, Any, Key | None]  # (verb, id, its request, key)
 
 
-class Engine:
+class Engine(Changes):
     """One worker's use cases over its lane."""
 
-    def __init__(
-        self,
-        lane: Lane,
-        shard: Shard,
-        refresh_policy: Callable[[], Awaitable[None]],
-    ) -> None:
-        """``refresh_policy`` reads the policy again if it changed."""
-        self._lane = lane
-        self._shard = shard
-        self.durability: Final = lane.durability
-        self._refresh_policy = refresh_policy
-        self._loop = asyncio.get_running_loop()
-
-    @property
-    def now_ms(self) -> int:
-        """The store's time, as well as this worker knows it."""
-        return self._lane.now_ms
-
-    # --- reservations --------------------------------------------------------------------------
+    # --- new reservations ------------------------------------------------------------------------
 
     async def reserve(self, request: Reserve, key: Key | None = None) -> Receipt:
-        """Takes units until a deadline.
+        """Takes units until a deadline; or sold, or shipped, if that has happened already.
 
         Raises InsufficientStock, UnknownSku, UnknownChannel, UnknownLocation, InvalidRequest,
         KeyReused, DurabilityUnavailable or Unavailable.
         """
-        spec = self._specs.get(request.channel)
-        if spec is None:
-            spec = await self._channel(request.channel)
-        future = self._loop.create_future()
-        self._lane.reserve(self._demand(request, spec, key, future))
-        result = await future
+        result = await self._reserved(request, key)
         if type(result) is Receipt:
             return result
-        return await self._resolved(result)
+        return await self._answered(result, request, key)
 
     async def reserve_batch(
         self, requests: Sequence[Reserve], idempotency: Sequence[Key | None]
@@ -106,62 +65,85 @@ class Engine:
                 spec = self._specs.get(request.channel)
                 if spec is None:
                     spec = await self._channel(request.channel)
-                self._lane.reserve(self._demand(request, spec, key, group, index))
+                self._lane.reserve(self._demand(ReserveOp, request, spec, key, group, index))
             except StockadeError as error:
                 group.set(index, error)
         results = await future
         for index, result in enumerate(results):
             if type(result) is not Receipt:
                 try:
-                    results[index] = await self._resolved(result)
+                    results[index] = await self._answered(
+                        result, requests[index], idempotency[index]
+                    )
                 except StockadeError as error:
                     results[index] = error
         return results
 
-    async def commit(
-        self, id: str, request: Commit, key: Key | None = None, if_version: int | None = None
-    ) -> Receipt:
-        """Reserved → committed; after the deadline the units are taken anew if they are there.
+    async def batch(self, elements: Sequence[Element]) -> list[Receipt | StockadeError]:
+        """Many verbs at once, without an order among them; results in order, errors as values.
 
-        Raises Expired (too late, or units gone), InvalidState, StaleVersion, KeyReused,
-        UnknownReservation or Unavailable.
+        The verb of a demand is ``reserve``, and its id is empty.
         """
-        self._check_durability(request.durability)
-        reference = wording.encode_text(request.reference) if request.reference else b""
-        refused: tuple[bytes, InsufficientStock] | None = None
-        for _ in range(LATE_TRIES_MAX):
-            code, record = await self._ask("commit", id, key, if_version, argument=reference)
-            if code != "late":
-                return self._receipt(id, code, record)
-            if refused is not None and refused[0] == record:
-                raise Expired(lines=refused[1].lines)
-            state = wording.record_head(record)[0]
-            if state == "L" and request.late != "reacquire":
-                raise InvalidState(
-                    'It was released; "late": "reacquire" asks for its units anew', state="released"
-                )
-            if request.late == "refuse":
-                raise Expired("The deadline passed, and this request refuses a late commit")
-            if state == "R":
-                await self._ask("expire", id)
-                if if_version is not None:
-                    if_version += 1  # the expiry's; the caller named what was before it
-                continue
-            result = await self._reacquire(id, record, request, key)
-            if isinstance(result, tuple):
-                continue  # another verb was faster; the record is read again
-            if isinstance(result, InsufficientStock):
-                refused = record, result  # or another commit of this reservation has the units
-                continue
-            return result if type(result) is Receipt else await self._resolved(result)
-        raise Overloaded("Others kept changing this reservation; try again")
+        results: list[Receipt | StockadeError | None] = [None] * len(elements)
+        demands = [n for n, (verb, _, _, _) in enumerate(elements) if verb == "reserve"]
+
+        async def reserve_all() -> None:
+            found = await self.reserve_batch(
+                [elements[n][2] for n in demands], [elements[n][3] for n in demands]
+            )
+            for n, result in zip(demands, found, strict=True):
+                results[n] = result
+
+        async def act(n: int) -> None:
+            verb, id, request, key = elements[n]
+            try:
+                results[n] = await self._verbs[verb](id, request, key)
+            except StockadeError as error:
+                results[n] = error
+
+        others = [n for n, (verb, _, _, _) in enumerate(elements) if verb != "reserve"]
+        works = [reserve_all()] if demands else []
+        await asyncio.gather(*works, *map(act, others))
+        return [result for result in results if result is not None]
+
+    async def dry_run(self, request: Reserve) -> DryRun:
+        """What reserving would give now; nothing is written. Raises what reserving would."""
+        spec = await self._channel(request.channel)
+        lines: list[DryRunLine] = []
+        op: TrialOp | None = None
+        left = list(request.lines)
+        while left:
+            future = self._loop.create_future()
+            op = self._demand(TrialOp, request, spec, None, future)
+            op.lines = left
+            self._lane.submit(op)
+            result = await future
+            if isinstance(result, StockadeError):
+                raise result
+            if not isinstance(result, NoPool):
+                break
+            # It would be recorded where a pool is opened for it, and be short there in full.
+            kept = []
+            for line in left:
+                wanted = [line.location] if line.location else line.locations or spec.locations
+                known = self._lane.snapshot.skus[line.sku].locations
+                if (line.sku, wanted[0]) in result.places and not set(wanted) & set(known):
+                    units = line.quantity
+                    lines.append(DryRunLine(line.sku, wanted[0], units, 0, units, units))
+                else:
+                    kept.append(line)
+            left = kept
+            op = None
+        return self._trial(request, spec, op, lines)
+
+    # --- verbs -----------------------------------------------------------------------------------
 
     async def extend(
         self, id: str, request: Extend, key: Key | None = None, if_version: int | None = None
     ) -> Receipt:
         """A later deadline. Raises HoldLimit past the channel's max_hold_seconds."""
         record, _ = await self._record(id)
-        spec = await self._channel(wording.record_head(record)[5])
+        spec = await self._channel(wording.parse_record(record).channel)
         op = self._op("extend", id, key, if_version)
         op.deadline_ms = 1000 * request.ttl_seconds
         op.limit_ms = keys.created_ms(id) + 1000 * spec.max_hold_seconds
@@ -192,35 +174,52 @@ class Engine:
         record, now_ms = await self._record(id)
         return Receipt(id, record, self.durability, as_of_ms=now_ms)
 
-    # --- how -----------------------------------------------------------------------------------
-
     @property
-    def _specs(self) -> dict[str, ChannelSpec]:
-        policy = self._lane.snapshot.policy
-        return policy.specs if policy is not None else {}
+    def _verbs(self) -> dict[str, Callable[..., Any]]:
+        return {
+            "amend": self.amend, "extend": self.extend, "commit": self.commit,
+            "release": self.release, "cancel": self.cancel, "fulfil": self.fulfil,
+            "return": self.return_,
+        }  # fmt: skip
 
-    async def _channel(self, name: str) -> ChannelSpec:
-        """A channel's policy. Raises InvalidRequest for no name, UnknownChannel for no channel."""
-        if not is_name(name):
-            raise InvalidRequest(NAME_RULE, [("/channel", NAME_RULE)])
-        if name not in self._specs:
-            await self._refresh_policy()
-        spec = self._specs.get(name)
+    # --- how -------------------------------------------------------------------------------------
+
+    async def _reserved(self, request: Reserve, key: Key | None) -> Any:
+        """What the lane says to a demand."""
+        spec = self._specs.get(request.channel)
         if spec is None:
-            raise UnknownChannel()
-        return spec
+            spec = await self._channel(request.channel)
+        future = self._loop.create_future()
+        self._lane.reserve(self._demand(ReserveOp, request, spec, key, future))
+        return await future
+
+    async def _answered(self, result: Any, request: Reserve, key: Key | None) -> Receipt:
+        """A demand's receipt, where the lane's first answer was none. A recorded sale has the pools
+        opened that it needs, and is asked again."""
+        for _ in range(POOLS_TRIES_MAX):
+            if type(result) is Receipt:
+                return result
+            if not isinstance(result, NoPool):
+                return await self._resolved(result)
+            for sku, location in result.places:
+                await self._open_pool(sku, location)
+            result = await self._reserved(request, key)
+        raise Overloaded("The pools that it needs could not be opened; try again")
 
     def _demand(
         self,
+        kind: Callable[..., Any],
         request: Reserve,
         spec: ChannelSpec,
         key: Key | None,
         waiter: Any,
         index: int = 0,
-    ) -> ReserveOp:
+    ) -> Any:
+        """A demand as the lane takes it, ``kind``: ReserveOp or TrialOp."""
         ttl = request.ttl_seconds
         if ttl is not None and ttl > spec.max_hold_seconds:
-            raise self._ttl_error(spec)
+            detail = f"Expected at most {spec.max_hold_seconds}, the channel's max_hold_seconds"
+            raise InvalidRequest(detail, [("/ttl_seconds", detail)])
         if request.durability is not None:
             self._check_durability(request.durability)
         tail = b"%s %s %s" % (
@@ -228,48 +227,39 @@ class Engine:
             wording.encode_text(request.customer),
             wording.encode_text(request.reference),
         )
-        return ReserveOp(
+        op = kind(
             request.channel, request.lines, tail, ttl, request.partial, request.split, key, waiter,
             index,
         )  # fmt: skip
+        if request.state != "reserved" or request.shortage == "record":
+            _sell(op, request)
+        return op
 
-    @staticmethod
-    def _ttl_error(spec: ChannelSpec) -> InvalidRequest:
-        limit = f"Expected at most {spec.max_hold_seconds}, the channel's max_hold_seconds"
-        return InvalidRequest(limit, [("/ttl_seconds", limit)])
-
-    def _check_durability(self, wanted: Durability | None) -> None:
-        if wanted == "ledger" or (wanted == "fsync" and self.durability == "memory"):
-            raise DurabilityUnavailable(
-                f"The durability {wanted} cannot be had; this store gives {self.durability}"
-            )
-
-    async def _reacquire(
-        self, id: str, record: bytes, request: Commit, key: Key | None
-    ) -> Any:
-        """Plans the units of a record that ended anew; its present locations come first."""
-        state, version, updated_ms, deadline_ms, tail, channel = wording.record_head(record)
-        spec = await self._channel(channel)
-        ended_ms = deadline_ms if state == "X" and deadline_ms else updated_ms
-        if self._lane.now_ms > ended_ms + 1000 * spec.late_window_seconds:
-            raise Expired(
-                "The channel's late_window_seconds have passed since the end; give the money back"
-            )
-        if request.reference:
-            tail = tail.rsplit(b" ", 1)[0] + b" " + wording.encode_text(request.reference)
-        wanted: dict[str, tuple[int, list[str]]] = {}
-        for line in wording.record_lines(record):
-            quantity, places = wanted.get(line.sku, (0, []))
-            wanted[line.sku] = (quantity + line.quantity, [*places, line.location])
-        lines = [
-            Line(sku, quantity, None, list(dict.fromkeys([*places, *spec.locations])))
-            for sku, (quantity, places) in wanted.items()
+    def _trial(
+        self, request: Reserve, spec: ChannelSpec, op: TrialOp | None, lines: list[DryRunLine]
+    ) -> DryRun:
+        """What a trial found, as it is answered; ``lines``: what would be short in full."""
+        expires_at: str | None = None
+        if request.state == "reserved":
+            ttl = spec.ttl_seconds if request.ttl_seconds is None else request.ttl_seconds
+            seconds = min(ttl, spec.max_hold_seconds)
+            expires_at = timestamp(self._lane.now_ms + 1000 * seconds)
+        taken = []
+        for pool, own, borrowed, _, short in (op.takes or []) if op is not None else []:
+            sku, _, location = pool.decode().partition("@")
+            line = DryRunLine(sku, location, own + borrowed, own, borrowed)
+            taken.append(replace(line, short=short) if short else line)
+        answer = DryRun(
+            True, request.state, request.channel, request.reference, request.customer, expires_at,
+            [*taken, *lines],
+        )  # fmt: skip
+        if op is None or not op.shortfalls:
+            return answer
+        refused = [
+            RefusedLine(sku, requested, granted, limited_by)
+            for _, sku, _, requested, _, granted, limited_by in op.shortfalls
         ]
-        future = self._loop.create_future()
-        self._lane.reacquire(
-            ReacquireOp(id, record, channel, lines, tail, version + 1, key, future)
-        )
-        return await future
+        return replace(answer, refused=refused)
 
     async def _parts(
         self,
@@ -284,111 +274,38 @@ class Engine:
             return self._receipt(id, *await self._ask(verb, id, key, if_version, b"", argument))
         if key is None:
             raise KeyRequired()
-        _check_names(lines)
-        targets = [f"{x.sku}@{x.location}" if x.location else x.sku for x in lines]
-        parts = " ".join(f"{t} {x.quantity}" for t, x in zip(targets, lines, strict=True))
+        check_names(lines)
+        summed: dict[tuple[str, str | None], int] = {}
+        for line in lines:
+            place = (line.sku, line.location)
+            summed[place] = summed.get(place, 0) + line.quantity
+        # Those with a location first: they have no choice.
+        wanted = sorted(summed.items(), key=lambda item: item[0][1] is None)
+        targets = [f"{sku}@{location}" if location else sku for (sku, location), _ in wanted]
+        parts = " ".join(f"{t} {units}" for t, (_, units) in zip(targets, wanted, strict=True))
         code, detail = await self._ask(verb, id, key, if_version, parts.encode(), argument)
         if code == "quantity":
             left = dict(zip(*[iter(detail.decode().split(" "))] * 2, strict=True))
             raise InvalidQuantity(
                 lines=[
-                    _part_problem(line, int(left[target]))
-                    for target, line in zip(targets, lines, strict=True)
+                    too_many(*place, units, int(left[target]))
+                    for target, (place, units) in zip(targets, wanted, strict=True)
                     if target in left
                 ]
             )
         return self._receipt(id, code, detail)
 
-    def _op(
-        self,
-        verb: str,
-        id: str,
-        key: Key | None = None,
-        if_version: int | None = None,
-        parts: bytes = b"",
-        argument: bytes = b"",
-    ) -> SettleOp:
-        if not is_reservation_id(id) or keys.shard_of(id) != keys.SHARD:
-            raise UnknownReservation()
-        return SettleOp(verb, id, self._loop.create_future(), key, if_version, parts, argument)
 
-    async def _ask(
-        self,
-        verb: str,
-        id: str,
-        key: Key | None = None,
-        if_version: int | None = None,
-        parts: bytes = b"",
-        argument: bytes = b"",
-    ) -> tuple[str, bytes]:
-        return await self._settled(self._op(verb, id, key, if_version, parts, argument))
-
-    async def _settled(self, op: SettleOp) -> tuple[str, bytes]:
-        """(code, record or detail) of a verb on a record. Raises what came instead."""
-        self._lane.settle(op)
-        result = await op.waiter
-        if isinstance(result, StockadeError):
-            raise result
-        code, detail = result
-        return code, detail
-
-    def _receipt(self, id: str, code: str, record: bytes) -> Receipt:
-        """The receipt of a settled verb, or the error that its code stands for."""
-        if code in ("done", "already"):
-            return Receipt(id, record, self.durability)
-        if code == "replay":
-            return Receipt(id, record, self.durability, replayed=True)
-        if code == "gone":
-            raise UnknownReservation()
-        if code == "version":
-            raise StaleVersion()
-        if code == "reused":
-            raise KeyReused()
-        if code == "limit":
-            raise HoldLimit()
-        if code == "due":
-            raise InvalidState(
-                "The deadline has passed; only a commit may ask for the units anew", state="expired"
-            )
-        if code == "state":
-            state = wording.STATES[record[:1].decode()]
-            raise InvalidState(f"It is {state}, which does not allow this", state=state)
-        log.error("reservation %s: %s: %r", id, code, record)
-        raise StockUnavailable("this reservation's record does not fit its pools; see the log")
-
-    async def _resolved(self, result: Any) -> Receipt:
-        """A demand's end that is no receipt yet: an error, or a key that was used before."""
-        if isinstance(result, StockadeError):
-            raise result
-        record, now_ms = await self._record(result.resource)
-        return Receipt(result.resource, record, self.durability, True, as_of_ms=now_ms)
-
-    async def _record(self, id: str) -> tuple[bytes, int]:
-        if not is_reservation_id(id) or keys.shard_of(id) != keys.SHARD:
-            raise UnknownReservation()
-        self._lane.check_readable()
-        record, now_ms = await self._shard.record(id)
-        if record is None:
-            await self._refresh_policy()  # an empty store is no proof
-            raise UnknownReservation()
-        return record, now_ms
-
-
-def _check_names(lines: list[PartLine]) -> None:
-    """Raises InvalidRequest with all SKUs and locations that break the grammar."""
-    wrong = []
-    for number, line in enumerate(lines):
-        if not is_sku(line.sku):
-            wrong.append((f"/lines/{number}/sku", SKU_RULE))
-        if line.location is not None and not is_name(line.location):
-            wrong.append((f"/lines/{number}/location", NAME_RULE))
-    if wrong:
-        raise InvalidRequest(errors=wrong)
-
-
-def _part_problem(line: PartLine, left: int) -> dict[str, Any]:
-    problem: dict[str, Any] = {"sku": line.sku}
-    if line.location:
-        problem["location"] = line.location
-    return problem | {"requested": line.quantity, "available": left}
-
+def _sell(op: ReserveOp, request: Reserve) -> None:
+    """Makes a demand one of what was sold already. Raises InvalidRequest for what cannot be."""
+    if request.state == "reserved":
+        detail = "Expected refuse: only what was sold, committed or fulfilled, is recorded short"
+        raise InvalidRequest(detail, [("/shortage", detail)])
+    if request.ttl_seconds is not None:
+        detail = f"Expected none: what is {request.state} has no deadline"
+        raise InvalidRequest(detail, [("/ttl_seconds", detail)])
+    if request.partial and request.shortage == "record":
+        detail = "Expected false: what was sold already is recorded whole"
+        raise InvalidRequest(detail, [("/partial", detail)])
+    op.state = STATES.index(request.state)
+    op.fact = request.shortage == "record"

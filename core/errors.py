@@ -124,6 +124,12 @@ class HoldLimit(StockadeError):
     code = "hold_limit"
 
 
+class ChannelInUse(LineError):
+    """The channel has open units, so it is open again; lines says where, and requested how many."""
+
+    code = "channel_in_use"
+
+
 class Unavailable(StockadeError):
     """Not now; try again.
 
@@ -159,6 +165,20 @@ class Draining(Unavailable):
     """This worker is shutting down; another one will take the request."""
 
     code = "draining"
+
+
+class ImportRefused(StockadeError):
+    """The file cannot be imported; the detail says why, and bad names the rows it is about."""
+
+    code = "import_refused"
+
+    def __init__(
+        self, detail: str | None = None, bad: list[tuple[int, str]] | None = None, count: int = 0
+    ) -> None:
+        """``bad`` holds the first (line of the file, what is wrong there) of ``count``."""
+        super().__init__(detail)
+        self.bad = bad or []
+        self.count = count
 
 
 class StartRefused(StockadeError):

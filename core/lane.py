@@ -16,6 +16,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
+from core.availability import AvailabilityOp
 from core.clock import ServerClock, monotonic_ms
 from core.deadlines import Deadlines
 from core.errors import (
@@ -27,16 +28,13 @@ from core.errors import (
 )
 from core.flight import Flight
 from core.model import Durability
-from core.ops import ReacquireOp, ReceiveOp, ReserveOp, SettleOp
+from core.ops import ReserveOp, SettleOp, StockOp, TrialOp
 from core.planning import Planner
 from core.queues import Queues
+from core.replan_ops import AmendOp, LateOp, ReturnOp
+from core.replan_steps import ReplanStep
 from core.snapshot import Snapshot
-from core.steps import (
-    LookStep,
-    ReacquireStep,
-    ReserveStep,
-    Step,
-)
+from core.steps import LookStep, ReserveStep, Step
 from core.store import keys
 from core.store.link import Command, Link, Replies, ReplyError, pack_command
 
@@ -149,24 +147,28 @@ class Lane:
         elif not self._flights and not self._scheduled:
             self._schedule()
 
-    def reacquire(self, op: ReacquireOp) -> None:
-        """Queues a late commit."""
+    def submit(self, op: StockOp | AmendOp | LateOp | ReturnOp | TrialOp) -> None:
+        """Queues what is planned and is no demand for new units."""
         self._admit()
         op.round = self._round
-        self.queues.reacquires.append(op)
-        self._schedule()
-
-    def receive(self, op: ReceiveOp) -> None:
-        """Queues a line of a receipt."""
-        self._admit()
-        op.round = self._round
-        self.queues.receives.append(op)
+        self.queues.of(op).append(op)
         self._schedule()
 
     def settle(self, op: SettleOp) -> None:
         """Queues a verb on a record."""
         self._admit()
         self.queues.settles[op.script.name].append(op)
+        self._schedule()
+
+    def read(self, op: AvailabilityOp) -> None:
+        """Answers what a channel can take, at once if it was seen lately; else after a look."""
+        self.check_readable()
+        op.round = self._round
+        out_of_date = self._paused & {"policy", "epoch"}
+        if not out_of_date and self.planner.answers(op, monotonic_ms()):
+            return
+        self._admit()
+        self.queues.reads.append(op)
         self._schedule()
 
     def tidy(self) -> asyncio.Future[None]:
@@ -301,8 +303,8 @@ class Lane:
             self._clock_tries = 0
             if step.ops:
                 self.last_refusal = ""
-            if isinstance(step, (ReserveStep, ReacquireStep, LookStep)):
-                self.planner.policy_round = self.flight_stamp[0]
+            if isinstance(step, (ReserveStep, ReplanStep, LookStep)):
+                self.planner.policy_round, self.planner.policy_seen_ms = self.flight_stamp
             step.landed(self, reply, flight.resent)
         self._flights.popleft()  # replies come in the order of what was asked
         self._finish_tidy()

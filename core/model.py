@@ -45,6 +45,7 @@ Name = Annotated[
 Text = Annotated[str, Meta(min_length=1, max_length=128)]
 Quantity = Annotated[int, Meta(ge=1, le=QUANTITY_MAX)]
 Units = Annotated[int, Meta(ge=0, le=QUANTITY_MAX)]
+Whole = Annotated[int, Meta(ge=0, le=ACCOUNT_MAX)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 TtlSeconds = Annotated[int, Meta(ge=1, le=HOLD_SECONDS_MAX)]
 Durability = Literal["memory", "fsync", "ledger"]
@@ -104,9 +105,25 @@ class Reserve(Request, frozen=True):
     customer: Text | None = None
     partial: bool = False
     split: bool = True
-    state: Literal["reserved"] = "reserved"
-    shortage: Literal["refuse"] = "refuse"
+    state: Literal["reserved", "committed", "fulfilled"] = "reserved"
+    shortage: Literal["refuse", "record"] = "refuse"
     durability: Durability | None = None
+
+
+class AmendLine(Request, frozen=True, gc=False):
+    """What shall be open of a SKU, or of it at one location."""
+
+    sku: Sku
+    quantity: Quantity
+    location: Name | None = None
+
+
+class Amend(Request, frozen=True):
+    """``POST /v1/reservations/{id}/amend``: the open units as they shall be."""
+
+    lines: Annotated[list[AmendLine], Meta(min_length=1, max_length=LINES_MAX)]
+    ttl_seconds: TtlSeconds | None = None
+    reference: Text | None = None
 
 
 class Extend(Request, frozen=True):
@@ -152,33 +169,22 @@ class Fulfil(Request, frozen=True):
     reference: Text | None = None
 
 
-class ReserveElement(Reserve, frozen=True):
-    """One element of a batch: a reserve body, with a key of its own if you like."""
-
-    idempotency_key: Annotated[str, Meta(min_length=1, max_length=255)] | None = None
-
-
-class Batch(Request, frozen=True):
-    """``POST /v1/reservations/batch``."""
-
-    reservations: Annotated[list[ReserveElement], Meta(min_length=1, max_length=BATCH_MAX)]
-
-
-class ReceiveLine(Request, frozen=True, gc=False):
-    """Units that arrived."""
+class ReturnLine(Request, frozen=True, gc=False):
+    """Shipped units that came back ``to`` a location; without it to where they left. Without
+    ``location`` in the order of the reservation's lines."""
 
     sku: Sku
-    location: Name
     quantity: Quantity
+    location: Name | None = None
+    to: Name | None = None
+    disposition: Literal["restock", "damaged", "quarantine"] = "restock"
 
 
-class Receive(Request, frozen=True):
-    """``POST /v1/stock/receive``."""
+class Return(Request, frozen=True):
+    """``POST /v1/reservations/{id}/return``."""
 
-    lines: Annotated[list[ReceiveLine], Meta(min_length=1, max_length=STOCK_LINES_MAX)]
+    lines: Annotated[list[ReturnLine], Meta(min_length=1, max_length=LINES_MAX)]
     reference: Text | None = None
-    reason: Text | None = None
-    occurred_at: Annotated[datetime, Meta(tz=True)] | None = None
 
 
 class ChannelSpec(Request, frozen=True, omit_defaults=False):
@@ -196,6 +202,16 @@ class ChannelSpec(Request, frozen=True, omit_defaults=False):
     ttl_seconds: TtlSeconds = 900
     max_hold_seconds: TtlSeconds = 3600
     late_window_seconds: Annotated[int, Meta(ge=0, le=HOLD_SECONDS_MAX)] = 86_400
+
+
+class ChannelEntry(ChannelSpec, frozen=True):
+    """A channel's policy as the store keeps it.
+
+    ``closed`` while it is being deleted: it takes nothing and is given nothing, and who asks for
+    it is told that there is no such channel.
+    """
+
+    closed: bool = False
 
 
 class LocationSpec(Request, frozen=True):
@@ -227,7 +243,7 @@ class Channel(Struct, frozen=True):
 
     name: str
     version: int
-    spec: ChannelSpec
+    spec: ChannelEntry
 
 
 class LocationView(Struct, frozen=True):
@@ -250,7 +266,8 @@ class SkuView(Struct, frozen=True):
 
 
 class ReservationLine(Struct, frozen=True, gc=False):
-    """What a reservation took of one SKU at one location, and what became of it."""
+    """What a reservation took of one SKU at one location, and what became of it. ``short``: units
+    of a recorded sale that were not there."""
 
     sku: str
     location: str
@@ -260,6 +277,7 @@ class ReservationLine(Struct, frozen=True, gc=False):
     fulfilled: int
     cancelled: int
     returned: int
+    short: int | UnsetType = UNSET
 
 
 class RefusedLine(Struct, frozen=True, gc=False):
@@ -290,6 +308,30 @@ class Reservation(Struct, frozen=True):
     refused: list[RefusedLine] | UnsetType = UNSET
 
 
+class DryRunLine(Struct, frozen=True, gc=False):
+    """What a reservation would take of one SKU at one location."""
+
+    sku: str
+    location: str
+    quantity: int
+    own: int
+    borrowed: int
+    short: int | UnsetType = UNSET
+
+
+class DryRun(Struct, frozen=True):
+    """What reserving would have given just now; nothing was written."""
+
+    dry_run: bool
+    state: State
+    channel: str
+    reference: str | None
+    customer: str | None
+    expires_at: Timestamp | None
+    lines: list[DryRunLine]
+    refused: list[RefusedLine] | UnsetType = UNSET
+
+
 class PoolChannel(Struct, frozen=True, gc=False):
     """One channel's accounts in a pool."""
 
@@ -298,6 +340,14 @@ class PoolChannel(Struct, frozen=True, gc=False):
     committed: int
     available: int
     ceiling_left: int | None
+
+
+class Available(Struct, frozen=True, gc=False):
+    """What a channel can take of one SKU; per location if that was asked for."""
+
+    sku: str
+    available: int
+    by_location: dict[str, int] | UnsetType = UNSET
 
 
 class Pool(Struct, frozen=True):

@@ -15,9 +15,17 @@ from core.errors import StockadeError
 from core.kernel._plan import Demand
 from core.kernel._policy import Policy
 from core.model import Durability, Key, RefusedLine, Reservation
+from core.stock_model import (
+    AdjustLine,
+    CountLine,
+    OpenLine,
+    ReallocateLine,
+    ReceiveLine,
+    TransferLine,
+)
 from core.store import keys, wording
 from core.store._answer import reservation_json
-from core.store.scripts import COMMIT, EXTEND, FULFIL, GIVEBACK, Script
+from core.store.scripts import COMMIT, EXTEND, FULFIL, GIVEBACK, JUDGE, Script
 
 
 class Receipt:
@@ -76,6 +84,15 @@ class Known:
 
     def __init__(self, value: bytes) -> None:
         _, self.status, self.resource = wording.parse_key(value)
+
+
+class NoPool:
+    """A recorded sale needs these pools, (SKU, location) each, before it can be told of."""
+
+    __slots__ = ("places",)
+
+    def __init__(self, places: list[tuple[str, str]]) -> None:
+        self.places = places
 
 
 class Group:
@@ -173,36 +190,29 @@ class ReserveOp(Demand, Waiting):
         self.record = None
         self.shortfalls = None
 
+    def touches(self, pool: bytes) -> bool:
+        """True if what it was planned to do moves units of a pool."""
+        return self.record is not None and b" %s@" % pool in self.record
 
-class ReacquireOp(ReserveOp):
-    """A late commit: a demand whose units go to ``committed`` under an existing record."""
 
-    __slots__ = ("old_record", "reservation_id")
+class TrialOp(ReserveOp):
+    """A demand that only asks what it would get. It gets ``takes``, and ends with itself."""
 
-    def __init__(
-        self,
-        reservation_id: str,
-        old_record: bytes,
-        channel: str,
-        lines: list[Any],
-        tail: bytes,
-        version: int,
-        key: Key | None,
-        waiter: Any,
-    ) -> None:
-        super().__init__(channel, lines, tail, None, False, True, key, waiter)
-        self.reservation_id = self.id = reservation_id
-        self.old_record = old_record
-        self.version = version
-        self.committed = True
+    __slots__ = ()
+
+    def __init__(self, *demand: Any) -> None:
+        super().__init__(*demand)
+        self.partial = self.content
+        self.reset()
 
     def reset(self) -> None:
         super().reset()
-        self.id = self.reservation_id
+        self.id = ""  # it has one, so that no record is made
 
 
 class SettleOp(Waiting):
-    """One verb on one record: commit, fulfil, release, cancel, expire or extend."""
+    """One verb on one record: commit, fulfil, release, cancel, expire or extend; of amend and
+    return the question whether they may be planned."""
 
     __slots__ = (
         "argument", "bucket", "deadline_ms", "id", "index", "key", "limit_ms", "parts", "script",
@@ -211,7 +221,7 @@ class SettleOp(Waiting):
 
     SCRIPTS: Final[dict[str, Script]] = {
         "commit": COMMIT, "fulfil": FULFIL, "release": GIVEBACK, "cancel": GIVEBACK,
-        "expire": GIVEBACK, "extend": EXTEND,
+        "expire": GIVEBACK, "extend": EXTEND, "amend": JUDGE, "return": JUDGE,
     }  # fmt: skip
 
     def __init__(
@@ -240,26 +250,45 @@ class SettleOp(Waiting):
         self.turns = 0
 
 
-class ReceiveOp(Waiting):
-    """One line of a receipt. Its key is the caller's, or one that the worker made."""
+StockLine = ReceiveLine | AdjustLine | CountLine | TransferLine | ReallocateLine | OpenLine
+
+
+class StockOp(Waiting):
+    """One line of stock. Its key is the caller's, or one that the worker made."""
 
     __slots__ = (
-        "index", "key", "location", "moves", "note", "quantity", "round", "sku", "turns", "waiter",
+        "index", "key", "line", "locations", "looks", "moves", "note", "round", "turns", "verb",
+        "waiter",
     )  # fmt: skip
 
     def __init__(
-        self, sku: str, location: str, quantity: int, note: str, key: Key, waiter: Any, index: int
+        self, verb: str, line: StockLine, note: str, key: Key, waiter: Any, index: int = 0
     ) -> None:
-        self.sku = sku
-        self.location = location
-        self.quantity = quantity
+        """``note``: reference, reason and time, as the words that a movement ends with."""
+        self.verb = verb
+        self.line = line
+        self.locations = (
+            (line.from_location, line.to_location)
+            if isinstance(line, TransferLine)
+            else (line.location,)
+        )
         self.note = note
         self.key = key
         self.waiter = waiter
         self.index = index
         self.round = 0
-        self.turns = 0
-        self.moves: list[tuple[str, int]] = []
+        self.turns = 0  # conflicts
+        self.looks = 0
+        self.moves: list[tuple[bytes, str, str, int]] = []
+
+    @property
+    def sku(self) -> str:
+        return self.line.sku
+
+    @property
+    def pools(self) -> list[str]:
+        """The pools that it is about; a transfer's source first."""
+        return [f"{self.line.sku}@{location}" for location in self.locations]
 
 
 Result = Receipt | Known | StockadeError

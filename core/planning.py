@@ -1,8 +1,8 @@
 """How a pipeline is formed: what waits is planned, refused, or looked up first.
 
-Stock first (planned on the rows last answered), then reserves (planned on what those leave), late
-commits, the settling verbs, and last a look at what must be seen before the next plan. Decides and
-never awaits.
+Stock first (planned on the rows last answered), then reserves (planned on what those leave),
+amends, late commits, returns, the settling verbs, and last a look at what must be seen before the
+next plan. Decides and never awaits.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from core.availability import AvailabilityOp, Reader
 from core.deadlines import Deadlines
 from core.errors import InvalidRequest, Overloaded, StockadeError, StockUnavailable, UnknownChannel
 from core.kernel._plan import (
@@ -26,25 +27,28 @@ from core.kernel._plan import (
 )
 from core.kernel._policy import Row
 from core.kernel._pool import ChannelUnknown, LawBroken, RowCorrupt
-from core.ops import ReceiveOp, ReserveOp, SettleOp
+from core.ops import NoPool, ReserveOp, SettleOp, StockOp
 from core.queues import Queues
-from core.refusals import insufficient, too_much, unknown_location, unknown_locations, unknown_sku
+from core.refusals import insufficient, unknown_locations, unknown_sku
+from core.replan_ops import ReturnOp
+from core.replan_steps import ReplanStep
+from core.return_planning import ReturnPlanner
 from core.snapshot import Snapshot
 from core.steps import (
     DueStep,
     LookStep,
-    ReacquireStep,
-    ReceiveStep,
     ReserveStep,
     SettleStep,
     Step,
     randomness,
 )
+from core.stock_planning import StockPlanner
 from core.store import keys, scripts
 
 LINES_MAX = 2_000  # of one script: two values a line stay far below Lua's 7,999
 OPS_MAX = 1_000  # records of one settling script: eight values each
 LOOK_MAX = 4_000  # rows of one look
+TRIALS_MAX = 200  # demands that only ask, planned in one turn
 TURNS_MAX = 64  # rounds that a demand may wait for reads and for deadlines to be drained
 
 log = logging.getLogger("stockade.lane")
@@ -90,28 +94,45 @@ class Planner:
         self._batch = Batch()
         self._wanted: dict[tuple[str, str | None], None] = {}
         self._keyed: list[ReserveOp] = []
+        self._stock = StockPlanner(queues, snapshot, self._wanted, self._corrupt, self._packed)
+        self._returns = ReturnPlanner(queues, snapshot, self._wanted, self._corrupt, self._packed)
+        self._reader = Reader(snapshot, counts)
         self.policy_round = -1  # pipeline in which the policy was last known to be current
+        self.policy_seen_ms = -1e9  # and when that was sent, monotonic
         self.look_due = False
         self._short = False  # planning ahead found too little: the rows must be seen first
 
     def planned_steps(self, steps: list[Step], monotonic: float) -> None:
-        """Receives, reserves and late commits, each on what the one before leaves."""
+        """What is planned, each on what the one before leaves."""
         self._short = False
         policy = self._snapshot.policy
         if policy is None:
             return
+        missing = self._reader.answer_all(self._queues.reads, self._policy_seen, monotonic)
+        self._wanted.update(dict.fromkeys(missing))
+        self._answer_trials(monotonic)
         self._batch.begin(policy, self._snapshot.skus)
-        self._plan_receives(steps)
+        stock = self._stock.step(self._batch, self.policy_round)
+        if stock is not None:
+            steps.append(stock)
         self._plan_reserves(steps, monotonic)
-        self._plan_reacquires(steps, monotonic)
+        self._plan_replans(steps, monotonic)
+
+    def answers(self, op: AvailabilityOp, monotonic: float) -> bool:
+        """Answers a read at once if all of it was seen lately."""
+        return not self._reader.answer(op, self._policy_seen, monotonic)
+
+    @property
+    def _policy_seen(self) -> tuple[int, float]:
+        return self.policy_round, self.policy_seen_ms
 
     def calm(self) -> bool:
         """True if only demands wait that may be granted, so that planning ahead delays nobody."""
         queues = self._queues
         return not (
             self._short or self._wanted or self._keyed or self.look_due or self._deadlines.drains
-            or queues.contended or queues.receives or queues.reacquires
-            or any(queues.settles.values())
+            or queues.contended or queues.stocks or queues.amends or queues.lates
+            or queues.returns or queues.trials or queues.reads or any(queues.settles.values())
         )  # fmt: skip
 
     def step_ahead(self, steps: list[Step]) -> None:
@@ -132,64 +153,6 @@ class Planner:
         self._keyed.clear()
         self._wanted.clear()
 
-    def _plan_receives(self, steps: list[Step]) -> None:
-        batch, snapshot = self._batch, self._snapshot
-        planned: list[ReceiveOp] = []
-        later: list[ReceiveOp] = []
-        places: dict[str, list[str]] = {}
-        fields: set[bytes] = set()
-        while self._queues.receives and len(planned) < OPS_MAX:
-            op = self._queues.receives.popleft()
-            if op.gone():
-                continue
-            sku = snapshot.skus.get(op.sku)
-            policy = snapshot.policy
-            assert policy is not None
-            if sku is None or (sku.number == 0 and sku.round <= op.round):
-                self._wanted[(op.sku, op.location)] = None
-                later.append(op)
-            elif sku.number == 0:
-                op.finish(unknown_sku([op], snapshot.skus, op.index))
-            elif op.location not in policy.locations:
-                if self.policy_round <= op.round:
-                    self._wanted[(op.sku, None)] = None
-                    later.append(op)
-                else:
-                    op.finish(unknown_location([op.location]))
-            elif op.location in sku.locations and op.location not in sku.rows:
-                self._wanted[(op.sku, op.location)] = None
-                later.append(op)
-            elif op.key.field in fields:
-                later.append(op)
-            else:
-                try:
-                    moves = batch.receive(snapshot.row(sku, op.location), sku, op.quantity)
-                except OverflowError:
-                    op.finish(too_much(op))
-                    continue
-                except RowCorrupt as error:
-                    self._corrupt(op, [op], error)
-                    continue
-                except ChannelUnknown:  # the look says whether the policy or the SKU has moved on
-                    self._wanted[(op.sku, op.location)] = None
-                    later.append(op)
-                    continue
-                if moves is None:
-                    later.append(op)
-                    break
-                op.moves = moves
-                fields.add(op.key.field)
-                if op.location not in sku.locations:
-                    new = places.setdefault(op.sku, [])
-                    if op.location not in new:
-                        new.append(op.location)
-                planned.append(op)
-        self._queues.receives.extendleft(reversed(later))
-        if planned:
-            stage = self._packed(planned, True)
-            if stage is not None:
-                steps.append(ReceiveStep(stage, planned, places))
-
     def _plan_reserves(self, steps: list[Step], monotonic: float | None) -> None:
         queue = self._queues.contended if self._queues.contended else self._queues.reserves
         granted, due, now_ms = self._plan_demands(queue, monotonic)
@@ -197,18 +160,53 @@ class Planner:
         if stage is not None:
             steps.append(ReserveStep(stage, granted, due, now_ms))
 
-    def _plan_reacquires(self, steps: list[Step], monotonic: float) -> None:
-        if not self._queues.reacquires:
-            return
-        granted, _, _ = self._plan_demands(self._queues.reacquires, monotonic)
-        stage = self._packed(granted) if granted else None
-        if stage is not None:
-            steps.append(ReacquireStep(stage, granted))
+    def _plan_replans(self, steps: list[Step], monotonic: float) -> None:
+        """Amends, late commits, returns: a record at most once in a pipeline."""
+        busy: set[str] = set()
+        for queue in (self._queues.amends, self._queues.lates):
+            if not queue:
+                continue
+            granted, _, now_ms = self._plan_demands(queue, monotonic, busy)
+            for op in granted:
+                op.compose(now_ms, randomness(1).hex())
+            stage = self._packed(granted) if granted else None
+            if stage is not None:
+                steps.append(ReplanStep(stage, granted))
+        step = self._returns.step(self._batch, busy, self._now_ms(), randomness)
+        if step is not None:
+            steps.append(step)
 
-    def _packed(self, ops: Sequence[Any], receiving: bool = False) -> Stage | None:
+    def _answer_trials(self, monotonic: float) -> None:
+        """Demands that only ask: each is planned on rows that were seen, by itself, and the plan is
+        thrown away. Before anything else is planned, so that no row is a mere expectation."""
+        batch, queue = self._batch, self._queues.trials
+        later: list[Any] = []
+        for _ in range(min(len(queue), TRIALS_MAX)):
+            op = queue.popleft()
+            if op.gone():
+                continue
+            policy = self._snapshot.policy
+            assert policy is not None
+            batch.begin(policy, self._snapshot.skus)
+            op.reset()
+            code = self._add(op, later)
+            if code == FULL:
+                op.finish(InvalidRequest("Too many pools are in question; pin locations"))
+            elif code == ADDED and not self._seen(op, 0, monotonic):
+                self._look_at(op, 0, later)
+            elif code == ADDED:
+                batch.plan()
+                if batch.granted(0):
+                    batch.pack_reservations(self._now_ms(), randomness(1), keys.SHARD)
+                    op.finish(op)
+                else:
+                    op.finish(insufficient(batch.shortfalls(0)))
+        queue.extendleft(reversed(later))
+
+    def _packed(self, ops: Sequence[Any]) -> Stage | None:
         """The planned rows, printed. None if they would break a law: a defect, and nobody waits."""
         try:
-            return self._batch.pack(receiving)
+            return self._batch.pack()
         except LawBroken as error:
             log.critical("a plan was not sent: %s", error)
             self._counts["law_broken"] += 1
@@ -218,54 +216,16 @@ class Planner:
             return None
 
     def _plan_demands(
-        self, queue: deque[Any], monotonic: float | None
+        self, queue: deque[Any], monotonic: float | None, busy: set[str] | None = None
     ) -> tuple[list[Any], dict[int, list[str]], int]:
         """Plans what waits in a queue. Refusals that may stand are answered; what must be seen
         first goes back into the queue, and what it rests on onto the list of the next look.
-        ``monotonic`` None: ahead of an answer, when no refusal may stand."""
+        ``monotonic`` None: ahead of an answer, when no refusal may stand. ``busy``: records that
+        the pipeline changes already."""
         batch = self._batch
         batch.begin_stage()
         later: list[ReserveOp] = []
-        fields: set[bytes] = set()
-        ids: set[str] = set()
-        lines = 0
-        while queue and lines < LINES_MAX:
-            op = queue.popleft()
-            if op.gone():
-                continue
-            if op.id is not None:  # a late commit: a record takes its units anew only once
-                if op.id in ids:
-                    later.append(op)
-                    continue
-                ids.add(op.id)
-            key = op.key
-            if key is not None:
-                if key.field in fields:
-                    later.append(op)  # a twin: the first one answers for it
-                    continue
-                fields.add(key.field)
-            try:
-                code = batch.add(op)
-            except RowCorrupt as error:
-                self._corrupt(op, op.lines, error)
-                continue
-            except ChannelUnknown as error:
-                self._want(op, [(str(error), None)], later)
-                continue
-            if code == ADDED:
-                lines += len(op.lines)
-                op.set_deadline(batch.policy)
-            elif code == FULL:
-                if not batch.rows:
-                    op.finish(InvalidRequest("Too many pools are in question; pin locations"))
-                    continue
-                later.append(op)
-                break
-            elif code == MISS:
-                self._want(op, batch.misses, later)
-                batch.misses.clear()
-            else:
-                self._unknown(op, code, later)
+        self._take_in(queue, later, set() if busy is None else busy)
         if not batch.demands:
             queue.extendleft(reversed(later))
             return [], {}, 0
@@ -282,18 +242,78 @@ class Planner:
         queue.extendleft(reversed(later))
         return granted, due, now_ms
 
+    def _take_in(self, queue: deque[Any], later: list[ReserveOp], busy: set[str]) -> None:
+        """Takes what waits into the batch, as much as one script carries."""
+        batch = self._batch
+        fields: set[bytes] = set()
+        lines = 0
+        while queue and lines < LINES_MAX:
+            op = queue.popleft()
+            if op.gone():
+                continue
+            key = op.key
+            if op.id in busy or (key is not None and key.field in fields):
+                later.append(op)  # a twin: the first one answers for it
+                continue
+            if key is not None:
+                fields.add(key.field)
+            code = self._add(op, later)
+            if code == ADDED:
+                lines += len(op.lines)
+                op.set_deadline(batch.policy)
+                if op.id is not None:
+                    busy.add(op.id)
+            elif code == FULL and batch.rows:
+                later.append(op)
+                break
+            elif code == FULL:
+                op.finish(InvalidRequest("Too many pools are in question; pin locations"))
+
+    def _add(self, op: ReserveOp, later: list[ReserveOp]) -> int:
+        """Adds a demand to the batch: ADDED, FULL, or MISS if it waits or was answered."""
+        batch = self._batch
+        try:
+            code = batch.add(op)
+        except RowCorrupt as error:
+            self._corrupt(op, op.lines, error)
+            return MISS
+        except ChannelUnknown as error:  # its row is ahead of the policy, or names one that is gone
+            name = str(error)
+            rows = self._snapshot.skus[name].rows
+            self._want(op, [(name, None), *((name, location) for location in rows)], later)
+            return MISS
+        if code == MISS:
+            self._want(op, batch.misses, later)
+            batch.misses.clear()
+        elif code not in (ADDED, FULL):
+            self._unknown(op, code, later)
+            return MISS
+        return code
+
+    def _seen(self, op: ReserveOp, number: int, monotonic: float) -> bool:
+        """True if all that the answer to a demand rests on was seen since it came in, or is not
+        too old."""
+        since = monotonic - self._staleness_ms if self._staleness_ms else float("inf")
+        return (
+            (op.key is None or op.key_round > op.round)
+            and (self.policy_round > op.round or self._deadlines.clear_at >= since)
+            and (self._deadlines.clear_round > op.round or self._deadlines.clear_at >= since)
+            and self._batch.confirmed(number, op.round, since)
+        )
+
+    def _look_at(self, op: ReserveOp, number: int, later: list[ReserveOp]) -> None:
+        """The demand waits until all that its answer rests on was looked at."""
+        if op.key is not None:
+            self._keyed.append(op)
+        self.look_due = True
+        self._want(op, self._batch.reads(number), later)
+
     def _refuse(self, batch: Batch, later: list[ReserveOp], monotonic: float) -> None:
         """Demands that got nothing: answered if what they rest on was seen, else looked at."""
-        since = monotonic - self._staleness_ms if self._staleness_ms else float("inf")
         for number, op in enumerate(batch.demands):
             if batch.granted(number):
                 continue
-            seen = (
-                (op.key is None or op.key_round > op.round)
-                and (self.policy_round > op.round or self._deadlines.clear_at >= since)
-                and (self._deadlines.clear_round > op.round or self._deadlines.clear_at >= since)
-                and batch.confirmed(number, op.round, since)
-            )
+            seen = self._seen(op, number, monotonic)
             if seen and op.content and not op.partial:
                 op.partial = True
                 self.look_due = True
@@ -302,10 +322,7 @@ class Planner:
                 self._counts["refused"] += 1
                 op.finish(insufficient(batch.shortfalls(number)))
             else:
-                if op.key is not None:
-                    self._keyed.append(op)
-                self.look_due = True
-                self._want(op, batch.reads(number), later)
+                self._look_at(op, number, later)
 
     def _want(
         self, op: ReserveOp, pairs: Iterable[tuple[str, str | None]], later: list[ReserveOp]
@@ -318,7 +335,9 @@ class Planner:
         self._wanted.update(dict.fromkeys(pairs))
         later.append(op)
 
-    def _corrupt(self, op: ReserveOp | ReceiveOp, lines: list[Any], error: RowCorrupt) -> None:
+    def _corrupt(
+        self, op: ReserveOp | StockOp | ReturnOp, lines: list[Any], error: RowCorrupt
+    ) -> None:
         """A row that cannot be read: only who needs it is refused; it may be mended meanwhile."""
         self._counts["corrupt"] += 1
         log.error("the store holds a row that is not one: %s", error)
@@ -344,11 +363,24 @@ class Planner:
             if all(known[line.sku].round > op.round for line in missing):
                 op.finish(unknown_sku(op.lines, known))
                 return
+        elif all(self._snapshot.skus[line.sku].round > op.round for line in op.lines):
+            op.finish(NoPool(self._poolless(op)))  # a recorded sale has nothing to be told of
+            return
         self._want(op, [(line.sku, None) for line in op.lines], later)
 
+    def _poolless(self, op: ReserveOp) -> list[tuple[str, str]]:
+        """(SKU, first location) of the lines that have no pool where they may be taken."""
+        order = self._batch.policy.specs[op.channel].locations
+        places = []
+        for line in op.lines:
+            wanted = [line.location] if line.location else line.locations or order
+            if not set(wanted).intersection(self._snapshot.skus[line.sku].locations):
+                places.append((line.sku, wanted[0]))
+        return list(dict.fromkeys(places))
+
     def settle_steps(self, steps: list[Step], tidying: bool) -> None:
-        """Commits, fulfils, give-backs, extensions; a record at most once in a pipeline."""
-        busy: set[str] = set()
+        """Verbs on records, each at most once in a pipeline."""
+        busy = {op.id for step in steps if isinstance(step, ReplanStep) for op in step.ops}
         drains, self._deadlines.drains = self._deadlines.drains, {}
         for second, ids in drains.items():
             drains[second] = [each for each in ids if self._expire(each)]

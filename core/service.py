@@ -20,6 +20,7 @@ from core.embedded.guard import RUNTIME_PREFIX
 from core.embedded.valkey import find_running
 from core.engine import Engine
 from core.errors import Draining, StartRefused, StockUnavailable, Unavailable
+from core.importing.importer import Importer
 from core.lane import RESEND_SECONDS, Lane
 from core.model import Durability
 from core.reaper import Reaper
@@ -57,9 +58,10 @@ class Service:
             timeout_seconds=settings.store_timeout_seconds,
             trouble=self._on_trouble,
         )
-        self.engine = Engine(self.lane, shard, self._refresh_policy)
         self.stock = Stock(self.lane, shard, self._refresh_policy)
+        self.engine = Engine(self.lane, shard, self._refresh_policy, self.stock.open_pool)
         self.catalogue = Catalogue(self.lane, shard, self._use_policy)
+        self.importer = Importer(self.lane, shard, self._refresh_policy)
 
     def readiness(self) -> dict[str, Any]:
         """What /readyz shows: whether requests can be served, and why not."""

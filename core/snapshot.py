@@ -53,6 +53,7 @@ class Snapshot:
         """Takes in a SKU's entry; empty: there is no such SKU."""
         sku = self.skus.get(name)
         if sku is None or sku.text != entry:
+            self.doubt(name)  # who still holds the old one shall see that it is
             rows: dict[str, Row] = {}
             for location, row in sku.rows.items() if sku is not None else ():
                 if row.text:
@@ -68,6 +69,12 @@ class Snapshot:
             if len(self.skus) > SKUS_MAX:
                 self._drop_sku()
         sku.round, sku.seen_at = round, seen_at
+
+    def doubt(self, name: str) -> None:
+        """A SKU was changed past the lane: who reads it looks first."""
+        sku = self.skus.get(name)
+        if sku is not None:
+            sku.round, sku.seen_at = -1, -1e9
 
     def row(self, sku: Sku, location: str) -> Row:
         """The row of a pool, made if this worker does not know it yet."""

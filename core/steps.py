@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from core.errors import KeyReused
-from core.kernel._plan import Stage
+from core.kernel._plan import FULFILLED, RESERVED, Stage
 from core.kernel._policy import Row
-from core.ops import Known, ReacquireOp, Receipt, ReceiveOp, ReserveOp, SettleOp
+from core.ops import Known, Receipt, ReserveOp, SettleOp
 from core.store import keys, scripts, wording
 from core.store.link import Command
 
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from core.lane import Lane
 
 
-def _evalsha(
+def evalsha(
     script: scripts.Script, names: list[bytes], head: list[Any], args: Iterable[Any]
 ) -> Command:
+    """One script as a command."""
     return ("EVALSHA", script.sha, len(names), *names, *head, *args)
 
 
@@ -113,15 +114,20 @@ class ReserveStep(PlannedStep):
         stage = self.stage
         names = [
             keys.META, keys.POOLS, keys.EVENTS, *lane.short_window, keys.bucket_at(self._now_ms),
-            *(keys.due_at(second) for second in self._due),
+            lane.done_list, *(keys.due_at(second) for second in self._due),
         ]  # fmt: skip
         records: list[Any] = []
         for op in self.ops:
             records += (op.id, op.record)
         keyed = [op for op in self.ops if op.key is not None]
         values = [wording.pack_key(op.key.field, op.key.fingerprint, 201, op.id) for op in keyed]
-        earliest = self._now_ms + min(op.ttl_ms for op in self.ops)
-        args: list[Any] = [len(stage.pools), len(self.ops), len(keyed), len(self._due), earliest]
+        held = [op.ttl_ms for op in self.ops if op.state == RESERVED]
+        ended = [op.id for op in self.ops if op.state == FULFILLED]
+        args: list[Any] = [
+            len(stage.pools), len(self.ops), len(keyed), len(self._due),
+            self._now_ms + min(held) if held else "",
+            "" if len(held) == len(self.ops) else self._moves(), len(ended),
+        ]  # fmt: skip
         args += stage.pools
         args += stage.old
         args += stage.new
@@ -132,7 +138,29 @@ class ReserveStep(PlannedStep):
         for ids in self._due.values():
             args.append(len(ids))
             args += ids
-        return _evalsha(scripts.RESERVE, names, lane.head(self._now_ms, lane.policy_number), args)
+        args += ended
+        return evalsha(scripts.RESERVE, names, lane.head(self._now_ms, lane.policy_number), args)
+
+    def _moves(self) -> str:
+        """The movements of what its record does not explain: facts, and what has left already."""
+        found = []
+        for op in self.ops:
+            moves = op.moves or []
+            if op.state == FULFILLED and not op.fact:
+                committed = f"committed:{op.channel}"
+                for line in wording.parse_record(op.record).lines:
+                    pool = line.pool.encode()
+                    moves = [
+                        *moves, (pool, f"free:{op.channel}", committed, line.own),
+                        (pool, "shared", committed, line.borrowed),
+                        (pool, committed, "outside", line.own + line.borrowed),
+                    ]  # fmt: skip
+            found += [
+                f"{pool.decode()} {source} {to} {units} {op.id}"
+                for pool, source, to, units in moves
+                if units
+            ]
+        return "\n".join(found)
 
     def landed(self, lane: Lane, reply: list[Any], resent: bool) -> None:
         outcome = reply[0]
@@ -155,110 +183,8 @@ class ReserveStep(PlannedStep):
                 op.finish(Receipt(op.id, op.record, lane.durability, shortfalls=op.shortfalls))
 
 
-class ReacquireStep(PlannedStep):
-    """Late commits."""
-
-    def __init__(self, stage: Stage, ops: list[ReacquireOp]) -> None:
-        self.stage = stage
-        self.ops = ops
-
-    def command(self, lane: Lane) -> Command:
-        stage = self.stage
-        names = [keys.META, keys.POOLS, keys.EVENTS, *lane.short_window]
-        known: dict[bytes, int] = {}
-        args: list[Any] = [len(stage.pools), len(self.ops)]
-        args += [*stage.pools, *stage.old, *stage.new, *stage.deltas]
-        for op in self.ops:
-            at = index_of(names, known, keys.bucket_of(op.id))
-            key = op.key
-            args += (at, op.id, op.old_record, op.record)
-            args += (key.field, key.fingerprint) if key else (b"", b"")
-        return _evalsha(scripts.REACQUIRE, names, lane.head(lane.now_ms, lane.policy_number), args)
-
-    def landed(self, lane: Lane, reply: list[Any], resent: bool) -> None:
-        outcome = reply[0]
-        if outcome == b"conflict":
-            lane.queues.replan(self.ops, self.conflicted(lane, reply[5]))
-        elif outcome == b"stale" or (outcome == b"known" and reply[5] == b"keys"):
-            self.undone(lane)
-            found = reply[5] if outcome == b"stale" else reply[6]
-            answered = dict(zip(found[::2], found[1::2], strict=True))
-            for index, value in answered.items():
-                if outcome == b"known":
-                    answer_known(self.ops[index], value)
-                else:
-                    self.ops[index].finish(("stale", value))
-            lane.queues.requeue([op for i, op in enumerate(self.ops) if i not in answered])
-        else:
-            if outcome == b"known":
-                self.as_met(lane, reply[6])
-            else:
-                self.took_effect(lane, reply[5])
-            for op in self.ops:
-                op.finish(Receipt(op.id, op.record, lane.durability, reacquired=True))
-
-
-class ReceiveStep(PlannedStep):
-    """Units that arrived."""
-
-    def __init__(self, stage: Stage, ops: list[ReceiveOp], places: dict[str, list[str]]) -> None:
-        """``places``: SKU → locations where it gets its first pool."""
-        self.stage = stage
-        self.ops = ops
-        self._places = places
-
-    def command(self, lane: Lane) -> Command:
-        stage = self.stage
-        names = [keys.META, keys.POOLS, keys.SKUS, keys.EVENTS, *lane.long_window]
-        moves = "\n".join(
-            f"{op.sku}@{op.location} outside {account} {units} {op.note}"
-            for op in self.ops
-            for account, units in op.moves
-        )
-        args: list[Any] = [len(stage.pools), len(self._places), len(self.ops), moves]
-        args += [*stage.pools, *stage.old, *stage.new, *stage.deltas]
-        for name, places in self._places.items():
-            sku = lane.snapshot.skus[name]
-            entry = wording.sku_entry(sku.number, (*sku.locations, *places), sku.spec)
-            args += (name, sku.text, entry)
-        for op in self.ops:
-            pool = f"{op.sku}@{op.location}"
-            args += wording.pack_key(op.key.field, op.key.fingerprint, 200, pool)
-        return _evalsha(scripts.RECEIVE, names, lane.head(None, lane.policy_number), args)
-
-    def landed(self, lane: Lane, reply: list[Any], resent: bool) -> None:
-        outcome = reply[0]
-        round, seen_at = lane.flight_stamp
-        if outcome == b"conflict":
-            names = list(self._places)
-            for index, entry in zip(reply[6][::2], reply[6][1::2], strict=True):
-                lane.snapshot.see_sku(names[index], entry, round, seen_at)
-            lane.queues.replan(self.ops, self.conflicted(lane, reply[5]))
-        elif outcome == b"known":
-            self.undone(lane)
-            known = dict(zip(reply[5][::2], reply[5][1::2], strict=True))
-            whole = resent and len(known) == len(self.ops)
-            for index, value in known.items():
-                op = self.ops[index]
-                # Our own keys and words: an earlier sending did it.
-                if whole and wording.parse_key(value)[0] == op.key.fingerprint:
-                    op.finish(None)
-                else:
-                    answer_known(op, value)
-            lane.queues.requeue([op for i, op in enumerate(self.ops) if i not in known])
-            lane.planner.distrust(self.stage.rows)
-        else:
-            self.took_effect(lane, reply[5])
-            for name, places in self._places.items():
-                sku = lane.snapshot.skus[name]
-                entry = wording.sku_entry(sku.number, (*sku.locations, *places), sku.spec)
-                lane.snapshot.see_sku(name, entry, round, seen_at)
-            for op in self.ops:
-                op.finish(None)
-
-
 class SettleStep(Step):
-    """One verb's records: commit, fulfil, give-backs or extend."""
+    """One verb's records: commit, fulfil, give-backs, extend, or what may be planned anew."""
 
     def __init__(self, ops: list[SettleOp]) -> None:
         self.ops = ops
@@ -291,7 +217,7 @@ class SettleStep(Step):
         # A deadline is judged only on a clock that this worker knows; the limit of an extension is
         # the policy's.
         head = lane.head(now_ms, lane.policy_number if timed else None)
-        return _evalsha(self._script, names, head, args)
+        return evalsha(self._script, names, head, args)
 
     def landed(self, lane: Lane, reply: list[Any], resent: bool) -> None:
         answers, rows = reply[5], reply[6]
@@ -327,7 +253,7 @@ class DueStep(Step):
                     self._put_off.append(each)
                 at = index_of(names, known, keys.bucket_of(each))
                 args += (at, each, "1" if off else "")
-        return _evalsha(scripts.DUE, names, lane.head(None), args)
+        return evalsha(scripts.DUE, names, lane.head(None), args)
 
     def landed(self, lane: Lane, reply: list[Any], resent: bool) -> None:
         counts = reply[5]
@@ -364,7 +290,7 @@ class LookStep(Step):
         args += [op.key.field for op in self._keyed if op.key is not None]
         for second in self._seconds:
             args += lane.deadlines.quiet(second)
-        return _evalsha(scripts.LOOK, names, lane.head(None, lane.policy_number), args)
+        return evalsha(scripts.LOOK, names, lane.head(None, lane.policy_number), args)
 
     def landed(self, lane: Lane, reply: list[Any], resent: bool) -> None:
         _, _, server_ms, _, _, rows, skus, values, due = reply
@@ -388,7 +314,7 @@ class LookStep(Step):
             )
 
 
-def answer_known(op: ReserveOp | ReceiveOp, value: bytes) -> None:
+def answer_known(op: Any, value: bytes) -> None:
     """Finishes an op whose key was used: with what it stands for, or KeyReused."""
     fingerprint, _, _ = wording.parse_key(value)
     assert op.key is not None

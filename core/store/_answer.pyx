@@ -15,7 +15,7 @@ from libc.time cimport gmtime_r, time_t, tm
 cdef enum:
     HEAD_WORDS = 9
     HEAD_BYTES = 640        # member names, id, four times, numbers
-    LINE_BYTES = 224        # member names and five numbers of a line, next to its own words
+    LINE_BYTES = 256        # member names and six numbers of a line, next to its own words
 
 
 cdef const char *_state(char letter) noexcept nogil:
@@ -102,11 +102,11 @@ cdef char *_free_text(char *at, const char *word, const char *end) noexcept nogi
 
 
 cdef char *_line(char *at, const char *word, const char *end) noexcept nogil:
-    """``sku@location@own,borrowed[,fulfilled,cancelled,returned,ceiling]``; NULL if it is not."""
+    """``sku@location@own,borrowed[,fulfilled,cancelled,returned,ceiling[,short]]``; NULL if not."""
     cdef const char *location = <const char *>memchr(word, c"@", end - word)
     cdef const char *body
     cdef const char *rest
-    cdef int64_t numbers[5]
+    cdef int64_t numbers[7]
     cdef int i
     if location == NULL:
         return NULL
@@ -114,7 +114,7 @@ cdef char *_line(char *at, const char *word, const char *end) noexcept nogil:
     if body == NULL:
         return NULL
     rest = body
-    for i in range(5):
+    for i in range(7):
         numbers[i] = 0
         if rest < end:
             numbers[i] = _number(rest + 1, end, &rest)
@@ -122,11 +122,15 @@ cdef char *_line(char *at, const char *word, const char *end) noexcept nogil:
     at = _copy(at, word, location - word)
     at = _text(at, "\",\"location\":\"")
     at = _copy(at, location + 1, body - location - 1)
-    return at + snprintf(
+    at += snprintf(
         at, LINE_BYTES, "\",\"quantity\":%lld,\"own\":%lld,\"borrowed\":%lld,\"fulfilled\":%lld,"
-        "\"cancelled\":%lld,\"returned\":%lld}", <long long>(numbers[0] + numbers[1]),
+        "\"cancelled\":%lld,\"returned\":%lld", <long long>(numbers[0] + numbers[1]),
         <long long>numbers[0], <long long>numbers[1], <long long>numbers[2],
         <long long>numbers[3], <long long>numbers[4])
+    if numbers[6]:
+        at += snprintf(at, 40, ",\"short\":%lld", <long long>numbers[6])
+    at[0] = c"}"
+    return at + 1
 
 
 def reservation_json(

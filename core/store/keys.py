@@ -14,6 +14,7 @@ CHANNELS = f"{_TAG}:channels".encode()
 LOCATIONS = f"{_TAG}:locations".encode()
 SKUS = f"{_TAG}:skus".encode()
 CATALOG = f"{_TAG}:catalog".encode()
+IMPORTS = f"{_TAG}:imports".encode()
 EVENTS = f"{_TAG}:events".encode()
 KEPT = f"{_TAG}:done:kept".encode()
 

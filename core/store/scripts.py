@@ -33,9 +33,10 @@ class Script:
 
 START: Final = Script("start")
 LOOK: Final = Script("look")
-RECEIVE: Final = Script("receive")
+STOCK: Final = Script("stock")
 RESERVE: Final = Script("reserve")
-REACQUIRE: Final = Script("reacquire")
+REPLAN: Final = Script("replan")
+JUDGE: Final = Script("judge")
 COMMIT: Final = Script("commit")
 FULFIL: Final = Script("fulfil")
 GIVEBACK: Final = Script("giveback")
@@ -44,8 +45,10 @@ DUE: Final = Script("due")
 SKU: Final = Script("sku")
 POLICY: Final = Script("policy")
 PURGE: Final = Script("purge")
+DROP: Final = Script("drop")
+IMPORT: Final = Script("import")
 
 ALL: Final = (
-    START, LOOK, RECEIVE, RESERVE, REACQUIRE, COMMIT, FULFIL, GIVEBACK, EXTEND, DUE, SKU, POLICY,
-    PURGE,
+    START, LOOK, STOCK, RESERVE, REPLAN, JUDGE, COMMIT, FULFIL, GIVEBACK, EXTEND, DUE, SKU, POLICY,
+    PURGE, DROP, IMPORT,
 )  # fmt: skip

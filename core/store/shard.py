@@ -199,15 +199,34 @@ class Shard:
         except RedisError as error:
             raise _error(error, keys.POOLS) from error
 
+    async def imported(self, file: str, name: str) -> tuple[bytes, bytes]:
+        """How far the file with this hash was imported, and the hash of the file that was imported
+        last under ``name``; empty for what never was."""
+        try:
+            found = await self._hmget(keys.IMPORTS, (file, wording.import_name(name).decode()))
+        except RedisError as error:
+            raise _error(error, keys.IMPORTS) from error
+        return found[0] or b"", found[1] or b""
+
     async def key(self, windows: Sequence[bytes], field: bytes) -> bytes | None:
         """What an idempotency key stands for, in the first of these windows that has it."""
+        return (await self.keys(windows, [field]))[0]
+
+    async def keys(
+        self, windows: Sequence[bytes], fields: Sequence[bytes]
+    ) -> list[bytes | None]:
+        """The same of many keys."""
         try:
             pipe = self._redis.pipeline(transaction=True)
             for window in windows:
-                pipe.hget(window, field)
-            return next((value for value in await pipe.execute() if value is not None), None)
+                pipe.hmget(window, list(fields))
+            found = await pipe.execute()
         except RedisError as error:
             raise _error(error, windows[0]) from error
+        return [
+            next((value for value in values if value is not None), None)
+            for values in zip(*found, strict=True)
+        ]
 
     async def policy_number(self) -> tuple[str, int]:
         """The epoch and the number of the policy now."""

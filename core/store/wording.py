@@ -7,19 +7,21 @@ the scripts read and write them on the hot path, this module for people and answ
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote, unquote
 
 import msgspec
+from msgspec import Struct
 
 from core.model import (
     Channel,
+    ChannelEntry,
     ChannelSpec,
     LocationSpec,
     LocationView,
     Pool,
     PoolChannel,
-    ReservationLine,
     SkuSpec,
     SkuView,
 )
@@ -47,37 +49,98 @@ def decode_text(word: str) -> str | None:
     return None if word == "-" else unquote(word)
 
 
-def _line(word: str) -> ReservationLine:
-    sku, location, body = word.split("@")
-    own, borrowed, *rest = map(int, body.split(","))
-    fulfilled, cancelled, returned = rest[:3] if rest else (0, 0, 0)
-    return ReservationLine(
-        sku, location, own + borrowed, own, borrowed, fulfilled, cancelled, returned
-    )
+class RecordLine(Struct, frozen=True, gc=False):
+    """What a record took of a pool, and what became of it.
+
+    ``ceiling``: the number of the one that it spent; ``short``: units that were not there.
+    """
+
+    pool: str
+    own: int
+    borrowed: int
+    fulfilled: int = 0
+    cancelled: int = 0
+    returned: int = 0
+    ceiling: int = 0
+    short: int = 0
+
+    @property
+    def sku(self) -> str:
+        return self.pool.partition("@")[0]
+
+    @property
+    def location(self) -> str:
+        return self.pool.partition("@")[2]
+
+    @property
+    def open_parts(self) -> tuple[int, int]:
+        """(own, borrowed) units neither shipped nor given back: own units ship first, borrowed ones
+        go back first. ``give_back`` in ``lua/parts/records.lua`` says the same."""
+        lent = max(0, self.borrowed - max(0, self.fulfilled - self.own))
+        back = min(self.cancelled, lent)
+        own = self.own - min(self.fulfilled, self.own) - (self.cancelled - back)
+        return own, lent - back
+
+    def __str__(self) -> str:
+        counters = [self.fulfilled, self.cancelled, self.returned, self.ceiling]
+        counters += [self.short] if self.short else []
+        numbers = [self.own, self.borrowed, *(counters if any(counters) else ())]
+        return f"{self.pool}@{','.join(map(str, numbers))}"
 
 
-def record_lines(record: bytes) -> list[ReservationLine]:
-    """The lines of a record."""
-    return [_line(word) for word in record.decode().split(" ")[9:]]
+class Record(Struct, frozen=True):
+    """A reservation as the store keeps it; free text is encoded. ``seq``: see ``records.lua``."""
+
+    state: str
+    version: int
+    updated_ms: int | None
+    deadline_ms: int | None
+    committed_ms: int | None
+    seq: str
+    channel: str
+    customer: str
+    reference: str
+    lines: Sequence[RecordLine]
+
+    @property
+    def tail(self) -> bytes:
+        """The words of a demand's record behind those that a plan prints."""
+        return f"{self.channel} {self.customer} {self.reference}".encode()
+
+    def encode(self) -> bytes:
+        """The text that ``parse_record`` reads."""
+        times = [
+            "-" if each is None else str(each)
+            for each in (self.updated_ms, self.deadline_ms, self.committed_ms)
+        ]
+        words = [
+            self.state, str(self.version), *times, self.seq, self.channel, self.customer,
+            self.reference, *map(str, self.lines),
+        ]  # fmt: skip
+        return " ".join(words).encode()
 
 
-def record_head(record: bytes) -> tuple[str, int, int, int | None, bytes, str]:
-    """(state letter, version, updated ms or 0, deadline ms or None, tail as in a plan, channel)."""
-    words = record.split(b" ", 9)
-    return (
-        words[0].decode(),
-        int(words[1]),
-        0 if words[2] == b"-" else int(words[2]),
-        None if words[3] == b"-" else int(words[3]),
-        b" ".join(words[6:9]),
-        words[6].decode(),
-    )
+def parse_record(record: bytes) -> Record:
+    """A record's text as values."""
+    words = record.decode().split(" ")
+    updated, deadline, committed = (None if x == "-" else int(x) for x in words[2:5])
+    lines = []
+    for word in words[9:]:
+        pool, _, body = word.rpartition("@")
+        lines.append(RecordLine(pool, *map(int, body.split(","))))
+    return Record(
+        words[0], int(words[1]), updated, deadline, committed, words[5], words[6], words[7],
+        words[8], lines,
+    )  # fmt: skip
 
 
 def parse_pool(
     pool: str, row: bytes, specs: dict[str, ChannelSpec], sells: bool
 ) -> tuple[Pool, dict[str, int]]:
-    """A row as the resource it is, and per channel what it can take here now."""
+    """A row as the resource it is, and per channel of ``specs`` what it can take here now.
+
+    A channel that is not in ``specs`` (the open ones) takes nothing.
+    """
     sku, location = pool.split("@")
     words = row.decode().split(" ")
     shared, safety, damaged, quarantine, deficit, _ = map(int, words[3].split(","))
@@ -96,8 +159,10 @@ def parse_pool(
         free, reserved, committed, left = quotas.get(name, (0, 0, 0, None))
         total += free + reserved + committed
         spec = specs.get(name)
-        units = free + (shared if spec is not None and spec.borrow else 0)
-        units = (units if left is None else min(units, left)) if sells else 0
+        units = 0
+        if sells and spec is not None:
+            units = free + (shared if spec.borrow else 0)
+            units = units if left is None else min(units, left)
         if name in quotas or (spec is not None and location in spec.locations):
             channels[name] = PoolChannel(free, reserved, committed, units, left)
         if spec is not None and location in spec.locations:
@@ -109,6 +174,15 @@ def parse_pool(
         ),
         reach,
     )  # fmt: skip
+
+
+def quota(row: bytes, channel: str) -> tuple[int, int, int]:
+    """(free, reserved, committed) of a channel in a row; all 0 if the row does not name it."""
+    _, named, rest = row.partition(b" %s@" % channel.encode())
+    if not named:
+        return 0, 0, 0
+    free, reserved, committed = map(int, rest.split(b",", 3)[:3])
+    return free, reserved, committed
 
 
 # --- policy entries: "version json", a SKU's "number location,location… json" -------------------
@@ -124,7 +198,7 @@ def channel_entry(version: int, spec: ChannelSpec) -> bytes:
 
 def parse_channel(name: str, entry: bytes) -> Channel:
     version, _, body = entry.partition(b" ")
-    return Channel(name, int(version), msgspec.json.decode(body, type=ChannelSpec))
+    return Channel(name, int(version), msgspec.json.decode(body, type=ChannelEntry))
 
 
 def location_entry(version: int, spec: LocationSpec) -> bytes:
@@ -162,3 +236,33 @@ def parse_key(value: bytes) -> tuple[bytes, int, str]:
     """(fingerprint, first status, resource)."""
     fingerprint, status, resource = value.split(b" ", 2)
     return fingerprint, int(status), resource.decode()
+
+
+# --- imports: how far a file is, and which file was the last of its name -------------------------
+
+
+class Imported(msgspec.Struct, frozen=True):
+    """How far an import is: ``rows`` of ``total`` were read, ``left_out`` of them not applied."""
+
+    rows: int
+    total: int
+    left_out: int
+    time_ms: int
+    name: str
+
+
+def import_entry(imported: Imported) -> bytes:
+    return b"%d %d %d %d %s" % (
+        imported.rows, imported.total, imported.left_out, imported.time_ms,
+        encode_text(imported.name),
+    )  # fmt: skip
+
+
+def parse_import(entry: bytes) -> Imported:
+    rows, total, left_out, time_ms, name = entry.decode().split(" ")
+    return Imported(int(rows), int(total), int(left_out), int(time_ms), decode_text(name) or "")
+
+
+def import_name(name: str) -> bytes:
+    """The field that remembers the last file of this name; a hash has no colon."""
+    return b"name:" + encode_text(name)

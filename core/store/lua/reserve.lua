@@ -4,19 +4,22 @@
 -- Guarantees: no account below zero and units conserved in every row; each row is the one that was
 -- planned on (swap) or the plan's deltas fit the fresh one (rebase); a batch whose first id exists
 -- was done before and is not done again; every deadline lies ahead of the server's time.
--- KEYS 1 meta 2 pools 3 events 4 h 5 h before 6 bucket of the new records 7… due lists
--- ARGV head, then pools, records, keys, due lists, earliest deadline in ms;
+-- KEYS 1 meta 2 pools 3 events 4 h 5 h before 6 bucket of the new records 7 done 8… due lists
+-- ARGV head, then pools, records, keys, due lists, earliest deadline in ms or "", moves of facts as
+--      one text, ids that are at their end already;
 --      pools × (name), × (old row), × (new row), × (deltas); records × (id, record);
---      keys × (field), × (value); per due list: its count, then its ids
+--      keys × (field), × (value); per due list: its count, then its ids; the ended ids
 -- Returns applied | rebased (index, row …) | conflict (index, fresh row …)
 --      | known ('batch', rows as they are) | known ('keys', index, value …) and the head's outcomes
--- Event reserve: p rows, r records
+-- Event reserve: p rows, r records, m moves of those records that it names; those of the others
+--      follow from them
 --%include shard
 --%include rows
 
 local pools, records, keys = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
 local dues, earliest = tonumber(ARGV[14]), tonumber(ARGV[15])
-local at_pools = HEAD + 6
+local moves, ended = ARGV[16], tonumber(ARGV[17])
+local at_pools = HEAD + 8
 local at_records = at_pools + 4 * pools
 local at_keys = at_records + 2 * records
 local at_dues = at_keys + 2 * keys
@@ -28,7 +31,7 @@ local stop = open_shard({'hash', 'hash', 'stream', 'hash', 'hash', 'hash', 'list
   end
 end)
 if stop then return stop end
-if earliest <= now then return reply('clock', ARGV[4], ARGV[5], ARGV[7], ARGV[8]) end
+if earliest and earliest <= now then return reply('clock', ARGV[4], ARGV[5], ARGV[7], ARGV[8]) end
 if keys > 0 then
   local current = call('HMGET', KEYS[4], unpack(ARGV, at_keys, at_keys + keys - 1))
   local before = call('HMGET', KEYS[5], unpack(ARGV, at_keys, at_keys + keys - 1))
@@ -42,16 +45,19 @@ end
 local outcome, set, changed = meet_plan(KEYS[2], at_pools, pools)
 if outcome == 'conflict' then return reply(outcome, changed) end
 
-append_event(KEYS[3], 'reserve', 'p', table.concat(set, '\n'),
-  'r', table.concat(ARGV, '\n', at_records, at_records + 2 * records - 1))
+local event = {'p', table.concat(set, '\n'),
+  'r', table.concat(ARGV, '\n', at_records, at_records + 2 * records - 1)}
+if moves ~= '' then event[5], event[6] = 'm', moves end
+append_event(KEYS[3], 'reserve', unpack(event))
 call('HSET', KEYS[2], unpack(set))
 call('HSET', KEYS[6], unpack(ARGV, at_records, at_records + 2 * records - 1))
 local at = at_dues
 for i = 1, dues do
   local count = tonumber(ARGV[at])
-  call('RPUSH', KEYS[6 + i], unpack(ARGV, at + 1, at + count))
+  call('RPUSH', KEYS[7 + i], unpack(ARGV, at + 1, at + count))
   at = at + count + 1
 end
+if ended > 0 then call('RPUSH', KEYS[7], unpack(ARGV, at, at + ended - 1)) end
 if keys > 0 then
   local entries = {}
   for i = 0, keys - 1 do
@@ -59,6 +65,8 @@ if keys > 0 then
   end
   call('HSET', KEYS[4], unpack(entries))
 end
-local second = math.floor(earliest / 1000)
-if second < tonumber(meta[9]) then call('HSET', KEYS[1], 'cursor', format('%d', second)) end
+local second = earliest and math.floor(earliest / 1000)
+if second and second < tonumber(meta[9]) then
+  call('HSET', KEYS[1], 'cursor', format('%d', second))
+end
 return reply(outcome, changed)

@@ -1,10 +1,11 @@
 -- Part of the scripts that settle: a reservation's record as a table, and the loop over a batch.
 --
 -- A record reads "state version updated deadline committed seq channel customer reference line …",
--- "-" for what is absent (seq: the event that wrote it, "-" for a new one, "~nonce" for a late
--- commit); a line pool@own,borrowed with ,fulfilled,cancelled,returned,ceiling
--- behind it once one of them is not 0. States: R reserved, C committed, F fulfilled, T returned,
--- L released, X expired, K cancelled.
+-- "-" for what is absent (seq: the event that wrote it, "-" for a new one, "~nonce" for one that
+-- was planned anew); a line pool@own,borrowed with ,fulfilled,cancelled,returned,ceiling behind it
+-- once one of them is not 0, and ,short behind that if units were sold that were not there. A pool
+-- may stand in two lines: then they spent different ceilings. States: R reserved, C committed,
+-- F fulfilled, T returned, L released, X expired, K cancelled.
 --
 -- ARGV after the head: count, verb of the event, then 8 per record:
 --   index of its bucket in KEYS, id, verb, If-Match version or "", key or "", fingerprint,
@@ -28,11 +29,11 @@ local function parse_record(text)
   r.version = tonumber(r.version)
   for pool, own, borrowed, tail in string.gmatch(rest, ' ([^@ ]+@[^@ ]+)@(%d+),(%d+)(%S*)') do
     local line = {pool = pool, own = tonumber(own), borrowed = tonumber(borrowed),
-      fulfilled = 0, cancelled = 0, returned = '0', ceiling = 0}
+      fulfilled = 0, cancelled = 0, returned = '0', ceiling = 0, short = ''}
     if tail ~= '' then
-      local f, c, t, n = string.match(tail, '^,(%d+),(%d+),(%d+),(%d+)$')
+      local f, c, t, n, short = string.match(tail, '^,(%d+),(%d+),(%d+),(%d+)([%d,]*)$')
       line.fulfilled, line.cancelled, line.returned = tonumber(f), tonumber(c), t
-      line.ceiling = tonumber(n)
+      line.ceiling, line.short = tonumber(n), short
     end
     line.open = line.own + line.borrowed - line.fulfilled - line.cancelled
     r.lines[#r.lines + 1] = line
@@ -45,11 +46,11 @@ local function print_record(r, number)
     r.committed, number, r.channel, r.customer, r.reference)}
   for _, line in ipairs(r.lines) do
     if line.fulfilled == 0 and line.cancelled == 0 and line.ceiling == 0
-        and line.returned == '0' then
+        and line.returned == '0' and line.short == '' then
       parts[#parts + 1] = format('%s@%d,%d', line.pool, line.own, line.borrowed)
     else
-      parts[#parts + 1] = format('%s@%d,%d,%d,%d,%s,%d', line.pool, line.own, line.borrowed,
-        line.fulfilled, line.cancelled, line.returned, line.ceiling)
+      parts[#parts + 1] = format('%s@%d,%d,%d,%d,%s,%d%s', line.pool, line.own, line.borrowed,
+        line.fulfilled, line.cancelled, line.returned, line.ceiling, line.short)
     end
   end
   return table.concat(parts, ' ')
@@ -172,6 +173,21 @@ local function stale(r, wanted)
   return wanted ~= '' and tonumber(wanted) ~= r.version
 end
 
+-- The record that a verb is about, as a table; or nil, and the code and detail that answer it.
+local function meet_record(at, kept_long)
+  local bucket, id = KEYS[tonumber(ARGV[at])], ARGV[at + 1]
+  local key, print, long = ARGV[at + 4], ARGV[at + 5], kept_long[ARGV[at + 2]]
+  local known = key ~= '' and known_key(KEYS[long and 7 or 5], KEYS[long and 8 or 6], key)
+  if known and string.sub(known, 1, #print) ~= print then return nil, 'reused', '' end
+  local text = call('HGET', bucket, id)
+  if not text then return nil, 'gone', '' end
+  if known then return nil, 'replay', text end
+  local r = parse_record(text)
+  if not r then return nil, 'corrupt', text end
+  r.text = text
+  return r
+end
+
 -- Runs `decide(record, id, verb, parts, argument, wanted)` → code, detail over the batch: all
 -- guards and decisions first, then all writes. A decision changes tables only.
 local function settle(decide, kept_long)
@@ -180,39 +196,22 @@ local function settle(decide, kept_long)
   local number, lines = format('%d', tonumber(meta[3]) + 1), 0
   for i = 1, count do
     local at = first + (i - 1) * WIDTH
-    local bucket, id = KEYS[tonumber(ARGV[at])], ARGV[at + 1]
-    local act, wanted = ARGV[at + 2], ARGV[at + 3]
-    local key, print = ARGV[at + 4], ARGV[at + 5]
-    local long = kept_long[act]
-    local known = key ~= '' and known_key(KEYS[long and 7 or 5], KEYS[long and 8 or 6], key)
-    local text = lines < LINES_MAX and call('HGET', bucket, id)
-    local code, detail
-    if lines >= LINES_MAX then
-      code, detail = 'later', ''
-    elseif known and string.sub(known, 1, #print) ~= print then
-      code, detail = 'reused', ''
-    elseif not text then
-      code, detail = 'gone', ''
-    elseif known then
-      code, detail = 'replay', text
-    else
-      local r = parse_record(text)
-      if not r then
-        code, detail = 'corrupt', text
-      else
-        lines = lines + #r.lines
-        code, detail = decide(r, id, act, ARGV[at + 6], ARGV[at + 7], wanted)
-        detail = detail or text
-        if code == 'done' then
-          detail = print_record(r, number)
-          texts[#texts + 1] = {bucket, id, detail}
-          events[#events + 1], events[#events + 2] = id, detail
-          if r.state ~= 'R' and r.state ~= 'C' then ended[#ended + 1] = id end
-        end
-        if key ~= '' and (code == 'done' or code == 'already') then
-          local into = keys[long and 'w' or 'h']
-          into[#into + 1], into[#into + 2] = key, print .. ' 200 ' .. id
-        end
+    local id, act, key = ARGV[at + 1], ARGV[at + 2], ARGV[at + 4]
+    local r, code, detail = nil, 'later', ''
+    if lines < LINES_MAX then r, code, detail = meet_record(at, kept_long) end
+    if r then
+      lines = lines + #r.lines
+      code, detail = decide(r, id, act, ARGV[at + 6], ARGV[at + 7], ARGV[at + 3])
+      detail = detail or r.text
+      if code == 'done' then
+        detail = print_record(r, number)
+        texts[#texts + 1] = {KEYS[tonumber(ARGV[at])], id, detail}
+        events[#events + 1], events[#events + 2] = id, detail
+        if r.state ~= 'R' and r.state ~= 'C' then ended[#ended + 1] = id end
+      end
+      if key ~= '' and (code == 'done' or code == 'already') then
+        local into = keys[kept_long[act] and 'w' or 'h']
+        into[#into + 1], into[#into + 2] = key, ARGV[at + 5] .. ' 200 ' .. id
       end
     end
     answers[#answers + 1], answers[#answers + 2] = code, detail

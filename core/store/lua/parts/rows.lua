@@ -78,7 +78,7 @@ local function rebase(text, planned_on, deltas)
   local row = parse_row(text)
   if not row or row.numbers ~= string.match(planned_on, '^%d+ (%d+ %d+) ') then return nil end
   local before = units_of(row)
-  local inflow, tokens = string.match(deltas, '^(%d+)(.*)$')
+  local inflow, tokens = string.match(deltas, '^(-?%d+)(.*)$')
   for channel, account, value in string.gmatch(tokens, ' ([^@ ]*)@(%d)=(-?%d+)') do
     local accounts = channel == '' and row.head or quota_of(row, channel)
     if (accounts[tonumber(account)] or 0) ~= tonumber(value) then return nil end

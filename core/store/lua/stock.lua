@@ -1,5 +1,5 @@
 #!lua
--- receive: units arrive from outside, as planned; all lines of the batch or nothing.
+-- stock: units arrive, leave, are counted or moved, as planned; all lines of the batch or nothing.
 --
 -- Guarantees: as reserve for rows; a pool that is new is entered with its SKU, whose entry is still
 -- the one that was planned on; a key that was used before is never used again.
@@ -8,7 +8,8 @@
 --      skus × (sku, old entry, new entry); keys × (field, value); moves as one text
 -- Returns applied | rebased | conflict (index, fresh row …; index, fresh entry …)
 --      | known (index of key, value …)
--- Event receive: p rows, m moves, s entries of skus
+-- Event stock, if a row changes: p rows, m moves (verb pool from to units reference reason
+--      occurred), s entries of skus
 --%include shard
 --%include rows
 
@@ -37,9 +38,13 @@ for i = 0, skus - 1 do
 end
 if outcome == 'conflict' then return reply(outcome, changed, fresh) end
 
-append_event(KEYS[4], 'receive', 'p', table.concat(set, '\n'), 'm', ARGV[14],
-  's', table.concat(entries, '\n'))
-call('HSET', KEYS[2], unpack(set))
-if skus > 0 then call('HSET', KEYS[3], unpack(entries)) end
+if pools > 0 then
+  append_event(KEYS[4], 'stock', 'p', table.concat(set, '\n'), 'm', ARGV[14],
+    's', table.concat(entries, '\n'))
+else
+  keep_windows()
+end
+call_many('HSET', KEYS[2], set)
+call_many('HSET', KEYS[3], entries)
 call('HSET', KEYS[5], unpack(ARGV, at_keys, at_keys + 2 * keys - 1))
 return reply(outcome, changed)

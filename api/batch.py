@@ -1,0 +1,223 @@
+"""A batch of reserves and other verbs: how its elements are read, and what becomes of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast, get_args
+
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+from api import wire
+from api.call import JSON, Call, Reply
+from api.problems import Problem, problem
+from api.reservations import PATH, REPLAYED, RESERVE_TEXT, check_places
+from api.wire import Body
+from core.errors import StockadeError
+from core.model import (
+    BATCH_MAX,
+    Amend,
+    Cancel,
+    Commit,
+    Extend,
+    Fulfil,
+    Key,
+    Release,
+    Request,
+    Reservation,
+    Reserve,
+    Return,
+)
+
+if TYPE_CHECKING:
+    from core.ops import Receipt
+
+LINES_MAX = 10_000  # of all its elements together: what one turn of the lane can carry
+
+ElementKey = Annotated[str, Meta(min_length=1, max_length=255)]
+
+
+class ReserveElement(Reserve, frozen=True, kw_only=True):
+    """One element of a batch: a reserve body, with a key of its own if you like."""
+
+    idempotency_key: ElementKey | None = None
+
+
+class AmendElement(Amend, frozen=True, kw_only=True, tag_field="verb", tag="amend"):
+    """One element of a batch: an amend."""
+
+    id: str
+    idempotency_key: ElementKey | None = None
+
+
+class ExtendElement(Extend, frozen=True, kw_only=True, tag_field="verb", tag="extend"):
+    """One element of a batch: an extend."""
+
+    id: str
+    idempotency_key: ElementKey | None = None
+
+
+class CommitElement(Commit, frozen=True, kw_only=True, tag_field="verb", tag="commit"):
+    """One element of a batch: a commit."""
+
+    id: str
+    idempotency_key: ElementKey | None = None
+
+
+class ReleaseElement(Release, frozen=True, kw_only=True, tag_field="verb", tag="release"):
+    """One element of a batch: a release."""
+
+    id: str
+    idempotency_key: ElementKey | None = None
+
+
+class CancelElement(Cancel, frozen=True, kw_only=True, tag_field="verb", tag="cancel"):
+    """One element of a batch: a cancel."""
+
+    id: str
+    idempotency_key: ElementKey | None = None
+
+
+class FulfilElement(Fulfil, frozen=True, kw_only=True, tag_field="verb", tag="fulfil"):
+    """One element of a batch: a fulfil."""
+
+    id: str
+    idempotency_key: ElementKey | None = None
+
+
+class ReturnElement(Return, frozen=True, kw_only=True, tag_field="verb", tag="return"):
+    """One element of a batch: a return."""
+
+    id: str
+    idempotency_key: ElementKey | None = None
+
+
+VerbElement = (
+    AmendElement | ExtendElement | CommitElement | ReleaseElement | CancelElement | FulfilElement
+    | ReturnElement
+)  # fmt: skip
+ELEMENTS: tuple[type[Struct], ...] = (ReserveElement, *get_args(VerbElement))
+
+
+class Batch(Request, frozen=True):
+    """``POST /v1/reservations/batch``. An element is decoded by its ``verb``; without one it is a
+    reserve body."""
+
+    reservations: Annotated[
+        list[
+            Annotated[
+                Raw,
+                Meta(
+                    extra_json_schema={
+                        "anyOf": [
+                            {"$ref": f"#/components/schemas/{each.__name__}"} for each in ELEMENTS
+                        ]
+                    }
+                ),
+            ]
+        ],
+        Meta(min_length=1, max_length=BATCH_MAX),
+    ]
+
+
+class ElementVerb(Struct):
+    """What kind of element of a batch it is; all else of it is passed over."""
+
+    verb: str = "reserve"
+
+
+class ElementKind(NamedTuple):
+    """How one kind of element is read: its body, the request that it is alone, its free text."""
+
+    element: Body[Any]
+    alone: type[Struct]
+    text: tuple[str, ...] = ()
+
+
+ELEMENT_VERB = Body(ElementVerb)
+BATCH = Body(Batch)
+VERBS = {
+    "amend": ElementKind(Body(AmendElement), Amend, ("reference",)),
+    "extend": ElementKind(Body(ExtendElement), Extend),
+    "commit": ElementKind(Body(CommitElement), Commit, ("reference",)),
+    "release": ElementKind(Body(ReleaseElement), Release),
+    "cancel": ElementKind(Body(CancelElement), Cancel, ("reason",)),
+    "fulfil": ElementKind(Body(FulfilElement), Fulfil, ("reference",)),
+    "return": ElementKind(Body(ReturnElement), Return, ("reference",)),
+}
+KINDS = VERBS | {"reserve": ElementKind(Body(ReserveElement), Reserve, RESERVE_TEXT)}
+
+
+class BatchResult(Struct, frozen=True):
+    """What became of one element: a reservation, or a problem."""
+
+    status: int
+    reservation: Reservation | UnsetType = UNSET
+    problem: Problem | UnsetType = UNSET
+
+
+class BatchResults(Struct, frozen=True):
+    """What became of the elements of a batch, in their order."""
+
+    results: list[BatchResult]
+
+
+async def batch(call: Call) -> Reply:
+    """``POST /v1/reservations/batch``: each element on its own."""
+    sent, request = BATCH.read(call)
+    elements = [_element(sent, index, raw) for index, raw in enumerate(request.reservations)]
+    lines = sum(len(getattr(each[2], "lines", None) or ()) for each in elements)
+    if lines > LINES_MAX:
+        raise wire.invalid("/reservations", f"Expected at most {LINES_MAX} lines in all")
+    outcomes = await call.engine.batch(elements)
+    statuses = [201 if each[0] == "reserve" else 200 for each in elements]
+    return _batch_reply(outcomes, statuses, call.instance)
+
+
+def _element(sent: bytes | None, index: int, raw: Raw) -> tuple[str, str, Any, Key | None]:
+    """Element ``index`` of a batch as (verb, id, the request as it would be if sent alone, key).
+
+    Raises InvalidRequest with a pointer into the batch.
+    """
+    pointer = f"/reservations/{index}"
+    verb = ELEMENT_VERB.decode(bytes(raw), pointer).verb
+    kind = KINDS.get(verb)
+    if kind is None:
+        raise wire.invalid(f"{pointer}/verb", f"Expected one of {', '.join(sorted(VERBS))}")
+    element: Any = kind.element.decode(bytes(raw), pointer)
+    request = kind.alone(*(getattr(element, name) for name in kind.alone.__struct_fields__))
+    wire.check_text(request, kind.text, pointer)
+    if isinstance(request, Reserve):
+        check_places(request, pointer)
+    id: str = getattr(element, "id", "")
+    path = PATH if verb == "reserve" else f"/v1/reservations/{id}/{verb}".encode()
+    own: str | None = element.idempotency_key
+    if own is None:
+        if sent is None:
+            return verb, id, request, None
+        key = b"%b#%d" % (sent, index)
+        return verb, id, request, wire.scoped(b"POST", PATH + b"/batch", key, request)
+    if sent is not None:
+        raise wire.invalid(
+            f"{pointer}/idempotency_key", "Expected no key beside the Idempotency-Key header"
+        )
+    key = wire.element_key(own, f"{pointer}/idempotency_key")
+    return verb, id, request, wire.scoped(b"POST", path, key, request)
+
+
+def _batch_reply(
+    outcomes: Sequence[Receipt | StockadeError], statuses: Sequence[int], instance: str
+) -> Reply:
+    """What became of each element; replayed if there is nothing in it that happened just now."""
+    results: list[Any] = []
+    replayed = True
+    for outcome, status in zip(outcomes, statuses, strict=True):
+        if isinstance(outcome, StockadeError):
+            document = problem(outcome, instance)
+            results.append(BatchResult(document.status, problem=document))
+            replayed = False
+        else:
+            # Raw: the bytes are what a Reservation would be encoded to.
+            results.append(BatchResult(status, cast(Reservation, Raw(outcome.encode()))))
+            replayed = replayed and outcome.replayed
+    headers = [JSON, REPLAYED] if replayed else [JSON]
+    return 200, headers, wire.encode(BatchResults(results))

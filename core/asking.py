@@ -1,0 +1,185 @@
+"""How a use case of reservations asks the lane, and what its answers mean."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final
+
+from core.errors import (
+    DurabilityUnavailable,
+    HoldLimit,
+    InvalidRequest,
+    InvalidState,
+    KeyReused,
+    StaleVersion,
+    StockadeError,
+    StockUnavailable,
+    UnknownChannel,
+    UnknownReservation,
+)
+from core.lane import Lane
+from core.model import (
+    NAME_RULE,
+    SKU_RULE,
+    AmendLine,
+    ChannelSpec,
+    Durability,
+    Key,
+    PartLine,
+    ReturnLine,
+    is_name,
+    is_reservation_id,
+    is_sku,
+)
+from core.ops import Receipt, SettleOp
+from core.store import keys, wording
+from core.store.shard import Shard
+
+log = logging.getLogger("stockade.engine")
+
+
+class Asking:
+    """What all use cases of reservations share."""
+
+    def __init__(
+        self,
+        lane: Lane,
+        shard: Shard,
+        refresh_policy: Callable[[], Awaitable[None]],
+        open_pool: Callable[[str, str], Awaitable[None]],
+    ) -> None:
+        """``refresh_policy`` reads the policy again if it changed; ``open_pool`` sees to it that a
+        SKU has a pool at a location."""
+        self._lane = lane
+        self._shard = shard
+        self.durability: Final = lane.durability
+        self._refresh_policy = refresh_policy
+        self._open_pool = open_pool
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def now_ms(self) -> int:
+        """The store's time, as well as this worker knows it."""
+        return self._lane.now_ms
+
+    # --- names -----------------------------------------------------------------------------------
+
+    @property
+    def _specs(self) -> dict[str, ChannelSpec]:
+        policy = self._lane.snapshot.policy
+        return policy.specs if policy is not None else {}
+
+    async def _channel(self, name: str) -> ChannelSpec:
+        """A channel's policy. Raises InvalidRequest for no name, UnknownChannel for no channel."""
+        if not is_name(name):
+            raise InvalidRequest(NAME_RULE, [("/channel", NAME_RULE)])
+        if name not in self._specs:
+            await self._refresh_policy()
+        spec = self._specs.get(name)
+        if spec is None:
+            raise UnknownChannel()
+        return spec
+
+    def _check_durability(self, wanted: Durability | None) -> None:
+        if wanted == "ledger" or (wanted == "fsync" and self.durability == "memory"):
+            raise DurabilityUnavailable(
+                f"The durability {wanted} cannot be had; this store gives {self.durability}"
+            )
+
+    # --- a verb on a record ----------------------------------------------------------------------
+
+    def _op(
+        self,
+        verb: str,
+        id: str,
+        key: Key | None = None,
+        if_version: int | None = None,
+        parts: bytes = b"",
+        argument: bytes = b"",
+    ) -> SettleOp:
+        if not is_reservation_id(id) or keys.shard_of(id) != keys.SHARD:
+            raise UnknownReservation()
+        return SettleOp(verb, id, self._loop.create_future(), key, if_version, parts, argument)
+
+    async def _ask(
+        self,
+        verb: str,
+        id: str,
+        key: Key | None = None,
+        if_version: int | None = None,
+        parts: bytes = b"",
+        argument: bytes = b"",
+    ) -> tuple[str, bytes]:
+        return await self._settled(self._op(verb, id, key, if_version, parts, argument))
+
+    async def _settled(self, op: SettleOp) -> tuple[str, bytes]:
+        """(code, record or detail) of a verb on a record. Raises what came instead."""
+        self._lane.settle(op)
+        result = await op.waiter
+        if isinstance(result, StockadeError):
+            raise result
+        code, detail = result
+        return code, detail
+
+    def _receipt(self, id: str, code: str, record: bytes) -> Receipt:
+        """The receipt of a settled verb, or the error that its code stands for."""
+        if code in ("done", "already"):
+            return Receipt(id, record, self.durability)
+        if code == "replay":
+            return Receipt(id, record, self.durability, replayed=True)
+        if code == "gone":
+            raise UnknownReservation()
+        if code == "version":
+            raise StaleVersion()
+        if code == "reused":
+            raise KeyReused()
+        if code == "limit":
+            raise HoldLimit()
+        if code == "due":
+            raise InvalidState(
+                "The deadline has passed; only a commit may ask for the units anew", state="expired"
+            )
+        if code == "state":
+            state = wording.STATES[record[:1].decode()]
+            raise InvalidState(f"It is {state}, which does not allow this", state=state)
+        log.error("reservation %s: %s: %r", id, code, record)
+        raise StockUnavailable("this reservation's record does not fit its pools; see the log")
+
+    async def _resolved(self, result: Any) -> Receipt:
+        """A demand's end that is no receipt yet: an error, or a key that was used before."""
+        if isinstance(result, StockadeError):
+            raise result
+        record, now_ms = await self._record(result.resource)
+        return Receipt(result.resource, record, self.durability, True, as_of_ms=now_ms)
+
+    async def _record(self, id: str) -> tuple[bytes, int]:
+        if not is_reservation_id(id) or keys.shard_of(id) != keys.SHARD:
+            raise UnknownReservation()
+        self._lane.check_readable()
+        record, now_ms = await self._shard.record(id)
+        if record is None:
+            await self._refresh_policy()  # an empty store is no proof
+            raise UnknownReservation()
+        return record, now_ms
+
+
+def check_names(lines: Sequence[PartLine | AmendLine | ReturnLine]) -> None:
+    """Raises InvalidRequest with all SKUs and locations that break the grammar."""
+    wrong = []
+    for number, line in enumerate(lines):
+        if not is_sku(line.sku):
+            wrong.append((f"/lines/{number}/sku", SKU_RULE))
+        for member in ("location", "to"):
+            name = getattr(line, member, None)
+            if name is not None and not is_name(name):
+                wrong.append((f"/lines/{number}/{member}", NAME_RULE))
+    if wrong:
+        raise InvalidRequest(errors=wrong)
+
+
+def too_many(sku: str, location: str | None, requested: int, left: int) -> dict[str, Any]:
+    """A line of InvalidQuantity: what was asked for, and what is left."""
+    place = {} if location is None else {"location": location}
+    return {"sku": sku, **place, "requested": requested, "available": left}
