@@ -17,9 +17,11 @@ import orjson
 import uvloop
 
 from bench import table
+from bench.availability import availability
 from bench.growth import growth
 from bench.hot import hot, uniform
 from bench.http import http_suite
+from bench.importing import importing
 from bench.kernel import kernel
 from bench.mixed import mix
 from bench.workers import two_workers
@@ -32,8 +34,10 @@ SUITES: dict[str, Suite] = {
     "mix": mix,
     "two_workers": two_workers,
     "http": http_suite,
+    "availability": availability,
     "kernel": kernel,
     "growth": growth,
+    "import": importing,
 }
 PACKAGES = (
     "hiredis",

@@ -58,11 +58,15 @@ def batch_body() -> bytes:
     return orjson.dumps({"reservations": [orjson.loads(body(IN_STOCK))] * BATCH})
 
 
-def wrk(port: int, path: str, payload: bytes, connections: int, *, refused: bool = False) -> Wrk:
-    """One run. Raises if an answer was not of the kind that is measured."""
+def wrk(
+    port: int, path: str, payload: bytes | None, connections: int, *, refused: bool = False
+) -> Wrk:
+    """One run of POSTs, or of GETs without a payload. Raises if an answer was not of the kind that
+    is measured."""
+    arguments = [] if payload is None else ["--", payload.decode()]
     done = subprocess.run(
         ["wrk", "-t1", f"-c{connections}", f"-d{SECONDS}s", "-s", str(SCRIPT),
-         f"http://127.0.0.1:{port}{path}", "--", payload.decode()],
+         f"http://127.0.0.1:{port}{path}", *arguments],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     line = next(line for line in done.stdout.splitlines() if line.startswith("wrk {"))
@@ -159,18 +163,18 @@ async def http_suite(rounds: int) -> AsyncIterator[Figure]:
     echoes = [seen.rate for seen in echoed]
     yield Figure(
         f"http reserve, wrk -c{CONNECTIONS}: vs Starlette echo", reserves, echoes, 0.8, 1.2,
-        note=_latency(granted),
+        note=latency(granted),
     )  # fmt: skip
     yield Figure(
         "http refusal when sold out: vs Starlette echo",
-        [seen.rate for seen in refused], echoes, 0.9, 1.2, note=_latency(refused),
+        [seen.rate for seen in refused], echoes, 0.9, 1.2, note=latency(refused),
     )  # fmt: skip
     yield Figure(
         f"http batch of {BATCH}: reservations/s vs single ones",
-        [BATCH * seen.rate for seen in batches], reserves, 5, 10, note=_latency(batches),
+        [BATCH * seen.rate for seen in batches], reserves, 5, 10, note=latency(batches),
     )  # fmt: skip
 
 
-def _latency(seen: list[Wrk]) -> str:
+def latency(seen: list[Wrk]) -> str:
     p50, p99 = median(run.p50_us for run in seen), median(run.p99_us for run in seen)
     return f"p50 {p50 / 1000:.1f} ms, p99 {p99 / 1000:.1f} ms"

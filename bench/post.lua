@@ -1,7 +1,8 @@
--- wrk: posts one body; the counts go out as one line of JSON.
+-- wrk: posts one body, or gets if there is none; the counts go out as one line of JSON.
 -- Arguments: the body.
 
 function init(args)
+  if not args[1] then return end
   wrk.method = 'POST'
   wrk.headers['Content-Type'] = 'application/json'
   wrk.body = args[1]

@@ -13,9 +13,10 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from core.embedded.valkey import EmbeddedValkey
-from core.model import ChannelSpec, Receive, ReceiveLine, SkuSpec
+from core.model import ChannelSpec, SkuSpec
 from core.service import Service, open_service
 from core.settings import Settings
+from core.stock_model import Receive, ReceiveLine
 from core.store import keys
 
 UNITS = 1_500_000_000  # in every pool: no round comes near their end

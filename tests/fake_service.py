@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
+from msgspec.structs import asdict
 
 from core.errors import InsufficientStock, Overloaded, UnknownChannel
 from core.model import (
+    Available,
     Channel,
+    ChannelEntry,
     ChannelSpec,
     Key,
     LocationView,
     Pool,
-    Receive,
     Reservation,
     ReservationLine,
     Reserve,
@@ -75,15 +78,19 @@ class FakeEngine:
         self._note("reserve", request, key)
         return FakeReceipt(request, self.replayed)
 
-    async def reserve_batch(self, requests: list[Reserve], keys: list[Key | None]) -> list[Any]:
-        self._note("reserve_batch", requests, keys)
+    async def batch(self, elements: list[tuple[str, str, Any, Key | None]]) -> list[Any]:
+        self._note("batch", elements)
         return [
-            InsufficientStock() if request.channel == "sold-out" else FakeReceipt(request)
-            for request in requests
+            InsufficientStock()
+            if getattr(request, "channel", "") == "sold-out"
+            else FakeReceipt(request if verb == "reserve" else None)
+            for verb, _, request, _ in elements
         ]
 
     def __getattr__(self, verb: str) -> Callable[..., Any]:
-        if verb not in {"extend", "commit", "release", "cancel", "fulfil"}:
+        if verb in {"receive", "adjust", "count", "transfer", "reallocate"}:
+            return partial(self._stock, verb)
+        if verb not in {"amend", "extend", "commit", "release", "cancel", "fulfil", "return_"}:
             raise AttributeError(verb)
 
         async def act(id: str, request: Any, key: Key | None, if_version: int | None) -> Any:
@@ -96,13 +103,13 @@ class FakeEngine:
         self._note("reservation", id)
         return FakeReceipt()
 
-    async def receive(self, request: Receive, keys: list[Key | None]) -> list[Any]:
-        self._note("receive", request, keys)
+    async def _stock(self, verb: str, request: Any, keys: list[Key | None]) -> list[Any]:
+        self._note(verb, request, keys)
         pool = Pool("tee", "main", 1, 1, 0, 1, 0, 0, 0, {})
         return [
-            Answer(pool=None, error=Overloaded(), replayed=False)
+            Answer(pool=None, to_pool=None, error=Overloaded(), replayed=False)
             if line.sku == "busy"
-            else Answer(pool=pool, error=None, replayed=self.replayed)
+            else Answer(pool=pool, to_pool=None, error=None, replayed=self.replayed)
             for line in request.lines
         ]
 
@@ -114,24 +121,34 @@ class FakeEngine:
         self._note("page", after, limit)
         return [SkuStock("a/b", {}, [])], "a/b" if after == "" else None
 
-    async def availability(self, channel: str, skus: list[str]) -> list[Any]:
-        self._note("availability", channel, skus)
-        return [(sku, 3, {"main": 3}) for sku in skus]
+    async def availability(self, channel: str, skus: list[str], by_location: bool) -> Any:
+        self._note("availability", channel, skus, by_location)
+        places: Any = {"main": 3} if by_location else msgspec.UNSET
+        return Answer(items=[Available(sku, 3, places) for sku in skus], seen_ms=0.0)
+
+    def time_ms(self, monotonic: float) -> int:
+        return 1_795_348_800_000
 
     async def channel(self, name: str) -> Channel:
         self._note("channel", name)
         if name == "missing":
             raise UnknownChannel
-        return Channel(name, 3, ChannelSpec(floor_share=0.5))
+        return Channel(name, 3, ChannelEntry(floor_share=0.5))
 
     async def channels(self) -> list[Channel]:
-        return [Channel(name, 1, ChannelSpec()) for name in ("web", "app", "store")]
+        return [Channel(name, 1, ChannelEntry()) for name in ("web", "app", "store")]
+
+    async def delete_channel(self, name: str, if_version: int | None) -> None:
+        self._note("delete_channel", name, if_version)
+        if name == "missing":
+            raise UnknownChannel
 
     async def put_channel(
         self, name: str, spec: ChannelSpec, key: Key | None, if_version: int | None
     ) -> Any:
         self._note("put_channel", name, spec, key, if_version)
-        return Answer(value=Channel(name, 1, spec), created=True, replayed=self.replayed)
+        channel = Channel(name, 1, ChannelEntry(**asdict(spec)))
+        return Answer(value=channel, created=True, replayed=self.replayed)
 
     async def put_location(
         self, name: str, spec: Any, key: Key | None, if_version: int | None

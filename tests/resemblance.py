@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from core.kernel import reference as rule
+from core.model import LocationSpec
 from core.store import wording
 from tests import stored
-from tests.model import Held, Model, Record
+from tests.model import Model
+from tests.planned import Held, Record
 
 
 def model_of(found: stored.Audit) -> Model:
@@ -15,9 +17,13 @@ def model_of(found: stored.Audit) -> Model:
     entry = found.store.hash
     model = Model(policy_number=int(found.meta["policy"]))
     for name, text in entry("channels").items():
-        model.channels[name] = wording.parse_channel(name, text.encode()).spec
+        channel = wording.parse_channel(name, text.encode())
+        model.channels[name] = channel.spec
+        if channel.spec.closed:
+            model.closed.add(name)
     for name, text in entry("locations").items():
-        model.locations[name] = wording.parse_location(name, text.encode()).sells
+        place = wording.parse_location(name, text.encode())
+        model.locations[name] = LocationSpec(place.sells, place.returns)
     for name, text in entry("skus").items():
         number, _, spec = wording.parse_sku(text.encode())
         model.skus[name] = number, spec
@@ -35,8 +41,17 @@ def model_of(found: stored.Audit) -> Model:
 def differences(model: Model, found: stored.Audit) -> list[str]:
     """Where the store is not as the model, field by field; times are the store's own."""
     there = model_of(found)
-    pools = {place: _without_empty(pool) for place, pool in model.pools.items()}
     wrong = [
+        f"{what}: the model has {one}, the store {other}"
+        for what, one, other in (
+            ("policy", model.policy_number, there.policy_number),
+            ("channels", sorted(model.channels), sorted(there.channels)),
+            ("closed channels", model.closed, there.closed),
+        )
+        if one != other
+    ]
+    pools = {place: _without_empty(pool) for place, pool in model.pools.items()}
+    wrong += [
         f"pool {place}: the model has {pools.get(place)}, the store {there.pools.get(place)}"
         for place in sorted(pools.keys() | there.pools.keys())
         if pools.get(place) != there.pools.get(place)
@@ -82,5 +97,5 @@ def _held(line: stored.Line) -> Held:
     borrowed_left = line.borrowed - shipped_borrowed - back_borrowed
     return Held(
         (sku, location), line.own, line.borrowed, line.ceiling, line.fulfilled, line.cancelled,
-        line.open - borrowed_left, borrowed_left,
+        line.returned, line.short, line.open - borrowed_left, borrowed_left,
     )  # fmt: skip

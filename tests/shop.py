@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +18,7 @@ from core.service import Service, open_service
 from core.settings import Settings
 from core.store import keys
 from tests.audit import audit
-from tests.stored import Audit, Row, print_row
+from tests.stored import Audit
 from tests.workers import stop_reaper
 
 T = TypeVar("T")
@@ -40,18 +39,6 @@ redis.call('RPUSH', ARGV[3] .. string.format('%d', second), ARGV[1])
 if second < tonumber(redis.call('HGET', KEYS[1], 'cursor')) then
   redis.call('HSET', KEYS[1], 'cursor', string.format('%d', second))
 end
-return 1
-"""
-
-# What a count that finds fewer units does: a row, its event and the next seq, in one step.
-COUNT = """
-if redis.call('HGET', KEYS[2], ARGV[1]) ~= ARGV[2] then return 0 end
-local seq = string.format('%d', tonumber(redis.call('HGET', KEYS[1], 'seq')) + 1)
-redis.call('XADD', KEYS[3], redis.call('HGET', KEYS[1], 'epoch') .. '-' .. seq, 'v', 'count',
-  't', string.format('%d', tonumber(redis.call('TIME')[1]) * 1000),
-  'p', ARGV[1] .. '\\n' .. ARGV[3], 'm', ARGV[4])
-redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])
-redis.call('HSET', KEYS[1], 'seq', seq)
 return 1
 """
 
@@ -103,7 +90,7 @@ class Shop:
 
     async def audit(self) -> Audit:
         """Holds the store to the laws."""
-        return await audit(self.url, self.edited)
+        return await audit(self._redis, self.edited)
 
     async def pass_deadline(self, id: str, ago_ms: int = 0) -> bool:
         """The deadline of a living reservation was ``ago_ms`` ago. False if it is not alive."""
@@ -111,20 +98,6 @@ class Shop:
         names = (keys.META.decode(), keys.bucket_of(id).decode())
         self.edited.add(id)
         return bool(await self._redis.eval(PASS_DEADLINE, 2, *names, id, ago_ms, prefix))
-
-    async def lose(self, pool: str, row: Row, units: int) -> bool:
-        """All that is for sale in a pool is gone, and ``units`` more. False if its row moved on."""
-        gone = {"shared": row.shared, "safety": row.safety, "deficit": units}
-        gone |= {f"free:{name}": quota.free for name, quota in row.quotas.items()}
-        quotas = {name: replace(quota, free=0) for name, quota in row.quotas.items()}
-        left = replace(
-            row, version=row.version + 1, shared=0, safety=0, deficit=row.deficit + units,
-            quotas=quotas,
-        )  # fmt: skip
-        moves = [f"{pool} {account} outside {n} -" for account, n in gone.items() if n]
-        names = (keys.META.decode(), keys.POOLS.decode(), keys.EVENTS.decode())
-        texts = (print_row(row), print_row(left), "\n".join(moves))
-        return bool(await self._redis.eval(COUNT, 3, *names, pool, *texts))
 
     async def reserve(self, service: Service, request: Reserve, key: Key | None = None) -> Receipt:
         """A demand that is not content with a refusal older than the demand."""

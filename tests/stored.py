@@ -16,12 +16,14 @@ import redis.asyncio as redis
 
 TAG = "{s0}:"
 
+NAMES_VERBS = {"stock", "import"}  # events whose movements say each its own verb
+
 ALIVE = {"R": "reserved", "C": "committed"}  # the account that holds its open units
 
 KINDS = {
     "meta": "hash", "pools": "hash", "channels": "hash", "locations": "hash", "skus": "hash",
     "catalog": "zset", "events": "stream", "rsv": "hash", "due": "list", "done": "list",
-    "idem": "hash",
+    "idem": "hash", "imports": "hash",
 }  # fmt: skip
 
 _ROW = re.compile(r"(\d+) (\d+) (\d+) (\d+),(\d+),(\d+),(\d+),(\d+),(-?\d+)((?: \S+)*)")
@@ -31,7 +33,7 @@ _QUOTA = re.compile(
 _RECORD = re.compile(
     r"([RCFTLXK]) (\d+) (\d+|-) (\d+|-) (\d+|-) (\d+|-|~[0-9a-f]{16}) (\S+) (\S+) (\S+)((?: \S+)+)"
 )
-_LINE = re.compile(r"([^@ ]+@[^@ ]+)@(\d+),(\d+)(?:,(\d+),(\d+),(\d+),(\d+))?")
+_LINE = re.compile(r"([^@ ]+@[^@ ]+)@(\d+),(\d+)(?:,(\d+),(\d+),(\d+),(\d+)(?:,(\d+))?)?")
 ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
@@ -94,6 +96,7 @@ class Line:
     cancelled: int = 0
     returned: int = 0
     ceiling: int = 0
+    short: int = 0
 
     @property
     def open(self) -> int:
@@ -119,13 +122,14 @@ class Record:
 
 @dataclass(frozen=True)
 class Move:
-    """Units of a pool from one account to another."""
+    """Units of a pool from one account to another; one of stock says its own verb."""
 
     pool: str
     source: str
     target: str
     units: int
     note: str
+    verb: str = ""
 
 
 @dataclass(frozen=True)
@@ -167,6 +171,7 @@ class Audit:
     records: dict[str, Record] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
     differences: list[str] = field(default_factory=list)
+    gone: set[str] = field(default_factory=set)  # channels that were deleted
 
     @property
     def trimmed(self) -> bool:
@@ -209,17 +214,6 @@ def parse_row(text: str) -> Row:
     )
 
 
-def print_row(row: Row) -> str:
-    """The text that ``parse_row`` reads."""
-    head = (row.shared, row.safety, row.damaged, row.quarantine, row.deficit, row.credit)
-    words = [f"{row.version} {row.sku_number} {row.policy_number} {','.join(map(str, head))}"]
-    for name, quota in row.quotas.items():
-        if quota != Quota():
-            values = list(vars(quota).values())[: 8 if quota.ceiling else 4]
-            words.append(f"{name}@{','.join(map(str, values))}")
-    return " ".join(words)
-
-
 def parse_record(text: str) -> Record:
     """A reservation's record. Raises Unreadable."""
     found = _RECORD.fullmatch(text)
@@ -230,7 +224,7 @@ def parse_record(text: str) -> Record:
         part = _LINE.fullmatch(word)
         if part is None:
             raise Unreadable(f"line {word!r} of record {text!r}")
-        lines.append(Line(part[1], *(int(part[i] or 0) for i in range(2, 8))))
+        lines.append(Line(part[1], *(int(part[i] or 0) for i in range(2, 9))))
     updated, deadline, committed, seq = (
         int(found[i]) if found[i].isdigit() else None for i in range(3, 7)
     )
@@ -251,8 +245,9 @@ def parse_event(name: str, fields: dict[str, str]) -> Event:
     moves = []
     for text in fields.get("m", "").split("\n"):
         if text and not text.startswith("# "):  # a note on a record, not a movement
+            verb, text = text.split(" ", 1) if fields["v"] in NAMES_VERBS else ("", text)
             pool, source, target, units, note = text.split(" ", 4)
-            moves.append(Move(pool, source, target, int(units), note))
+            moves.append(Move(pool, source, target, int(units), note, verb))
     return Event(
         int(epoch), int(seq), fields["v"], fields,
         {pool: parse_row(row) for pool, row in _pairs(fields.get("p", "")).items()},
@@ -274,22 +269,27 @@ def created_ms(id: str) -> int:
 # --- reading -----------------------------------------------------------------------------------
 
 
-async def read(url: str) -> Store:
-    """All keys of the shard at one instant: in one transaction, again if keys came or went."""
-    client: redis.Redis = redis.Redis.from_url(url, decode_responses=True)
-    try:
-        names = sorted(map(str, await client.keys(TAG + "*")))
-        while True:
-            async with client.pipeline(transaction=True) as pipe:
-                pipe.keys(TAG + "*")
-                for name in names:
-                    _ask(pipe, name)
-                present, *values = await pipe.execute()
-            if sorted(present) == names:
-                return _store(names, values)
-            names = sorted(map(str, present))
-    finally:
-        await client.aclose()
+async def read(source: str | redis.Redis) -> Store:
+    """All keys of the shard at one instant: in one transaction, again if keys came or went.
+
+    ``source``: a URL, or a client that decodes responses.
+    """
+    if isinstance(source, str):
+        client: redis.Redis = redis.Redis.from_url(source, decode_responses=True)
+        try:
+            return await read(client)
+        finally:
+            await client.aclose()
+    names = sorted(map(str, await source.keys(TAG + "*")))
+    while True:
+        async with source.pipeline(transaction=True) as pipe:
+            pipe.keys(TAG + "*")
+            for name in names:
+                _ask(pipe, name)
+            present, *values = await pipe.execute()
+        if sorted(present) == names:
+            return _store(names, values)
+        names = sorted(map(str, present))
 
 
 def kind_of(name: str) -> str | None:

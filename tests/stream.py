@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Sequence
 
-from tests.stored import ALIVE, Audit, Event, Move, Record, Row, may_be_purged
+from tests.allowances import MILLION, check_allowances
+from tests.movements import all_moves, inflow, may_move
+from tests.stored import Audit, Event, Move, Record, Row, may_be_purged
 
-FOLLOWS = {"R": "RCLX", "C": "CFK", "F": "FT", "T": "T", "K": "", "L": "C", "X": "C"}
-MILLION = 1_000_000
+FOLLOWS = {"R": "RCLX", "C": "CFTK", "F": "FT", "T": "", "K": "", "L": "C", "X": "C"}
+PLANNED = {"reserve", "amend", "return", "stock", "import", "drop"}  # beside late commits
 
 
 def check_row(found: Audit, pool: str, row: Row) -> None:
@@ -64,9 +66,13 @@ class Fold:
             self.check(str(event.epoch) == found.meta.get("epoch"), f"is of epoch {event.epoch}")
             seq = event.seq
             self._policy(event)
-            self._explain(event)
+            moves = all_moves(event)
+            self._lawful(event, moves)
+            self._explain(event, moves)
+            if self.whole:
+                check_allowances(self.check, event, self.rows, self.records, moves)
             for pool, row in event.rows.items():
-                self._row(event, pool, row)
+                self._row(event, pool, row, moves)
             for id, record in event.records.items():
                 self._record(id, record)
         self.here = "last"
@@ -77,22 +83,26 @@ class Fold:
         for kind, into in (("channel", self.channels), ("location", self.locations)):
             if kind in event.fields:
                 name, entry = event.fields[kind].split("\n")
-                into[name] = json.loads(entry.split(" ", 1)[1])
+                if entry:
+                    into[name] = json.loads(entry.split(" ", 1)[1])
+                else:
+                    del into[name]
+                    self.found.gone.add(name)
                 self.policy_number += 1
 
-    def _row(self, event: Event, pool: str, row: Row) -> None:
+    def _row(self, event: Event, pool: str, row: Row, moves: Sequence[Move]) -> None:
         before = self.rows.get(pool)
         if self.whole or before is not None:
             was = before or Row()
             self.check(row.version == was.version + 1, f"{pool} goes {was.version} → {row.version}")
-            self.on_hand[pool] += _inflow(event.moves, pool)
+            self.on_hand[pool] += inflow(moves, pool)
             self.check(
                 row.on_hand == self.on_hand[pool],
                 f"{pool} has {row.on_hand} on hand, movements make {self.on_hand[pool]}",
             )
         else:
             self.on_hand[pool] = row.on_hand
-        if event.verb in ("reserve", "receive") and self.whole:
+        if (event.verb in PLANNED or "late" in event.fields) and self.whole:
             self.check(
                 row.policy_number == self.policy_number,
                 f"{pool} was planned on policy {row.policy_number}, now is {self.policy_number}",
@@ -111,43 +121,60 @@ class Fold:
                 record.state in FOLLOWS[before.state],
                 f"{id} cannot go {before.state} → {record.state}",
             )
+            self._goes_on(id, before, record)
         elif self.whole:
             self.check(record.version == 1, f"{id} begins with version {record.version}")
+            self.check(record.state in "RCF", f"{id} begins as {record.state}")
         self.records[id] = record
 
-    def _explain(self, event: Event) -> None:
+    def _goes_on(self, id: str, before: Record, record: Record) -> None:
+        """What became of units stays; a deadline never comes nearer."""
+        self.check(
+            (record.channel, record.customer) == (before.channel, before.customer),
+            f"{id} is another one's now: {record}",
+        )
+        for name in ("fulfilled", "cancelled", "returned"):
+            was, now = _counted(before, name), _counted(record, name)
+            self.check(not was - now, f"{id}: {was - now} are no longer {name}")
+        if before.state == record.state == "R" and id not in self.found.edited:
+            assert before.deadline_ms is not None
+            assert record.deadline_ms is not None
+            self.check(record.deadline_ms >= before.deadline_ms, f"{id} is due earlier")
+
+    def _lawful(self, event: Event, moves: Sequence[Move]) -> None:
+        """Units leave a quota or a wall only as law 3 has it."""
+        for move in moves:
+            self.check(may_move(event, move), f"{move} is not what this verb does")
+            record = event.records.get(move.note)
+            fact = event.verb == "reserve" and move in event.moves  # it takes what it must
+            if not self.whole or record is None or fact:
+                continue
+            if move.source != "shared" and not move.source.startswith("free:"):
+                continue
+            spec = self.channels.get(record.channel)
+            self.check(
+                spec is not None and not spec.get("closed"),
+                f"{move.note} took units for {record.channel}: unknown or closed",
+            )
+            self.check(
+                move.source != "shared" or (spec or {}).get("borrow", True) is True,
+                f"{move.note} borrowed {move.units} of {move.pool}: {record.channel} may not",
+            )
+            place = self.locations.get(move.pool.split("@")[1], {"sells": True})
+            self.check(place.get("sells", True) is True, f"{move}: nothing is sold there")
+
+    def _explain(self, event: Event, moves: Sequence[Move]) -> None:
         """Every unit that an account of a row gained or lost is in the records or movements."""
         wanted: dict[str, Counter[str]] = defaultdict(Counter)
-        for move in event.moves:
+        for move in moves:
             for account, units in ((move.source, -move.units), (move.target, move.units)):
                 if account != "outside":  # and a deficit grows by what comes out of it
                     wanted[move.pool][account] += -units if account == "deficit" else units
-        if event.verb == "reserve" or "late" in event.fields:
-            for id, record in event.records.items():
-                self._taken(id, record, wanted)
         for pool in wanted.keys() - event.rows.keys():
             self.check(not +wanted[pool] and not -wanted[pool], f"{pool} moved but has no row")
         for pool, row in event.rows.items():
             if self.whole or pool in self.rows:
                 self._compare_accounts(pool, self.rows.get(pool, Row()), row, wanted[pool])
-
-    def _taken(self, id: str, record: Record, wanted: dict[str, Counter[str]]) -> None:
-        """What a new reservation takes; nothing borrowed from behind a wall (law 3)."""
-        spec = self.channels.get(record.channel)
-        for line in record.lines:
-            deltas = wanted[line.pool]
-            deltas[f"free:{record.channel}"] -= line.own
-            deltas["shared"] -= line.borrowed
-            deltas[f"{ALIVE[record.state]}:{record.channel}"] += line.own + line.borrowed
-            if not self.whole:
-                continue
-            self.check(spec is not None, f"{id} is of channel {record.channel}: unknown")
-            self.check(
-                not line.borrowed or (spec or {}).get("borrow", True) is True,
-                f"{id} borrowed {line.borrowed} of {line.pool}: {record.channel} may not",
-            )
-            place = self.locations.get(line.pool.split("@")[1], {"sells": True})
-            self.check(place.get("sells", True) is True, f"{id} took of {line.pool}: sells nothing")
 
     def _compare_accounts(self, pool: str, was: Row, row: Row, wanted: Counter[str]) -> None:
         found = row.accounts()
@@ -184,10 +211,9 @@ def _without_deadline(record: object) -> object:
     return {name: value for name, value in vars(record).items() if name != "deadline_ms"}
 
 
-def _inflow(moves: Iterable[Move], pool: str) -> int:
-    """What movements add to on_hand. Paying a deficit from an account leaves it as it is."""
-    return sum(
-        move.units * ((move.source == "outside") - (move.target == "outside"))
-        for move in moves
-        if move.pool == pool
-    )
+def _counted(record: Record, name: str) -> Counter[str]:
+    """Units of a record that are ``name``, by pool."""
+    found: Counter[str] = Counter()
+    for line in record.lines:
+        found[line.pool] += getattr(line, name)
+    return found

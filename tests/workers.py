@@ -15,10 +15,11 @@ from typing import Any, TypeAlias
 import pytest
 import redis
 
-from core.model import ChannelSpec, Key, Line, Receive, ReceiveLine, Reserve, SkuSpec
+from core.model import ChannelSpec, Key, Line, Reserve, SkuSpec
 from core.reaper import Reaper
 from core.service import Service, open_service
 from core.settings import Settings
+from core.stock_model import Receive, ReceiveLine
 from core.store import keys
 from tests.audit import audit
 

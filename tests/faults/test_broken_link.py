@@ -15,18 +15,21 @@ from core.clock import monotonic_ms
 from core.errors import KeyReused, StockUnavailable
 from core.lane import SEND_AT
 from core.model import (
+    Amend,
+    AmendLine,
     Cancel,
     ChannelSpec,
     Commit,
     Extend,
     Fulfil,
     PartLine,
-    Receive,
-    ReceiveLine,
     Release,
+    Return,
+    ReturnLine,
 )
 from core.ops import Receipt
 from core.service import Service
+from core.stock_model import Adjust, AdjustLine, Count, CountLine, Receive, ReceiveLine
 from core.store import keys, scripts
 from tests.faults.proxy import Kind, Proxy
 from tests.workers import (
@@ -71,8 +74,10 @@ async def brought_about(shop: Service, store: Store, verb: str) -> Callable[[], 
     """All that a verb needs, and the call of it."""
     engine = shop.engine
     id = (await engine.reserve(demand(quantity=2))).id
-    if verb in ("fulfil", "fulfil part", "cancel"):
+    if verb in ("fulfil", "fulfil part", "cancel", "return", "amend what is paid"):
         await engine.commit(id, Commit())
+    if verb == "return":
+        await engine.fulfil(id, Fulfil())
     if verb == "late commit":
         make_due(store, id)
         await shop.lane.tidy()
@@ -83,6 +88,10 @@ async def brought_about(shop: Service, store: Store, verb: str) -> Callable[[], 
         "reserve with key": lambda: engine.reserve(demand(quantity=3), key(1)),
         "commit": lambda: engine.commit(id, Commit(), None, 1),
         "late commit": lambda: engine.commit(id, Commit()),
+        "amend": lambda: engine.amend(id, Amend([AmendLine("tee", 3)], 1000)),
+        "amend what is paid": lambda: engine.amend(id, Amend([AmendLine("tee", 1)]), key(4), 2),
+        "return": lambda: engine.return_(id, Return([ReturnLine("tee", 2)]), key(5), 3),
+        "fact": lambda: engine.reserve(demand(quantity=99, state="fulfilled", shortage="record")),
         "extend": lambda: engine.extend(id, Extend(1800), None, 1),
         "release": lambda: engine.release(id, Release(), None, 1),
         "cancel": lambda: engine.cancel(id, Cancel(), None, 2),
@@ -90,15 +99,22 @@ async def brought_about(shop: Service, store: Store, verb: str) -> Callable[[], 
         "fulfil part": lambda: engine.fulfil(id, part, key(2), 2),
         "receive": lambda: shop.stock.receive(line, [None]),
         "receive with key": lambda: shop.stock.receive(line, [key(3)]),
+        "adjust": lambda: shop.stock.adjust(Adjust([AdjustLine("tee", "main", 4)]), [None]),
+        "count with key": lambda: shop.stock.count(
+            Count([CountLine("tee", "main", 14, if_on_hand=10)]), [key(4)]
+        ),
     }
     return calls[verb]
 
 
 SHAS = {
     "reserve": scripts.RESERVE, "reserve with key": scripts.RESERVE, "commit": scripts.COMMIT,
-    "late commit": scripts.REACQUIRE, "extend": scripts.EXTEND, "release": scripts.GIVEBACK,
+    "late commit": scripts.REPLAN, "amend": scripts.REPLAN, "amend what is paid": scripts.REPLAN,
+    "return": scripts.REPLAN, "fact": scripts.RESERVE, "extend": scripts.EXTEND,
+    "release": scripts.GIVEBACK,
     "cancel": scripts.GIVEBACK, "fulfil": scripts.FULFIL, "fulfil part": scripts.FULFIL,
-    "receive": scripts.RECEIVE, "receive with key": scripts.RECEIVE,
+    "receive": scripts.STOCK, "receive with key": scripts.STOCK, "adjust": scripts.STOCK,
+    "count with key": scripts.STOCK,
 }  # fmt: skip
 
 
@@ -170,7 +186,7 @@ async def test_a_key_of_another_body_is_told_also_after_a_cut(shop: Service, pro
     """The reply that said so was lost: the second sending must not take it for its own success."""
     line = Receive([ReceiveLine("tee", "main", 4)])
     await shop.stock.receive(line, [key(1)])
-    struck = proxy.arm("cut reply", scripts.RECEIVE.sha)
+    struck = proxy.arm("cut reply", scripts.STOCK.sha)
     result = (await shop.stock.receive(line, [key(1, "another body")]))[0]
     assert struck.is_set()
     assert isinstance(result.error, KeyReused)

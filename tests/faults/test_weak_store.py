@@ -13,19 +13,10 @@ import pytest
 
 from core.embedded.valkey import EmbeddedValkey
 from core.errors import Overloaded, StockUnavailable
-from core.model import (
-    Cancel,
-    ChannelSpec,
-    Commit,
-    Extend,
-    Fulfil,
-    Receive,
-    ReceiveLine,
-    Release,
-    SkuSpec,
-)
+from core.model import Cancel, ChannelSpec, Commit, Extend, Fulfil, Release, SkuSpec
 from core.ops import Receipt
 from core.reaper import Reaper
+from core.stock_model import Receive, ReceiveLine
 from core.store import keys
 from tests.workers import (
     Workers,

@@ -17,7 +17,8 @@ from tests.processes import ROOT
 LUA = ROOT / "core" / "store" / "lua"
 FILES = sorted(LUA.glob("*.lua"))
 PARTS = sorted((LUA / "parts").glob("*.lua"))
-GROWS = {"reserve", "receive"}  # what takes memory that nobody waits for: refused when it is full
+# What takes memory that nobody waits for: refused when it is full.
+GROWS = {"reserve", "stock", "import"}
 
 CALL = re.compile(r"\b(?:redis\.)?p?call(?:_many)?\('(\w+)'(?:,\s*((?:[^,()\[\]]|\[[^\]]*\]+)+))?")
 READS = {"HGET", "HMGET", "HEXISTS", "HGETALL", "TYPE", "TIME", "EXISTS", "LRANGE", "LLEN"}

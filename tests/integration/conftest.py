@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.lua import server
 from tests.workers import calm_loop, store, worker, workers
 
-__all__ = ["calm_loop", "store", "worker", "workers"]
+__all__ = ["calm_loop", "server", "store", "worker", "workers"]

@@ -22,6 +22,7 @@ from core.errors import (
     UnknownSku,
 )
 from core.model import (
+    Available,
     Cancel,
     ChannelSpec,
     Commit,
@@ -30,13 +31,12 @@ from core.model import (
     Line,
     LocationSpec,
     PartLine,
-    Receive,
-    ReceiveLine,
     Reserve,
     SkuSpec,
 )
 from core.ops import Receipt
 from core.service import Service
+from core.stock_model import Receive, ReceiveLine
 from core.store import keys
 from tests.integration.test_states import VERBS
 from tests.workers import (
@@ -342,7 +342,7 @@ async def test_reads_meet_a_changed_ceiling_before_anything_is_planned(
     """What a product page shows is what a demand would get."""
     worker = await workers(store_url)
     await furnish(worker, {"tee": 100}, web=ChannelSpec(floor_share=0.7, borrow=False))
-    assert await worker.stock.availability("web", ["tee"]) == [("tee", 70, {"main": 70})]
+    assert (await worker.stock.availability("web", ["tee"])).items == [Available("tee", 70)]
     capped = ChannelSpec(floor_share=0.7, borrow=False, ceiling_units=4)
     await worker.catalogue.put_channel("web", capped)
     (found,) = await worker.stock.read(["tee"])

@@ -123,7 +123,7 @@ async def test_nothing_is_planned_on_an_old_policy(
     elif verb == "receive":
         await receive(one, {"tee": 4})
         assert (await accounts(one))[0] == 4  # all of it web's own, by the new floor
-        assert one.lane.counts["ReceiveStep:policy"] == before["ReceiveStep:policy"] + 1
+        assert one.lane.counts["StockStep:policy"] == before["StockStep:policy"] + 1
     else:
         with pytest.raises(Exception, match="could not be taken anew"):
             await one.engine.commit(id, Commit())
@@ -181,7 +181,7 @@ async def test_of_two_late_commits_one_takes_the_units(
         both = await asyncio.gather(*(each.engine.commit(id, Commit()) for each in pair))
         assert {receipt.version for receipt in both} == {3}
         assert {receipt.reservation().state for receipt in both} == {"committed"}
-    stale = sum(each.lane.counts["ReacquireStep:stale"] for each in pair)
+    stale = sum(each.lane.counts["ReplanStep:stale"] for each in pair)
     assert stale > 0
     assert (await accounts(one))[1:3] == (1, 20)
 

@@ -45,10 +45,11 @@ async def test_a_script_takes_no_record_twice(
     await worker.lane.tidy()
     old, pool = record(store, id), row(store, "tee@main")
     names = [keys.META, keys.POOLS, keys.EVENTS, *worker.lane.short_window, keys.bucket_of(id)]
-    entry = [6, id, old, old.replace("X 2", "C 3"), "", ""]
+    names.insert(5, worker.lane.done_list)
+    entry = [7, id, old, old.replace("X 2", "C 3"), "", ""]
     reply = store.evalsha(
-        scripts.REACQUIRE.sha.decode(), len(names), *names, *worker.lane.head(None),
-        1, 2, "tee@main", pool, pool, "0 @1:-2 web@3:2", *entry, *entry,
+        scripts.REPLAN.sha.decode(), len(names), *names, *worker.lane.head(None),
+        1, 2, 0, "", "commit", "1", "", "tee@main", pool, pool, "0 @1:-2 web@3:2", *entry, *entry,
     )  # fmt: skip
     assert reply[0] == b"stale"
     assert reply[5] == [1, old.encode()]

@@ -1,11 +1,8 @@
-"""The mechanics in Lua against the kernel and the reference: rows, rebases, units given back."""
+"""The mechanics in Lua against the kernel and the reference: rows and units given back."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass, replace
-from importlib import resources
 from typing import Any, cast
 
 import pytest
@@ -15,21 +12,19 @@ from hypothesis import strategies as st
 from core.errors import StockUnavailable
 from core.kernel import reference as rule
 from core.kernel.reference import ACCOUNT_MAX, Ceiling, Channel, Policy, Pool, Quota, SkuPolicy
-from core.model import Receive, ReceiveLine, Release
+from core.model import Release
 from core.service import Service
+from core.stock_model import Receive, ReceiveLine
 from core.store import keys, scripts
+from tests.lua import PARTS
 from tests.property import strategies as drawn
-from tests.property.kernel_world import Kernel, pool_of, row_numbers, row_text
-from tests.property.strategies import Held, Key, World
-from tests.workers import Store, Workers, accounts, client, demand, furnish
+from tests.property.kernel_world import pool_of, row_numbers, row_text
+from tests.property.world import Held, Key, World
+from tests.workers import Store, Workers, accounts, demand, furnish
 
 # The event loop's guard of this folder is no part of these examples; the store is theirs alone.
 examples = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
-PARTS = "".join(
-    (resources.files("core.store") / "lua" / "parts" / f"{name}.lua").read_text()
-    for name in ("shard", "rows")
-)
 AGAIN = PARTS + """
 local answers = {}
 for i = 1, #ARGV do
@@ -38,53 +33,6 @@ for i = 1, #ARGV do
 end
 return answers
 """
-REBASE = PARTS + "return rebase(ARGV[1], ARGV[2], ARGV[3]) or false"
-
-
-@pytest.fixture(scope="module")
-def server(valkey: str) -> Iterator[Store]:
-    """A client of the run's server, for as long as this file's tests last."""
-    with closing(client(valkey)) as connection:
-        yield connection
-
-
-def rebased(server: Store, fresh: bytes, old: bytes, deltas: bytes) -> bytes | None:
-    """What a script makes of a plan's deltas on a row that has changed since."""
-    found: bytes | None = server.eval(REBASE, 0, fresh, old, deltas)
-    return found
-
-
-@st.composite
-def met_worlds(draw: st.DrawFn) -> World:
-    """A world whose rows all have met the policy, so that plans on them have deltas."""
-    world = draw(drawn.worlds())
-    assume(
-        all(name in world.policy.channels for pool in world.pools.values() for name in pool.quotas)
-    )
-    return world.met()
-
-
-def meanwhile(data: st.DataObject, world: World) -> World:
-    """The world after others did this and that, now and then under another policy."""
-    fresh = world.copy()
-    for _ in range(data.draw(st.integers(1, 3))):
-        data.draw(drawn.steps(fresh))
-    if data.draw(st.integers(0, 9)) == 9:
-        fresh = data.draw(drawn.changes(fresh)).met()
-    return fresh
-
-
-def same_numbers(a: Pool, b: Pool) -> bool:
-    """True if both have met the same policies."""
-    return (a.sku_number, a.policy_number) == (b.sku_number, b.policy_number)
-
-
-def lowest(pool: Pool) -> int:
-    """The smallest of all that may not be negative."""
-    numbers = [pool.shared, pool.safety, pool.deficit]
-    for quota in pool.quotas.values():
-        numbers += [quota.free, quota.reserved, quota.committed, quota.ceiling_left]
-    return min(numbers)
 
 
 # Rows.
@@ -108,98 +56,6 @@ def test_the_largest_and_the_smallest_numbers_are_kept(server: Store) -> None:
         Pool("tee", "main", quotas={f"c{number:02d}": quota for number in range(64)}),
     ):
         assert server.eval(AGAIN, 0, row_text(pool, 10**15)) == [row_text(pool, 10**15 + 1)]
-
-
-# Rebases.
-
-
-@examples
-@given(met_worlds(), st.data())
-def test_a_rebased_take_is_the_take_done_on_the_fresh_row(
-    server: Store, world: World, data: st.DataObject
-) -> None:
-    """Or it is refused: exactly if an account would go below zero or the policy is another."""
-    fresh = meanwhile(data, world)
-    before = world.copy()
-    demands = data.draw(drawn.batches(world))
-    decisions = world.reserve(demands)
-    _, stage = Kernel(before).reserve(demands)
-    for row, old, deltas in zip(stage.rows, stage.old, stage.deltas, strict=True):
-        key = row.sku, row.location
-        expected = fresh.pools[key].copy()
-        for asked, decision in zip(demands, decisions, strict=True):
-            for taken in decision.takes:
-                if (taken.sku, taken.location) == key:
-                    quota = expected.quotas.setdefault(asked.channel, Quota())
-                    quota.free -= taken.own
-                    expected.shared -= taken.borrowed
-                    quota.reserved += taken.own + taken.borrowed
-                    if taken.ceiling_number:
-                        quota.ceiling_left -= taken.own + taken.borrowed
-        found = rebased(server, row_text(fresh.pools[key], 9), old, deltas)
-        if not same_numbers(expected, before.pools[key]) or lowest(expected) < 0:
-            assert found is None
-        else:
-            assert found is not None
-            assert row_text(pool_of(key, found), 10) == row_text(expected, 10)
-
-
-@examples
-@given(met_worlds(), st.data())
-def test_a_rebased_receipt_is_the_receipt_on_the_fresh_row(
-    server: Store, world: World, data: st.DataObject
-) -> None:
-    """Or it is refused: exactly if what decided where its units went has changed."""
-    key = data.draw(st.sampled_from(sorted(world.pools)))
-    quantity = data.draw(drawn.quantities)
-    fresh = meanwhile(data, world).pools[key]
-    plan = Kernel(world)
-    plan.batch.receive(plan.rows[key], plan.skus[key[0]], quantity)
-    stage = plan.pack(receiving=True)
-    found = rebased(server, row_text(fresh, 9), stage.old[0], stage.deltas[0])
-    if rests_on(world, fresh) != rests_on(world, world.pools[key]):
-        assert found is None
-    else:
-        rule.receive(world.policy, world.skus[key[0]], fresh, quantity)
-        assert found is not None
-        assert row_text(pool_of(key, found), 10) == row_text(fresh, 10)
-
-
-def rests_on(world: World, pool: Pool) -> list[object]:
-    """All that decides where a receipt's units go, by DESIGN's list of `same` conditions."""
-    seen: list[object] = [pool.sku_number, pool.policy_number]
-    seen += [pool.deficit, pool.safety, pool.shared_credit]
-    for name in sorted(world.policy.channels):
-        quota = pool.quota(name)
-        seen += [quota.credit, quota.ceiling_remainder]
-    for party in rule.parties(world.policy, world.skus[pool.sku], pool.location):
-        seen.append(party.floor_units and pool.quota(party.name).free)
-    return seen
-
-
-@pytest.mark.parametrize(
-    ("fresh", "old", "deltas"),
-    [
-        (b"9 1 1 5,0,0,0,0,0", b"8 1 1 5,0,0,0,0,0", b""),
-        (b"", b"8 1 1 5,0,0,0,0,0", b"0 @1:-1 web@2:1"),
-        (b"9 1 1 5,0,0,0,0,0", b"", b"5 @1:5"),
-        (b"9 2 1 5,0,0,0,0,0", b"8 1 1 5,0,0,0,0,0", b"0 @1:-1 web@2:1"),
-        (b"9 1 2 5,0,0,0,0,0", b"8 1 1 5,0,0,0,0,0", b"0 @1:-1 web@2:1"),
-        (b"9 1 1 5,0,0,0,0,0", b"8 1 1 5,0,0,0,0,0", b"0 @1:-1 web@2:1 web@7:-1"),
-        (b"9 1 1 5,0,0,0,0,0", b"8 1 1 5,0,0,0,0,0", b"0 @1:-1 web@2:2"),
-        (b"9 1 1 5,0,0,0,0,0", b"8 1 1 5,0,0,0,0,0", b"1 @1:1 @2=1"),
-        (b"9 1 1 5,0,0,0,0,0", b"8 1 1 5,0,0,0,0,0", b"1 @1:1 web@1=1"),
-        (b"9 1 1 0,0,0,0,2,0 web@0,3,0,0", b"8 1 1 0,0,0,0,0,0 web@0,1,0,0", b"1 @1:1"),
-        (b"no row at all", b"8 1 1 5,0,0,0,0,0", b"0 @1:-1 web@2:1"),
-    ],
-    ids=[
-        "met a policy", "row is gone", "row was new", "another SKU policy", "another policy",
-        "no such ceiling", "not conserved", "same of the head", "same of a quota",
-        "sellable beside a deficit", "corrupt",
-    ],
-)  # fmt: skip
-def test_what_is_never_rebased(server: Store, fresh: bytes, old: bytes, deltas: bytes) -> None:
-    assert rebased(server, fresh, old, deltas) is None
 
 
 # Units given back, through the scripts themselves.

@@ -7,7 +7,18 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from core.model import ChannelSpec, Line, PartLine, ReceiveLine, Reserve, SkuChannel, SkuSpec
+from core.model import (
+    AmendLine,
+    ChannelSpec,
+    Line,
+    LocationSpec,
+    PartLine,
+    Reserve,
+    ReturnLine,
+    SkuChannel,
+    SkuSpec,
+)
+from core.stock_model import ReallocateLine, ReceiveLine
 
 SKUS = ("cup", "tee")
 LOCATIONS = ("main", "north")
@@ -16,6 +27,9 @@ TTLS = (600, 900, 1800)  # none passes while an example runs: deadlines are move
 MAX_HOLD_SECONDS = 7_200
 
 channels = st.sampled_from(CHANNELS)
+skus = st.sampled_from(SKUS)
+locations = st.sampled_from(LOCATIONS)
+pins = st.sampled_from([None, None, *LOCATIONS])
 engines = st.integers(0, 2)
 picks = st.integers(0, 63)
 keyings = st.sampled_from([True, True, False])
@@ -53,8 +67,8 @@ def sku_specs(draw: st.DrawFn) -> SkuSpec:
 def lines(draw: st.DrawFn) -> Line:
     """A line that is free, pinned, or has an order of its own."""
     order = draw(st.sampled_from([None, None, ["north"], ["north", "main"]]))
-    pin = None if order else draw(st.sampled_from([None, None, *LOCATIONS]))
-    return Line(draw(st.sampled_from(SKUS)), draw(quantities), pin, order)
+    pin = None if order else draw(pins)
+    return Line(draw(skus), draw(quantities), pin, order)
 
 
 @st.composite
@@ -69,16 +83,57 @@ def demands(draw: st.DrawFn) -> Reserve:
     )  # fmt: skip
 
 
+@st.composite
+def sales(draw: st.DrawFn) -> Reserve:
+    """What was sold elsewhere already: recorded whatever there is, or asked for like any other."""
+    shortage: Any = draw(st.sampled_from(["record", "record", "refuse"]))
+    return Reserve(
+        draw(channels), draw(st.lists(lines(), min_size=1, max_size=2)),
+        reference=draw(st.sampled_from([None, "market 12"])), split=draw(st.booleans()),
+        partial=shortage == "refuse" and draw(st.booleans()),
+        state=draw(st.sampled_from(["committed", "committed", "fulfilled"])), shortage=shortage,
+    )  # fmt: skip
+
+
+@st.composite
+def reallocations(draw: st.DrawFn) -> ReallocateLine:
+    """Units that change hands, or what is shared by policy."""
+    sku, location = draw(skus), draw(locations)
+    if draw(st.integers(0, 3)) == 0:
+        return ReallocateLine(sku, location, by="policy")
+    accounts = ["shared", "safety", "damaged", "quarantine", *CHANNELS]
+    source = draw(st.sampled_from(["shared", "shared", *accounts]))
+    target = draw(st.sampled_from([*CHANNELS, *accounts]))
+    return ReallocateLine(sku, location, source, target, draw(st.sampled_from([1, 2, "all"])))
+
+
+location_specs = st.builds(
+    LocationSpec, st.sampled_from([True, True, False]), st.sampled_from([True, True, False])
+)
+
 receipts = st.lists(
-    st.builds(
-        ReceiveLine, st.sampled_from(SKUS), st.sampled_from(LOCATIONS), st.integers(1, 9)
-    ),
+    st.builds(ReceiveLine, skus, locations, st.integers(1, 9)),
     min_size=1, max_size=2, unique_by=lambda line: (line.sku, line.location),
 )  # fmt: skip
 
 parts = st.none() | st.lists(
-    st.builds(PartLine, st.sampled_from(SKUS), quantities, st.sampled_from([None, *LOCATIONS])),
-    min_size=1, max_size=2, unique_by=lambda line: line.sku,
+    st.builds(PartLine, skus, quantities, st.sampled_from([None, *LOCATIONS])),
+    min_size=1, max_size=2, unique_by=lambda line: (line.sku, line.location),
+)  # fmt: skip
+
+amendments = st.lists(
+    st.builds(AmendLine, skus, quantities, pins),
+    min_size=1, max_size=3, unique_by=lambda line: (line.sku, line.location),
+)  # fmt: skip
+
+returns = st.lists(
+    st.builds(
+        ReturnLine, skus, st.sampled_from([1, 1, 1, 2]), pins,
+        st.sampled_from([None, *LOCATIONS]),
+        st.sampled_from(["restock", "restock", "damaged", "quarantine"]),
+    ),
+    min_size=1, max_size=2,
+    unique_by=lambda line: (line.sku, line.location, line.to, line.disposition),
 )  # fmt: skip
 
 

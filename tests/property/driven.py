@@ -12,11 +12,14 @@ from typing import Any
 
 from hypothesis.stateful import RuleBasedStateMachine
 
-from core.errors import Expired, InsufficientStock, StockadeError
+from core.errors import Expired, InsufficientStock, InvalidQuantity, StockadeError
 from core.model import Key
 from core.service import Service
-from tests.model import ALREADY, DONE, Answer, Model
+from core.stock import StockResult
+from tests.model import Model
+from tests.property.tally import Tally
 from tests.resemblance import differences, model_of
+from tests.shelves import ALREADY, DONE, Answer
 from tests.shop import Shop, key_of
 from tests.stored import Audit
 
@@ -27,13 +30,16 @@ SEEN: Counter[str] = Counter()  # interesting events of the whole run
 # What a caller may be told when others do things at the same time.
 TOLD = frozenset({
     "insufficient_stock", "invalid_state", "invalid_quantity", "expired", "unknown_reservation",
+    "unknown_channel", "stale_version", "channel_in_use", "validation_failed",
 })  # fmt: skip
 NOBODY = "00000000-0000-7000-8000-000000000000"  # an id that no reservation has
 
 
 def told(result: Any) -> Answer:
     """What a caller was told, as the model says it."""
-    if isinstance(result, InsufficientStock | Expired):
+    if isinstance(result, StockResult):
+        result = result.error
+    if isinstance(result, InsufficientStock | Expired | InvalidQuantity):
         return Answer(result.code, lines=tuple(map(_shortfall, result.lines)))
     if isinstance(result, StockadeError):
         return Answer(result.code, getattr(result, "state", ""))
@@ -42,7 +48,8 @@ def told(result: Any) -> Answer:
 
 def _shortfall(line: dict[str, Any]) -> Any:
     return (
-        line["sku"], line.get("location"), line["requested"], line["available"], line["limited_by"],
+        line["sku"], line.get("location"), line["requested"], line["available"],
+        line.get("limited_by", "on_hand"),
     )  # fmt: skip
 
 
@@ -55,6 +62,17 @@ def expected(answer: Answer) -> Answer:
         for each in answer.lines
     )
     return Answer(answer.code, answer.state, found)  # type: ignore[arg-type]
+
+
+def told_all(results: Sequence[Any]) -> list[Any]:
+    """What callers were told, lines of stock each by itself."""
+    found: list[Any] = []
+    for result in results:
+        lines = result if isinstance(result, list) else [result]
+        found += [
+            line.error if isinstance(line, StockResult) and line.error else line for line in lines
+        ]
+    return found
 
 
 def count_refusal(result: Any) -> None:
@@ -81,6 +99,7 @@ class Driven(RuleBasedStateMachine):
         self.ids: list[str] = []  # in order of creation
         self.due: set[str] = set()
         self.seq = 0
+        self.tally = Tally(SEEN)
         self.made = 0  # keys
         self.journal: list[tuple[Callable[[Service, Key], Awaitable[Any]], Key, str]] = []
         self.shop = Shop(self.url, self.directory / str(Driven.examples))
@@ -113,6 +132,21 @@ class Driven(RuleBasedStateMachine):
         alive = [id for id in self.ids if self.model.records[id].state == "R"]
         return alive[-1 - number % len(alive)] if alive else NOBODY
 
+    def pick_open(self, number: int) -> str:
+        """The same of those that have open units; of all if none has."""
+        alive = [id for id in self.ids if self.model.records[id].state in "RC"]
+        return alive[-1 - number % len(alive)] if alive else self.pick(number)
+
+    def pick_paid(self, number: int) -> str:
+        """The same of those that wait to be shipped; of all if none does."""
+        paid = [id for id in self.ids if self.model.records[id].state == "C"]
+        return paid[-1 - number % len(paid)] if paid else self.pick(number)
+
+    def pick_shipped(self, number: int) -> str:
+        """The same of those of which something was shipped."""
+        shipped = [id for id in self.ids if self.model.records[id].total("fulfilled")]
+        return shipped[-1 - number % len(shipped)] if shipped else self.pick(number)
+
     def ask(self, work: Awaitable[Any]) -> Any:
         """The result, or the error as a value. Errors that no caller should see are raised."""
 
@@ -129,13 +163,14 @@ class Driven(RuleBasedStateMachine):
     def look(self) -> None:
         """Reads and audits the store."""
         self.found = self.run(self.shop.audit())
+        self.tally.count(self.found.events)
 
-    def step(self, result: Any, apply: Callable[[], Answer | None]) -> None:
+    def step(self, result: Any, apply: Callable[[], Answer | None], last: bool = False) -> None:
         """Audits, and holds the model to what happened: ``apply`` does the same to it.
 
         Whose deadline passed may expire before or after; the stream says which. ``apply`` answers
         what the caller should have been told, or None if that cannot be foretold: then the model
-        goes on from the store.
+        goes on from the store. ``last``: whatever expired did so before.
         """
         self.look()
         news = [event for event in self.found.events if event.seq > self.seq]
@@ -149,7 +184,7 @@ class Driven(RuleBasedStateMachine):
                 assert self.due >= set(ended), "expired before the deadline"
                 self.model.expire(ended)
                 self.due -= set(ended)
-            elif not applied:
+            elif not applied and not last:
                 applied, answer = True, apply()
         if not applied:
             answer = apply()
@@ -164,7 +199,7 @@ class Driven(RuleBasedStateMachine):
 
     def at_once(self, results: Sequence[Any]) -> None:
         """Audits what several callers did at the same time, and goes on from what is there."""
-        for result in results:
+        for result in told_all(results):
             if isinstance(result, BaseException):
                 assert isinstance(result, StockadeError), repr(result)
                 assert result.code in TOLD, repr(result)

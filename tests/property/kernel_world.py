@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from typing import Any, Literal
 
 from core import model
 from core.kernel import _plan as kernel
 from core.kernel import _policy as known
 from core.kernel import reference as rule
+from core.kernel import reference_stock as stock
 from core.kernel.reference import (
     SHARE_ONE,
     Ceiling,
@@ -26,8 +28,12 @@ from core.kernel.reference import (
     SkuPolicy,
     Take,
 )
-from tests.property.strategies import Key, World
+from core.kernel.reference_orders import Holding
+from tests.property.world import Key, Order, World
 
+STATES = {
+    "reserved": kernel.RESERVED, "committed": kernel.COMMITTED, "fulfilled": kernel.FULFILLED,
+}  # fmt: skip
 VERSION = 7  # of every row before anything is done to it
 NOW_MS = 1_700_000_000_123
 TTL_MS = 900_000
@@ -47,7 +53,7 @@ def share(millionths: int | None) -> float | None:
 def policy_of(policy: rule.Policy) -> known.Policy:
     """A policy as the kernel plans with it."""
     specs = {
-        name: model.ChannelSpec(
+        name: model.ChannelEntry(
             floor_share=share(channel.floor_share),
             floor_units=channel.floor_units,
             ceiling_share=ceiling_share(channel.ceiling),
@@ -55,6 +61,7 @@ def policy_of(policy: rule.Policy) -> known.Policy:
             borrow=channel.borrow,
             split=channel.split,
             locations=list(channel.locations),
+            closed=channel.closed,
         )
         for name, channel in policy.channels.items()
     }
@@ -163,6 +170,7 @@ class Answer:
 
     code: int
     decision: Decision | None = None
+    moves: tuple[tuple[Key, stock.Move], ...] | None = None
 
 
 class Kernel:
@@ -198,9 +206,9 @@ class Kernel:
             self.rows[key] = self.skus[key[0]].rows[key[1]] = known.Row(*key)
         return self.rows[key]
 
-    def pack(self, receiving: bool = False) -> kernel.Stage:
+    def pack(self) -> kernel.Stage:
         """Print what the stage changed. Where it may be rebased the deltas lead to the new row."""
-        stage = self.batch.pack(receiving)
+        stage = self.batch.pack()
         assert stage.pools == [row.pool for row in stage.rows]
         for row, old, new, deltas in zip(
             stage.rows, stage.old, stage.new, stage.deltas, strict=True
@@ -220,35 +228,76 @@ class Kernel:
         self, demands: Sequence[rule.Demand], late: bool = False
     ) -> tuple[list[Answer], kernel.Stage]:
         """Plan demands as a stage of their own, as late commits if ``late``."""
+        state: Literal["committed", "reserved"] = "committed" if late else "reserved"
+        return self.order([(Order(each, state, known=late), []) for each in demands])
+
+    def order(
+        self, orders: Sequence[tuple[Order, Sequence[Holding]]]
+    ) -> tuple[list[Answer], kernel.Stage]:
+        """Plan orders, each with what its record holds, as a stage of their own."""
         self.batch.begin_stage()
         answers: list[Answer] = []
-        asked: list[tuple[rule.Demand, Answer, kernel.Demand]] = []
-        for demand in demands:
-            op = demand_of(demand)
-            if late:
-                op.id, op.committed, op.version = f"id-{len(asked)}", True, 5
+        asked: list[tuple[Order, Answer, kernel.Demand]] = []
+        for order, held in orders:
+            op = demand_of(order.demand)
+            op.state, op.fact = STATES[order.state], order.fact
+            op.id = f"id-{len(asked)}" if order.known else None
+            if held:
+                op.held = [astuple(each) for each in held]
             answers.append(Answer(self.batch.add(op)))
             if answers[-1].code == kernel.ADDED:
-                asked.append((demand, answers[-1], op))
+                asked.append((order, answers[-1], op))
         assert self.batch.demands == [op for _, _, op in asked]
         count = self.batch.plan()
         granted, due = self.batch.pack_reservations(NOW_MS, bytes(8 * len(asked)), 0)
         assert len(granted) == count
-        for number, (demand, answer, op) in enumerate(asked):
+        for number, (order, answer, op) in enumerate(asked):
             takes: tuple[Take, ...] = ()
             shortfalls = self.batch.shortfalls(number)
-            if self.batch.granted(number):
+            got = self.batch.granted(number)
+            assert (op.record is not None) == (got and not order.known)
+            assert (op.takes is not None) == (got and (order.known or order.fact))
+            assert (op.moves is not None) == (got and order.fact)
+            if got:
                 assert op is granted.pop(0)
-                assert op.record is not None
-                takes = takes_of(op.record, late)
                 assert (op.shortfalls or []) == shortfalls
-            else:
-                assert op.record is None
-            answer.decision = Decision(takes, tuple(shortfall(demand, *s) for s in shortfalls))
-        ids = [op.id for _, _, op in asked if op.record is not None]
-        assert due == ({} if late or not ids else {(NOW_MS + TTL_MS) // 1000: ids})
+                takes = told(op.takes) if op.takes is not None else ()
+                if op.record is not None:
+                    recorded = takes_of(op.record, order.state)
+                    assert op.takes is None or takes == recorded
+                    takes = recorded
+            answer.decision = Decision(
+                takes, tuple(shortfall(order.demand, *each) for each in shortfalls)
+            )
+            if op.moves is not None:
+                answer.moves = tuple(
+                    ((key[0], key[1]), (source, target, units))
+                    for pool, source, target, units in op.moves
+                    for key in [pool.decode().split("@")]
+                )
+        ids = [o.id for x, _, o in asked if o.record is not None and x.state == "reserved"]
+        assert due == ({(NOW_MS + TTL_MS) // 1000: ids} if ids else {})
         assert len(set(ids)) == len(ids)
         return answers, self.pack()
+
+    def verb(self, name: str, key: Key, *how: Any) -> Any:
+        """A verb of stock."""
+        return getattr(self.batch, name)(self.row(key), self.skus[key[0]], *how)
+
+    def transfer(
+        self, key: Key, location: str, quantity: int
+    ) -> tuple[list[stock.Move], list[stock.Move]]:
+        """What it moves here, and what it moves there."""
+        row, target = self.row(key), self.row((key[0], location))
+        moves = self.batch.transfer(row, target, self.skus[key[0]], quantity)
+        assert moves is not None
+        assert [each[0] for each in moves] == sorted(
+            (each[0] for each in moves), key=lambda pool: pool == target.pool
+        )
+        return (
+            [each[1:] for each in moves if each[0] == row.pool],
+            [each[1:] for each in moves if each[0] == target.pool],
+        )
 
 
 def row_numbers(text: bytes) -> tuple[int, int, int]:
@@ -257,17 +306,32 @@ def row_numbers(text: bytes) -> tuple[int, int, int]:
     return version, sku, policy
 
 
-def takes_of(record: bytes, late: bool) -> tuple[Take, ...]:
-    """The lines of a record that was just made, which must be a reserved or a committed one."""
-    head = f"C 5 {NOW_MS} - {NOW_MS} ~{'0' * 16} " if late else f"R 1 - {NOW_MS + TTL_MS} - - "
+def told(takes: list[tuple[bytes, int, int, int, int]]) -> tuple[Take, ...]:
+    """What a demand says that it took."""
+    return tuple(
+        Take(sku, location, *numbers)
+        for pool, *numbers in takes
+        for sku, location in [pool.decode().split("@")]
+    )
+
+
+def takes_of(record: bytes, state: str) -> tuple[Take, ...]:
+    """The lines of a record that was just made."""
+    heads = {"reserved": f"R 1 - {NOW_MS + TTL_MS} - - "}
+    head = heads.get(state, f"{state[0].upper()} 1 - - {NOW_MS} - ")
     start = head.encode() + TAIL + b" "
     assert record.startswith(start), record
     takes = []
     for word in record.removeprefix(start).decode().split(" "):
         sku, location, body = word.split("@")
         own, borrowed, *rest = map(int, body.split(","))
-        assert rest == [] or (rest[:3] == [0, 0, 0] and rest[3] > 0)
-        takes.append(Take(sku, location, own, borrowed, rest[3] if rest else 0))
+        shipped, cancelled, returned, number, short = (
+            (*rest, 0) if len(rest) == 4 else rest or [0] * 5
+        )
+        assert shipped == (own + borrowed if state == "fulfilled" else 0)
+        assert cancelled == returned == 0
+        assert len(rest) == (5 if short else 4 if number or shipped else 0)
+        takes.append(Take(sku, location, own, borrowed, number, short))
     return tuple(takes)
 
 

@@ -1,33 +1,52 @@
-"""The machine's shelves: how an example begins and ends, policy, receipts, and what gets lost."""
+"""The machine's shelves: how an example begins and ends, policy, and what happens to stock."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule
 
-from core.model import ChannelSpec, Key, LocationSpec, Receive, ReceiveLine, SkuSpec
+from core.errors import ChannelInUse
+from core.model import ChannelSpec, Commit, Fulfil, Key, LocationSpec, PartLine, Reserve, SkuSpec
+from core.ops import Receipt
 from core.service import Service
-from tests.model import DONE, Answer
+from core.stock import StockResult
+from core.stock_model import (
+    Adjust,
+    AdjustLine,
+    Count,
+    CountLine,
+    Reallocate,
+    ReallocateLine,
+    Receive,
+    ReceiveLine,
+    Transfer,
+    TransferLine,
+)
 from tests.property.draws import (
     CHANNELS,
     SKUS,
     channel_specs,
     channels,
+    demands,
     engines,
     keyings,
-    picks,
+    location_specs,
+    locations,
+    reallocations,
     receipts,
     sku_specs,
+    skus,
 )
 from tests.property.driven import SEEN, Driven
+from tests.shelves import DONE, Answer
 
 
-def _receive(request: Receive, service: Service, key: Key) -> Awaitable[Any]:
-    return service.stock.receive(request, [key])
+def _ask_stock(verb: str, request: Any, service: Service, key: Key | None) -> Awaitable[Any]:
+    return getattr(service.stock, verb)(request, [key])  # type: ignore[no-any-return]
 
 
 class Stocked(Driven):
@@ -38,7 +57,9 @@ class Stocked(Driven):
     @initialize(
         count=st.integers(2, 3), staleness_ms=st.sampled_from([0, 0, 3]), reaping=st.booleans(),
         specs=st.tuples(channel_specs(), channel_specs(), channel_specs()),
-        skus=st.tuples(sku_specs(), sku_specs()), stock=st.lists(receipts, min_size=1, max_size=4),
+        policies=st.tuples(sku_specs(), sku_specs()),
+        stock=st.lists(receipts, min_size=1, max_size=4),
+        baskets=st.lists(st.tuples(demands(), st.integers(0, 3)), max_size=4),
     )  # fmt: skip
     def open(
         self,
@@ -46,19 +67,35 @@ class Stocked(Driven):
         staleness_ms: int,
         reaping: bool,
         specs: tuple[ChannelSpec, ...],
-        skus: tuple[SkuSpec, ...],
+        policies: tuple[SkuSpec, ...],
         stock: list[list[ReceiveLine]],
+        baskets: list[tuple[Reserve, int]],
     ) -> None:
         self.run(self.shop.open(count, staleness_ms))
         if not reaping:
             self.run(self.shop.stop_reapers())
-        self.set_location(0, "north", True)
+        first, catalogue = self.service(0), self.service(1).catalogue
+        self.run(catalogue.put_location("north", LocationSpec()))
         for name, spec in zip(CHANNELS, specs, strict=True):
-            self.set_channel(0, name, spec)
-        for sku, sku_spec in zip(SKUS, skus, strict=True):
-            self.set_sku(1, sku, sku_spec)
-        for number, each in enumerate(stock):
-            self.receive(number, each, False)
+            self.run(catalogue.put_channel(name, spec))
+        for sku, policy in zip(SKUS, policies, strict=True):
+            self.run(catalogue.put_sku(sku, policy))
+        for receipt in stock:
+            self.run(first.stock.receive(Receive(receipt), [None] * len(receipt)))
+        self.at_once(self.run(self.shop.all([self._first(*basket) for basket in baskets])))
+
+    async def _first(self, request: Reserve, steps: int) -> Receipt:
+        """A reservation that is there from the beginning: reserved, paid, shipped in part, all."""
+        engine = self.service(1).engine
+        receipt = await self.service(0).engine.reserve(request)
+        if steps:
+            await engine.commit(receipt.id, Commit())
+        if steps == 2:
+            part = PartLine(request.lines[0].sku, 1)
+            await engine.fulfil(receipt.id, Fulfil([part]), self.key())
+        if steps == 3:
+            await engine.fulfil(receipt.id, Fulfil())
+        return receipt
 
     def teardown(self) -> None:
         try:
@@ -69,7 +106,7 @@ class Stocked(Driven):
         finally:
             self.runner.close()
 
-    # --- policy and stock ----------------------------------------------------------------------
+    # --- policy --------------------------------------------------------------------------------
 
     @rule(engine=engines, name=channels, spec=channel_specs())
     def set_channel(self, engine: int, name: str, spec: ChannelSpec) -> None:
@@ -83,25 +120,28 @@ class Stocked(Driven):
         self.step(result, apply)
         assert result.created is (name not in before.channels)
 
-    @rule(engine=engines, name=st.just("north"), sells=st.sampled_from([True, True, False]))
-    def set_location(self, engine: int, name: str, sells: bool) -> None:
-        work = self.service(engine).catalogue.put_location(name, LocationSpec(sells))
+    @rule(engine=engines, name=channels)
+    def delete_channel(self, engine: int, name: str) -> None:
+        result = self.ask(self.service(engine).catalogue.delete_channel(name))
+        self.step(result, lambda: self.model.delete_channel(name), last=True)
+        SEEN["channel in use"] += isinstance(result, ChannelInUse)
+
+    @rule(engine=engines, name=st.just("north"), spec=location_specs)
+    def set_location(self, engine: int, name: str, spec: LocationSpec) -> None:
+        work = self.service(engine).catalogue.put_location(name, spec)
 
         def apply() -> Answer:
-            self.model.put_location(name, sells)
+            self.model.put_location(name, spec)
             return DONE
 
         self.step(self.ask(work), apply)
 
-    @rule(engine=engines, sku=st.sampled_from(SKUS), spec=sku_specs())
+    @rule(engine=engines, sku=skus, spec=sku_specs())
     def set_sku(self, engine: int, sku: str, spec: SkuSpec) -> None:
         work = self.service(engine).catalogue.put_sku(sku, spec)
+        self.step(self.ask(work), lambda: self.model.put_sku(sku, spec))
 
-        def apply() -> Answer:
-            self.model.put_sku(sku, spec)
-            return DONE
-
-        self.step(self.ask(work), apply)
+    # --- stock ---------------------------------------------------------------------------------
 
     @rule(engine=engines, receipt=receipts, keyed=keyings)
     def receive(self, engine: int, receipt: list[ReceiveLine], keyed: bool) -> None:
@@ -110,7 +150,7 @@ class Stocked(Driven):
 
         def apply() -> Answer:
             for line in receipt:
-                self.model.receive(line.sku, line.location, line.quantity)
+                self.model.receive((line.sku, line.location), line.quantity)
             return DONE
 
         self.step(results, apply)
@@ -118,25 +158,95 @@ class Stocked(Driven):
             assert result.error is None
             assert not result.replayed
             if key is not None:
-                pool = f"{line.sku}@{line.location}"
-                self.journal.append((partial(_receive, Receive([line])), key, pool))
+                self._remember("receive", Receive([line]), key, f"{line.sku}@{line.location}")
 
-    @rule(pick=picks, share=st.sampled_from([0, 1, 3]))
-    def lose(self, pick: int, share: int) -> None:
-        """A pool is found empty, and some of what it has promised missing."""
-        if not self.found.rows:
-            return
-        name = sorted(self.found.rows)[pick % len(self.found.rows)]
-        row = self.found.rows[name]
-        promised = sum(quota.reserved + quota.committed for quota in row.quotas.values())
-        units = min(share, promised - row.deficit)
-        lost = self.run(self.shop.lose(name, row, units))
+    def _remember(self, verb: str, request: Any, key: Key, pool: str) -> None:
+        self.journal.append((partial(_ask_stock, verb, request), key, pool))
+
+    def move_stock(
+        self, verb: str, engine: int, request: Any, pool: str, keyed: bool,
+        apply: Callable[[], Answer],
+    ) -> StockResult:  # fmt: skip
+        """A request of one line, which ends as the model says."""
+        key = self.key() if keyed else None
+        found: list[StockResult] = self.ask(_ask_stock(verb, request, self.service(engine), key))
+        (result,) = found
+        self.step(result, apply)
+        if result.error is None:
+            place = (pool.split("@")[0], pool.split("@")[1])
+            assert result.pool is not None
+            assert result.pool.version == self.model.pools[place].version
+            assert result.pool.on_hand == self.model.pools[place].on_hand
+            if key is not None:
+                self._remember(verb, request, key, pool)
+        return result
+
+    @rule(
+        engine=engines, sku=skus, location=locations, keyed=keyings,
+        delta=st.sampled_from([-5, -2, -1, -1, 1, 2]),
+        account=st.sampled_from(["sellable", "sellable", "damaged", "quarantine"]),
+    )  # fmt: skip
+    def adjust(
+        self, engine: int, sku: str, location: str, keyed: bool, delta: int, account: Any
+    ) -> None:
+        request = Adjust([AdjustLine(sku, location, delta, account)], reason="found broken")
+        self.move_stock(
+            "adjust", engine, request, f"{sku}@{location}", keyed,
+            lambda: self.model.adjust((sku, location), delta, account),
+        )  # fmt: skip
+
+    @rule(
+        engine=engines, sku=skus, location=locations, keyed=keyings,
+        found=st.sampled_from(["none", "less", "promised", "few", "right", "more"]),
+        condition=st.sampled_from(["", "", "", "on_hand", "version", "stale"]),
+    )  # fmt: skip
+    def count(
+        self, engine: int, sku: str, location: str, keyed: bool, found: str, condition: str
+    ) -> None:
+        """All that lies there, or less than is promised; perhaps only if nothing has changed."""
+        pool = self.model.pool((sku, location))
+        here = pool.on_hand
+        promised = sum(quota.reserved + quota.committed for quota in pool.quotas.values())
+        counted = {
+            "none": 0, "less": here - 1, "promised": promised, "few": promised - 2, "right": here,
+            "more": here + 2,
+        }[found]  # fmt: skip
+        line = CountLine(
+            sku, location, max(0, counted),
+            here + (condition == "stale") if condition in ("on_hand", "stale") else None,
+            pool.version if condition == "version" and not self.due else None,  # else it expires
+        )
+        self.move_stock(
+            "count", engine, Count([line]), f"{sku}@{location}", keyed,
+            lambda: self.model.count(
+                (sku, location), line.counted, line.if_on_hand, line.if_version
+            ),
+        )  # fmt: skip
+
+    @rule(
+        engine=engines, sku=skus, here=locations, there=locations, keyed=keyings,
+        units=st.sampled_from([1, 1, 2, 3, 7]),
+    )  # fmt: skip
+    def transfer(
+        self, engine: int, sku: str, here: str, there: str, keyed: bool, units: int
+    ) -> None:
+        request = Transfer([TransferLine(sku, here, there, units)])
+        self.move_stock(
+            "transfer", engine, request, f"{sku}@{here}", keyed,
+            lambda: self.model.transfer(sku, here, there, units),
+        )  # fmt: skip
+
+    @rule(engine=engines, line=reallocations(), keyed=keyings)
+    def reallocate(self, engine: int, line: ReallocateLine, keyed: bool) -> None:
+        place = line.sku, line.location
+        before = self.model.pool(place).version
 
         def apply() -> Answer:
-            if lost:
-                sku, location = name.split("@")
-                self.model.lose((sku, location), units)
-            return DONE
+            if line.source is None or line.target is None:
+                return self.model.reallocate_by_policy(place)
+            units = line.quantity if isinstance(line.quantity, int) else None
+            return self.model.reallocate(place, line.source, line.target, units)
 
-        self.step(None, apply)
-        SEEN["deficit"] += units > 0 and lost
+        self.move_stock("reallocate", engine, Reallocate([line]), "@".join(place), keyed, apply)
+        if line.by and self.model.pool(place).version > before:
+            SEEN["reallocation by policy"] += 1

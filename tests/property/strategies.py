@@ -1,25 +1,26 @@
 """Hypothesis strategies for policies, pools and demands, drawn so that they collide.
 
-A ``World`` is a policy, SKUs and pools that got where they are by receipts, takes, give-backs,
-losses and changes of policy, so that every pool is a legal one. Quantities are drawn from the edges
+The pools of a drawn ``World`` got where they are by receipts, sales, give-backs, losses, transfers
+and changes of policy, so that every pool is a legal one. Quantities are drawn from the edges
 of what is left: exactly the last unit, exactly a floor, exactly a ceiling, and one more than that.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
 
 from hypothesis import strategies as st
 
 from core.kernel import reference as rule
+from core.kernel import reference_orders as orders
+from core.kernel import reference_stock as stock
 from core.kernel.reference import (
     SHARE_ONE,
     Ceiling,
     Channel,
-    Decision,
     Demand,
     Line,
     Override,
@@ -27,119 +28,15 @@ from core.kernel.reference import (
     Pool,
     SkuPolicy,
 )
+from tests.property.world import Key, Order, State, World
 
 SKUS = ("cup", "tee")
 LOCATIONS = ("main", "north", "south")
 CHANNELS = ("app", "market", "store", "web")
-STEPS = ("receive", "take", "take", "reserve", "give_back", "commit", "ship", "lose", "spoil")
-
-Key = tuple[str, str]  # (SKU, location)
-
-
-@dataclass
-class Held:
-    """What is left of one take, and the account that its units lie in."""
-
-    key: Key
-    channel: str
-    own: int
-    borrowed: int
-    ceiling_number: int
-    account: Literal["reserved", "committed"] = "reserved"
-
-    @property
-    def quantity(self) -> int:
-        """The units that are still held."""
-        return self.own + self.borrowed
-
-
-@dataclass
-class World:
-    """Pools, the policy they are planned with, who holds what, and what came in less what left."""
-
-    policy: Policy
-    skus: dict[str, SkuPolicy]
-    pools: dict[Key, Pool] = field(default_factory=dict)
-    held: list[Held] = field(default_factory=list)
-    arrived: Counter[Key] = field(default_factory=Counter)
-
-    def copy(self) -> World:
-        """A world with the same numbers that shares no pool with this one."""
-        pools = {key: pool.copy() for key, pool in self.pools.items()}
-        held = [replace(held) for held in self.held]
-        return World(self.policy, dict(self.skus), pools, held, self.arrived.copy())
-
-    def met(self) -> World:
-        """A copy where every pool has met the policy."""
-        world = self.copy()
-        for (sku, _), pool in world.pools.items():
-            rule.meet(world.policy, world.skus[sku], pool)
-        return world
-
-    def receive(self, key: Key, quantity: int) -> rule.Receipt:
-        """Units arrive; the first ones make the pool."""
-        self.arrived[key] += quantity
-        pool = self.pools.setdefault(key, Pool(*key))
-        return rule.receive(self.policy, self.skus[key[0]], pool, quantity)
-
-    def reserve(self, demands: Sequence[Demand]) -> list[Decision]:
-        """Decide the demands and remember what was taken."""
-        decisions = rule.reserve(self.policy, self.skus, self.pools, demands)
-        for demand, decision in zip(demands, decisions, strict=True):
-            for t in decision.takes:
-                key = t.sku, t.location
-                self.held.append(Held(key, demand.channel, t.own, t.borrowed, t.ceiling_number))
-        return decisions
-
-    def give_back(self, held: Held, quantity: int) -> int:
-        """A part of what is held goes back, borrowed units first."""
-        borrowed = min(quantity, held.borrowed)
-        own = quantity - borrowed
-        held.borrowed -= borrowed
-        held.own -= own
-        pool = self.pools[held.key]
-        number, account = held.ceiling_number, held.account
-        return rule.give_back(pool, held.channel, own, borrowed, number, account)
-
-    def commit(self, held: Held) -> None:
-        """An order is placed."""
-        quota = self.pools[held.key].quotas[held.channel]
-        quota.reserved -= held.quantity
-        quota.committed += held.quantity
-        held.account = "committed"
-
-    def ship(self, held: Held) -> None:
-        """All that is held leaves; what was missing and yet leaves was there after all."""
-        pool = self.pools[held.key]
-        quota = pool.quotas[held.channel]
-        setattr(quota, held.account, getattr(quota, held.account) - held.quantity)
-        found = max(0, -pool.on_hand)
-        pool.deficit -= found
-        self.arrived[held.key] -= held.quantity - found
-        held.own = held.borrowed = 0
-
-    def lose(self, key: Key, quantity: int) -> None:
-        """A count finds fewer: what may be sold goes first, what is promised becomes a deficit."""
-        pool = self.pools[key]
-        quantity = min(quantity, max(0, pool.on_hand - pool.damaged - pool.quarantine))
-        self.arrived[key] -= quantity
-        for account in ("shared", "safety"):
-            lost = min(quantity, getattr(pool, account))
-            setattr(pool, account, getattr(pool, account) - lost)
-            quantity -= lost
-        for quota in pool.quotas.values():
-            lost = min(quantity, quota.free)
-            quota.free -= lost
-            quantity -= lost
-        pool.deficit += quantity
-
-    def spoil(self, key: Key, quantity: int) -> None:
-        """Units come back broken, or nobody has looked at them yet."""
-        self.arrived[key] += quantity
-        pool = self.pools[key]
-        pool.damaged += quantity - quantity // 2
-        pool.quarantine += quantity // 2
-
+STEPS = (
+    *("receive", "take", "take", "reserve", "give_back", "commit", "ship", "lose", "spoil"),
+    *("verb", "verb", "sell", "amend"),
+)
 
 # Policies.
 
@@ -264,6 +161,14 @@ def steps(draw: st.DrawFn, world: World) -> str:
         world.reserve([draw(modest(met))] if wanted(met) else [])
     elif step == "reserve":
         world.reserve(draw(batches(world, max_size=3)))
+    elif step == "verb":
+        name, key, *how = draw(verbs(world))
+        with suppress(stock.Shortage, stock.ChannelInUse):
+            world.verb(name, key, *how) if name != "transfer" else world.transfer(key, *how)
+    elif step in ("sell", "amend"):
+        for order in draw(sales(world) if step == "sell" else amendments(world)):
+            with suppress(orders.NoPool):
+                world.order(order)
     elif step in ("lose", "spoil"):
         key = draw(st.sampled_from(sorted(world.pools)))
         verb = world.lose if step == "lose" else world.spoil
@@ -373,3 +278,151 @@ def batches(draw: st.DrawFn, world: World, max_size: int = 8) -> list[Demand]:
     """Demands that want the same units: a few different ones, each as often as it comes."""
     few = draw(st.lists(demands(world.met()), min_size=1, max_size=3))
     return draw(st.lists(st.sampled_from(few), min_size=1, max_size=max_size))
+
+
+# Verbs of stock.
+
+Verb = tuple[Any, ...]  # its name, its pool, and how
+VERBS = (
+    *("receive", "restock", "put_away", "adjust", "adjust", "count", "transfer", "transfer"),
+    *("reallocate", "reallocate", "reallocate_by_policy", "give_allowance"),
+)
+
+
+def accounts(world: World) -> list[str]:
+    """What a reallocation can name."""
+    return ["shared", "safety", "damaged", "quarantine", *sorted(world.policy.channels)]
+
+
+def contents(pool: Pool) -> list[int]:
+    """Quantities that are just there and just not."""
+    frees = sum(quota.free for quota in pool.quotas.values())
+    spare = pool.shared + pool.safety
+    held = [pool.shared, pool.safety, pool.damaged, pool.quarantine, pool.deficit, pool.on_hand]
+    held += [spare, pool.shared + frees, spare + frees, pool.on_hand - pool.damaged]
+    found = {1, 2, *held, *(each + 1 for each in held)}
+    return sorted(quantity for quantity in found if quantity > 0)
+
+
+@st.composite
+def verbs(draw: st.DrawFn, world: World, names: Sequence[str] = VERBS) -> Verb:
+    """A verb on a pool that may not be there yet, with a quantity that just fits or just not."""
+    name = draw(st.sampled_from(names))
+    key = draw(st.sampled_from(sorted(world.pools)) if world.pools else keys(world))
+    if draw(st.integers(0, 7)) == 0:
+        key = draw(keys(world))
+    pool = world.pools.get(key, Pool(*key))
+    quantity = draw(st.sampled_from(contents(pool)) | st.integers(1, 12))
+    if name in ("receive", "restock"):
+        return name, key, draw(quantities)
+    if name == "put_away":
+        return name, key, quantity, draw(st.sampled_from(["damaged", "quarantine"]))
+    if name == "adjust":
+        account = draw(st.sampled_from(["sellable", "sellable", "damaged", "quarantine"]))
+        return name, key, draw(st.sampled_from([-1, -1, 1])) * quantity, account
+    if name == "count":
+        counted = st.sampled_from([0, max(0, pool.on_hand - 1), pool.on_hand, quantity])
+        return name, key, draw(counted)
+    if name == "transfer":
+        others = [place for place in sorted(world.policy.locations) if place != key[1]]
+        if others:
+            return name, key, draw(st.sampled_from(others)), quantity
+        return "reallocate_by_policy", key
+    if name == "reallocate":
+        source, target = draw(
+            st.lists(st.sampled_from(accounts(world)), min_size=2, max_size=2, unique=True)
+        )
+        here = stock.units(pool, stock.account_of(source))
+        wanted = st.sampled_from([None, max(1, here), max(1, here), (here + 1) // 2 or 1, here + 1])
+        return name, key, source, target, draw(wanted)
+    if name == "give_allowance":
+        channel = draw(st.sampled_from(sorted(world.policy.channels)))
+        number = pool.quota(channel).ceiling_number
+        return name, key, channel, draw(st.integers(1, 12)), draw(st.sampled_from([number, 1]))
+    if name == "drop_channel":
+        return name, key, draw(st.sampled_from(sorted(world.policy.channels)))
+    return name, key
+
+
+# Orders.
+
+
+@st.composite
+def sales(draw: st.DrawFn, world: World, max_size: int = 2) -> list[Order]:
+    """What was sold already, some of it more than there is anywhere."""
+    states: st.SearchStrategy[State] = st.sampled_from(["committed", "fulfilled", "reserved"])
+    demanded = draw(batches(world, max_size=max_size))
+    return [Order(demand, draw(states), fact=True) for demand in demanded]
+
+
+@st.composite
+def amendments(draw: st.DrawFn, world: World) -> list[Order]:
+    """A record is to hold something else: more, less, other things, or the same."""
+    live = [n for n, each in enumerate(world.held) if each.quantity]
+    if not live:
+        return []
+    first = world.held[draw(st.sampled_from(live))]
+    alike = {
+        world.held[n].key: n
+        for n in live
+        if (world.held[n].channel, world.held[n].account) == (first.channel, first.account)
+    }
+    taken = draw(st.lists(st.sampled_from(sorted(alike)), min_size=1, unique=True))
+    held = tuple(alike[key] for key in taken)
+    channel = world.policy.channels.get(first.channel)
+    if channel is None or {world.held[n].key[1] for n in held} - world.policy.locations.keys():
+        return []
+    wanted = [
+        Line(key[0], draw(st.sampled_from([q, q, max(1, q - 1), q + 1, 2 * q])))
+        for key in taken
+        for q in [world.held[alike[key]].quantity]
+        if draw(st.integers(0, 4))
+    ] or [Line(first.key[0], 1)]
+    if draw(st.integers(0, 3)) == 0:
+        wanted += draw(greedy(world.met(), max_lines=1)).lines
+    return [Order(again(world, first.channel, wanted, held), first.account, known=True, held=held)]
+
+
+def again(world: World, name: str, lines: Sequence[Line], held: Sequence[int]) -> Demand:
+    """A demand whose lines look first where their record lies."""
+    usual = world.policy.channels[name].locations
+    present = [world.held[n].key for n in held]
+    return Demand(
+        name,
+        tuple(
+            line
+            if line.location
+            else replace(
+                line,
+                locations=tuple(
+                    dict.fromkeys([*(place for sku, place in present if sku == line.sku), *usual])
+                ),
+            )
+            for line in lines
+        ),
+    )
+
+
+@st.composite
+def orders_of_all_kinds(draw: st.DrawFn, world: World) -> list[Order]:
+    """Demands, facts, late commits and amendments that want the same; no record twice."""
+    found: list[Order] = []
+    taken: set[int] = set()
+    states: st.SearchStrategy[State] = st.sampled_from(["committed", "fulfilled"])
+    for demand in draw(batches(world, max_size=5)):
+        kind = draw(st.sampled_from(["plain", "sold", "late", "fact", "amend"]))
+        state = draw(states)
+        if kind == "plain":
+            found.append(Order(demand))
+        elif kind == "sold":
+            found.append(Order(demand, state))
+        elif kind == "late":
+            found.append(Order(replace(demand, partial=False), "committed", known=True))
+        elif kind == "fact":
+            found.append(Order(demand, state, fact=True))
+        else:
+            for order in draw(amendments(world)):
+                if not taken.intersection(order.held):
+                    taken.update(order.held)
+                    found.append(order)
+    return draw(st.permutations(found))

@@ -25,7 +25,7 @@ from tests.property.kernel_world import (
     row_text,
     versions,
 )
-from tests.property.strategies import World
+from tests.property.world import World
 
 TEE = "tee"
 MAIN = (TEE, "main")
@@ -98,8 +98,8 @@ def test_receipts_are_allotted_alike(world: World, data: st.DataObject) -> None:
         moves += [(f"free:{name}", units) for name, units in sorted(receipt.free.items())]
         moves.append(("shared", receipt.shared))
         got = plan.batch.receive(plan.row(key), plan.skus[key[0]], quantity)
-        assert got == [move for move in moves if move[1]]
-    assert_same(world, plan, plan.pack(receiving=True), before)
+        assert got == [("outside", *move) for move in moves if move[1]]
+    assert_same(world, plan, plan.pack(), before)
 
 
 @given(known_worlds(), st.data())
@@ -141,7 +141,7 @@ def test_a_round_of_stages_is_one_after_the_other(world: World, data: st.DataObj
         for key in data.draw(st.lists(drawn.keys(world), max_size=2)):
             world.receive(key, 3)
             plan.batch.receive(plan.row(key), plan.skus[key[0]], 3)
-        assert_same(world, plan, plan.pack(receiving=True), before)
+        assert_same(world, plan, plan.pack(), before)
         # A pool that is new now has a row: the SKU's places are as its rows are.
         for late in (False, True):
             before = versions(plan, world.pools)
@@ -173,9 +173,7 @@ def test_a_plan_is_a_function_of_what_it_is_given(world: World, data: st.DataObj
 
 
 @given(known_worlds(), st.data())
-def test_a_refusal_may_stand_if_all_it_rests_on_was_seen(
-    world: World, data: st.DataObject
-) -> None:
+def test_a_refusal_may_stand_if_all_it_rests_on_was_seen(world: World, data: st.DataObject) -> None:
     """Rows and SKUs of a refused demand: seen in this round or lately, and not changed by it."""
     plan = Kernel(world)
     demands = data.draw(drawn.batches(world))
@@ -228,11 +226,11 @@ def test_no_account_passes_2_to_the_53(
     except OverflowError:
         with pytest.raises(OverflowError):
             plan.batch.receive(plan.rows[MAIN], plan.skus[TEE], quantity)
-        assert plan.pack(True).rows == []
+        assert plan.pack().rows == []
         assert plan.rows[MAIN].text == text
     else:
         plan.batch.receive(plan.rows[MAIN], plan.skus[TEE], quantity)
-        assert_same(world, plan, plan.pack(True), before)
+        assert_same(world, plan, plan.pack(), before)
 
 
 @given(
@@ -257,10 +255,10 @@ def test_no_allowance_passes_2_to_the_53(left: int, share: int, quantity: int) -
     except OverflowError:
         with pytest.raises(OverflowError):
             plan.batch.receive(plan.rows[MAIN], plan.skus[TEE], quantity)
-        assert plan.pack(True).rows == []
+        assert plan.pack().rows == []
     else:
         plan.batch.receive(plan.rows[MAIN], plan.skus[TEE], quantity)
-        assert_same(world, plan, plan.pack(True), before)
+        assert_same(world, plan, plan.pack(), before)
 
 
 @pytest.mark.parametrize("base", [2**53 - 1, 9_007_199_254_740_000, 10**15 + 1])
@@ -316,7 +314,7 @@ def test_sixty_four_channels(weights: list[int], receipts: list[int], by_units: 
         before = versions(plan, world.pools)
         world.receive(MAIN, quantity)
         plan.batch.receive(plan.row(MAIN), plan.skus[TEE], quantity)
-        assert_same(world, plan, plan.pack(True), before)
+        assert_same(world, plan, plan.pack(), before)
     before = versions(plan, world.pools)
     demands = [
         rule.Demand(f"c{number:02d}", (rule.Line(TEE, quantity),), partial=True)

@@ -9,7 +9,6 @@ A run with ``--seed`` draws the same; the blob that Hypothesis prints repeats a 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -18,233 +17,43 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule, run_state_machine_as_test
 
-from core.errors import Expired, StockadeError
-from core.model import (
-    Cancel,
-    Commit,
-    Extend,
-    Fulfil,
-    Key,
-    Line,
-    PartLine,
-    Receive,
-    Release,
-    Reserve,
-)
+from core.model import Amend, Cancel, Commit, Extend, Fulfil, Key, Line, Release, Reserve, Return
 from core.ops import Receipt
 from core.service import Service
 from core.stock import StockResult
-from tests.model import ALREADY, DONE, Answer
+from core.stock_model import (
+    Adjust,
+    AdjustLine,
+    Count,
+    CountLine,
+    Reallocate,
+    Receive,
+    Transfer,
+    TransferLine,
+)
+from tests.property.changed import Changed
 from tests.property.draws import (
-    MAX_HOLD_SECONDS,
-    SKUS,
-    TTLS,
+    amendments,
     channel_specs,
     channels,
     demands,
     engines,
-    keyings,
+    locations,
     parts,
     picks,
+    reallocations,
     receipts,
+    returns,
+    sales,
     sku_specs,
-    targets,
+    skus,
 )
-from tests.property.driven import NOBODY, SEEN, SLACK_MS, count_refusal
-from tests.property.stocked import Stocked
+from tests.property.driven import NOBODY, SEEN
+from tests.shelves import DONE, Answer
 
 
-class Machine(Stocked):
-    """What callers may do in a warehouse."""
-
-    # --- reservations, one after the other -----------------------------------------------------
-
-    @rule(engine=engines, request=demands(), keyed=keyings)
-    def reserve(self, engine: int, request: Reserve, keyed: bool) -> None:
-        service, key = self.service(engine), self.key() if keyed else None
-        current = self.is_current(service, {line.sku for line in request.lines})
-        result = self.ask(self.shop.reserve(service, request, key))
-        granted = isinstance(result, Receipt)
-
-        def apply() -> Answer | None:
-            if granted and not current and not result.shortfalls:
-                return None  # a plan on rows that had moved on, made good by the store
-            return self.model.reserve(
-                result.id if granted else None, request.channel, request.lines, request.partial,
-                request.split, request.customer, request.reference,
-            )  # fmt: skip
-
-        self.step(result, apply)
-        if granted:
-            self._granted(request, result, key)
-        else:
-            count_refusal(result)
-
-    def _granted(self, request: Reserve, receipt: Receipt, key: Key | None) -> None:
-        held = self.found.records[receipt.id]
-        self.ids.append(receipt.id)
-        assert (held.state, held.version, receipt.version) == ("R", 1, 1)
-        ttl_ms = 1000 * (request.ttl_seconds or 900)
-        assert held.deadline_ms is not None
-        assert abs(held.deadline_ms - int(self.found.events[-1].fields["t"]) - ttl_ms) < SLACK_MS
-        shown = receipt.reservation()
-        assert (shown.state, shown.customer, shown.reference) == (
-            "reserved", request.customer, request.reference,
-        )  # fmt: skip
-        wanted = Counter[str]()
-        for line in request.lines:
-            wanted[line.sku] += line.quantity
-        for taken in shown.lines:
-            wanted[taken.sku] -= taken.quantity
-        for refused in shown.refused or ():
-            wanted[refused.sku] -= refused.requested - refused.granted
-        assert not any(wanted.values()), (request, shown)
-        if key is not None:
-            self.journal.append((lambda s, k: s.engine.reserve(request, k), key, receipt.id))
-
-    @rule(
-        engine=engines, pick=picks, late=st.sampled_from([None, None, "reacquire", "refuse"]),
-        keyed=keyings, reference=st.sampled_from([None, "paid 1"]),
-        version=st.sampled_from([None, None, 0, -1]), tardy=st.booleans(),
-    )  # fmt: skip
-    def commit(
-        self,
-        engine: int,
-        pick: int,
-        tardy: bool,
-        late: Any,
-        keyed: bool,
-        reference: str | None,
-        version: int | None,
-    ) -> None:
-        id = self.pick_late(pick) if tardy else self.pick(pick)
-        service = self.service(engine)
-        if id == NOBODY:
-            return
-        before = self.model.records[id]
-        was, due = before.state, id in self.due
-        current = self.is_current(service, {line.place[0] for line in before.lines})
-        request = Commit(late, reference)
-
-        def work(s: Service, k: Key | None) -> Awaitable[Receipt]:
-            return s.engine.commit(id, request, k, wanted)
-
-        wanted = self._wanted(id, version)
-        key = self.key() if keyed else None
-        result = self.ask(self.shop.again(lambda: work(service, key)))
-
-        def apply() -> Answer | None:
-            if version == -1 and self.model.records[id].state not in "CF":
-                return Answer("stale_version")
-            anew = self.model.records[id].state in "LX"
-            if anew and isinstance(result, Receipt) and not current:
-                return None
-            return self.model.commit(id, late, id in self.due, reference)
-
-        self.step(result, apply)
-        if isinstance(result, Receipt):
-            assert result.reservation().state in ("committed", "fulfilled")
-            assert result.reacquired is (was in "XL" or due)
-            if key is not None:
-                self.journal.append((work, key, id))
-        if was in "XL" or due:
-            SEEN["late commit won"] += isinstance(result, Receipt)
-            SEEN["late commit lost"] += isinstance(result, Expired) and bool(result.lines)
-
-    def _wanted(self, id: str, version: int | None) -> int | None:
-        """The version for If-Match: none, the right one, or a stale one."""
-        if version is None or (version == 0 and id in self.due):
-            return None  # expiring is a change, and may come first
-        return self.model.records[id].version + version
-
-    def settle(
-        self,
-        verb: str,
-        pick: int,
-        engine: int,
-        keyed: bool,
-        version: int | None,
-        work: Callable[[Service, str, Key | None, int | None], Awaitable[Receipt]],
-        apply: Callable[[str, bool], Answer],
-    ) -> None:
-        """A verb that the store decides alone."""
-        id = self.pick(pick)
-        if id == NOBODY:
-            return
-        key = self.key() if keyed else None
-        wanted = self._wanted(id, version)
-        result = self.ask(work(self.service(engine), id, key, wanted))
-
-        def applied() -> Answer:
-            answer = apply(id, id in self.due) if version != -1 else self.rehearse(apply, id)
-            if version == -1 and answer is not ALREADY:
-                return Answer("stale_version")
-            return answer
-
-        self.step(result, applied)
-        if isinstance(result, Receipt) and key is not None:
-            self.journal.append((lambda s, k: work(s, id, k, wanted), key, id))
-
-    def rehearse(self, apply: Callable[[str, bool], Answer], id: str) -> Answer:
-        """What a verb would answer, with nothing done."""
-        model, self.model = self.model, self.model.copy()
-        try:
-            return apply(id, id in self.due)
-        finally:
-            self.model = model
-
-    @rule(engine=engines, pick=picks, keyed=keyings, version=st.sampled_from([None, 0, -1]))
-    def release(self, engine: int, pick: int, keyed: bool, version: int | None) -> None:
-        self.settle(
-            "release", pick, engine, keyed, version,
-            lambda s, id, k, v: s.engine.release(id, Release(), k, v),
-            lambda id, due: self.model.release(id, due),
-        )  # fmt: skip
-
-    @rule(engine=engines, pick=picks, keyed=keyings, some=parts)
-    def fulfil(self, engine: int, pick: int, keyed: bool, some: list[PartLine] | None) -> None:
-        self.settle(
-            "fulfil", pick, engine, keyed or some is not None, None,
-            lambda s, id, k, v: s.engine.fulfil(id, Fulfil(some, "parcel 1"), k, v),
-            lambda id, due: self.model.fulfil(id, targets(some), due),
-        )  # fmt: skip
-
-    @rule(engine=engines, pick=picks, keyed=keyings, some=parts)
-    def cancel(self, engine: int, pick: int, keyed: bool, some: list[PartLine] | None) -> None:
-        self.settle(
-            "cancel", pick, engine, keyed or some is not None, None,
-            lambda s, id, k, v: s.engine.cancel(id, Cancel(some, "too late"), k, v),
-            lambda id, due: self.model.cancel(id, targets(some), due),
-        )  # fmt: skip
-
-    @rule(engine=engines, pick=picks, ttl_seconds=st.sampled_from([*TTLS, MAX_HOLD_SECONDS]))
-    def extend(self, engine: int, pick: int, ttl_seconds: int) -> None:
-        id = self.pick(pick)
-        if id == NOBODY:
-            return
-        before = self.found.records[id]
-        request = Extend(ttl_seconds)
-        result = self.ask(self.service(engine).engine.extend(id, request))
-
-        def apply() -> Answer:
-            now = self.found.records[id]
-            if self.model.records[id].state != "R" or id in self.due:
-                return self.model.extend(id, id in self.due)
-            assert before.deadline_ms is not None
-            assert now.deadline_ms is not None
-            if isinstance(result, StockadeError):
-                assert result.code == "hold_limit"
-                assert ttl_seconds == MAX_HOLD_SECONDS, "far from the limit"
-                return Answer("hold_limit")
-            assert now.deadline_ms >= before.deadline_ms, "an earlier deadline"
-            if now.version == before.version:
-                assert ttl_seconds < MAX_HOLD_SECONDS
-                return ALREADY
-            heard_ms = int(self.found.events[-1].fields["t"])
-            assert abs(now.deadline_ms - heard_ms - 1000 * ttl_seconds) < SLACK_MS
-            return self.model.extend(id)
-
-        self.step(result, apply)
+class Machine(Changed):
+    """All of it, again, and at the same time."""
 
     # --- retries -------------------------------------------------------------------------------
 
@@ -267,7 +76,11 @@ class Machine(Stocked):
             assert result.replayed
             assert result.id == resource
             SEEN["replayed"] += 1
-        self.step(result, lambda: DONE if same else Answer("idempotency_key_reused"))
+        record = self.model.records.get(resource)
+        if record is not None and record.channel not in self.model.channels:
+            self.step(result, lambda: None)  # its name is looked up before its key
+        else:
+            self.step(result, lambda: DONE if same else Answer("idempotency_key_reused"))
 
     # --- deadlines -----------------------------------------------------------------------------
 
@@ -289,9 +102,11 @@ class Machine(Stocked):
 
     # --- at the same time ----------------------------------------------------------------------
 
-    @rule(channel=channels, sku=st.sampled_from(SKUS), buyers=st.integers(2, 12))
+    @rule(channel=channels, sku=skus, buyers=st.integers(2, 12))
     def rush(self, channel: str, sku: str, buyers: int) -> None:
         """One unit each, all at once from all engines: as many get one as there are."""
+        if channel not in self.model.channels:
+            return
         after = self.model.copy()
         after.expire(sorted(self.due))
         room = after.room(channel, sku)
@@ -329,28 +144,58 @@ class Machine(Stocked):
         self.at_once(self.run(self.shop.all([work() for work in works])))
 
     def _any_work(self, draw: Any, s: Service) -> Callable[[], Awaitable[Any]]:
-        some = ["reserve", "reserve", "receive", "channel", "sku"]
-        verb = draw(st.sampled_from([*some, *["settle"] * 6]))
+        kind = draw(st.sampled_from([*["ask"] * 3, *["stock"] * 2, "policy", *["settle"] * 4]))
+        if kind == "ask":
+            return self._any_demand(draw, s)
+        if kind == "stock":
+            return self._any_stock(draw, s)
+        if kind == "policy":
+            return self._any_policy(draw, s)
         key = self.key()
-        if verb == "reserve":
-            request, keyed = draw(demands()), draw(st.booleans())
-            return lambda: s.engine.reserve(request, key if keyed else None)
-        if verb == "receive":
-            receipt = draw(receipts)
-            return lambda: s.stock.receive(Receive(receipt), [None] * len(receipt))
-        if verb == "channel":
-            name, spec = draw(channels), draw(channel_specs())
-            return lambda: s.catalogue.put_channel(name, spec)
-        if verb == "sku":
-            sku, sku_spec = draw(st.sampled_from(SKUS)), draw(sku_specs())
-            return lambda: s.catalogue.put_sku(sku, sku_spec)
         id, some = self.pick(draw(st.integers(0, 3))), draw(parts)
+        amended, back = Amend(draw(amendments)), Return(draw(returns))
         works: dict[str, Callable[[], Awaitable[Any]]] = {
+            "amend": lambda: s.engine.amend(id, amended),
             "commit": lambda: s.engine.commit(id, Commit("reacquire")),
             "release": lambda: s.engine.release(id, Release()),
-            "cancel": lambda: s.engine.cancel(id, Cancel()),
+            "cancel": lambda: s.engine.cancel(id, Cancel(some), key),
             "fulfil": lambda: s.engine.fulfil(id, Fulfil(some), key),
+            "return": lambda: s.engine.return_(id, back, key),
             "extend": lambda: s.engine.extend(id, Extend(1_800)),
+        }
+        return works[draw(st.sampled_from(sorted(works)))]
+
+    def _any_demand(self, draw: Any, s: Service) -> Callable[[], Awaitable[Any]]:
+        request = draw(demands() | demands() | sales())
+        key = self.key() if draw(st.booleans()) else None
+        if draw(st.integers(0, 7)) == 0:
+            return lambda: s.engine.dry_run(request)
+        return lambda: s.engine.reserve(request, key)
+
+    def _any_stock(self, draw: Any, s: Service) -> Callable[[], Awaitable[Any]]:
+        receipt, reallocation = draw(receipts), draw(reallocations())
+        sku, location = draw(skus), draw(locations)
+        other = "north" if location == "main" else "main"
+        units = draw(st.integers(1, 6))
+        works: dict[str, Callable[[], Awaitable[Any]]] = {
+            "receive": lambda: s.stock.receive(Receive(receipt), [None] * len(receipt)),
+            "adjust": lambda: s.stock.adjust(Adjust([AdjustLine(sku, location, -units)]), [None]),
+            "count": lambda: s.stock.count(Count([CountLine(sku, location, units)]), [None]),
+            "transfer": lambda: s.stock.transfer(
+                Transfer([TransferLine(sku, location, other, units)]), [None]
+            ),
+            "reallocate": lambda: s.stock.reallocate(Reallocate([reallocation]), [None]),
+            "availability": lambda: s.stock.availability("web", [sku]),
+        }
+        return works[draw(st.sampled_from(sorted(works)))]
+
+    def _any_policy(self, draw: Any, s: Service) -> Callable[[], Awaitable[Any]]:
+        name, spec = draw(channels), draw(channel_specs())
+        sku, sku_spec = draw(skus), draw(sku_specs())
+        works: dict[str, Callable[[], Awaitable[Any]]] = {
+            "channel": lambda: s.catalogue.put_channel(name, spec),
+            "delete": lambda: s.catalogue.delete_channel(name),
+            "sku": lambda: s.catalogue.put_sku(sku, sku_spec),
         }
         return works[draw(st.sampled_from(sorted(works)))]
 
@@ -389,7 +234,10 @@ class Machine(Stocked):
 WANTED = (
     "applied", "rebased", "conflict", "known", "policy", "last unit contended", "floor met",
     "ceiling met", "late commit won", "late commit lost", "expire racing commit", "replayed",
-    "deficit",
+    "deficit opened", "deficit paid by what went back", "deficit paid by a receipt", "fact short",
+    "amend", "amend moved location", "amend of what was shipped in part", "amend refused",
+    "return restocked elsewhere", "dry run came true", "transfer", "reallocation by policy",
+    "StockStep:conflict", "channel deleted", "channel in use",
 )  # fmt: skip
 
 
@@ -399,8 +247,7 @@ def test_many_engines_do_what_one_would(valkey: str, tmp_path: Path) -> None:
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=2 * settings().max_examples,
-            stateful_step_count=25,
+            stateful_step_count=50,
             print_blob=True,
             phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.target, Phase.shrink],
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

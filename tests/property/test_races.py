@@ -15,6 +15,7 @@ import pytest
 
 from core.errors import Expired, InsufficientStock, KeyReused, StockadeError
 from core.model import (
+    Available,
     Cancel,
     ChannelSpec,
     Commit,
@@ -22,8 +23,6 @@ from core.model import (
     Key,
     Line,
     LocationSpec,
-    Receive,
-    ReceiveLine,
     Release,
     Reserve,
     SkuChannel,
@@ -31,6 +30,7 @@ from core.model import (
 )
 from core.ops import Receipt
 from core.service import Service
+from core.stock_model import Receive, ReceiveLine
 from tests.shop import Shop, key_of
 
 
@@ -131,7 +131,7 @@ async def test_a_receipt_is_allotted_by_the_sku_of_that_moment(shop: Shop) -> No
     await receive(second, 10)
     (stock,) = await second.stock.read(["tee"])
     assert stock.pools[0].channels["web"].free == 10
-    assert counts(shop)["ReceiveStep:conflict"] == 1
+    assert counts(shop)["StockStep:conflict"] == 1
 
 
 async def test_a_sku_that_was_changed_twice_elsewhere_does_not_hold_up_a_receipt(
@@ -154,7 +154,7 @@ async def test_a_sku_may_name_what_another_engine_has_just_made(shop: Shop) -> N
     await receive(first, 1)  # its row has met a policy that the other engine does not know
     await second.catalogue.put_sku("tee", SkuSpec())
     assert (await first.catalogue.sku("tee")).safety_by_location == {}
-    assert await first.stock.availability("web", ["tee"]) == [("tee", 2, {"main": 2})]
+    assert (await first.stock.availability("web", ["tee"])).items == [Available("tee", 2)]
 
 
 async def test_one_key_at_two_engines_is_one_reservation(shop: Shop) -> None:

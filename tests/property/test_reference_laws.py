@@ -32,7 +32,7 @@ from core.kernel.reference import (
     SkuPolicy,
 )
 from tests.property import strategies as drawn
-from tests.property.strategies import World
+from tests.property.world import Key, World
 
 SELLS = {"main": True}
 TEE = SkuPolicy(1)
@@ -60,7 +60,7 @@ def stock(pool: Pool) -> Pool:
     return replace(pool, quotas=quotas)
 
 
-def stocks(world: World) -> dict[drawn.Key, Pool]:
+def stocks(world: World) -> dict[Key, Pool]:
     """All pools of ``world``, to be compared."""
     return {key: stock(pool) for key, pool in world.pools.items()}
 
@@ -82,7 +82,7 @@ def test_units_are_conserved_and_no_account_is_below_zero(
         data.draw(drawn.steps(world))
         if data.draw(st.integers(0, 7)) == 7:
             world = data.draw(drawn.changes(world))
-        held: Counter[tuple[drawn.Key, str, str]] = Counter()
+        held: Counter[tuple[Key, str, str]] = Counter()
         for part in world.held:
             held[part.key, part.channel, part.account] += part.quantity
         for key, pool in world.pools.items():
@@ -249,8 +249,8 @@ def test_a_batch_never_oversells(world: World, data: st.DataObject) -> None:
     before = world.met()
     batch = data.draw(drawn.batches(world))
     decisions = world.reserve(batch)
-    own: Counter[tuple[drawn.Key, str]] = Counter()
-    borrowed: Counter[drawn.Key] = Counter()
+    own: Counter[tuple[Key, str]] = Counter()
+    borrowed: Counter[Key] = Counter()
     for demand, decision in zip(batch, decisions, strict=True):
         for take in decision.takes:
             key = take.sku, take.location

@@ -248,3 +248,149 @@ async def test_nobody_is_sold_a_unit_twice(shop: httpx2.AsyncClient) -> None:
     assert statuses.count(201) == 10
     channels = (await pool(shop))["channels"]
     assert (channels["web"]["committed"], channels["store"]["committed"]) == (7, 3)
+
+
+async def test_a_basket_is_changed(shop: httpx2.AsyncClient) -> None:
+    id = await reserved(shop, 2)
+    path = f"{PATH}/{id}/amend"
+    body = {"lines": [{"sku": "tee", "quantity": 5}], "reference": "cart-2"}
+    response = await shop.post(path, json=body, headers={"If-Match": '"1"'})
+    assert response.status_code == 200, response.text
+    assert response.headers["etag"] == '"2"'
+    now = response.json()
+    assert (now["lines"][0]["quantity"], now["reference"]) == (5, "cart-2")
+    assert_problem(await shop.post(path, json=body, headers={"If-Match": '"1"'}), 412,
+                   "stale_version")  # fmt: skip
+    more = {"lines": [{"sku": "tee", "quantity": 8}]}
+    document = assert_problem(await shop.post(path, json=more), 409, "insufficient_stock")
+    assert document["lines"] == [
+        {"sku": "tee", "requested": 8, "available": 7, "limited_by": "channel_quota"}
+    ]
+    late = {"lines": [{"sku": "tee", "quantity": 1}], "ttl_seconds": 4000}
+    assert_problem(await shop.post(path, json=late), 409, "hold_limit")
+    assert (await shop.get(f"{PATH}/{id}")).json() == now
+
+
+async def test_what_was_shipped_comes_back(shop: httpx2.AsyncClient) -> None:
+    id = await reserved(shop, 3)
+    await shop.post(f"{PATH}/{id}/commit")
+    await shop.post(f"{PATH}/{id}/fulfil")
+    path, key = f"{PATH}/{id}/return", {"Idempotency-Key": "rma-1"}
+    body = {
+        "lines": [
+            {"sku": "tee", "quantity": 1, "disposition": "damaged"},
+            {"sku": "tee", "quantity": 1},
+        ],
+        "reference": "rma-1",
+    }
+    assert_problem(await shop.post(path, json=body), 400, "idempotency_key_required")
+    done = await shop.post(path, json=body, headers=key)
+    assert done.status_code == 200, done.text
+    assert done.json()["lines"][0]["returned"] == 2
+    again = await shop.post(path, json=body, headers=key)
+    assert again.headers["idempotent-replayed"] == "true"
+    assert again.json() == done.json()
+    now = await pool(shop)
+    assert (now["on_hand"], now["damaged"]) == (9, 1)
+    over = await shop.post(path, json=body, headers={"Idempotency-Key": "rma-2"})
+    document = assert_problem(over, 409, "invalid_quantity")
+    assert document["lines"] == [{"sku": "tee", "requested": 1, "available": 0}]
+
+
+async def test_what_was_sold_elsewhere_is_recorded(shop: httpx2.AsyncClient) -> None:
+    paid = await shop.post(PATH, json=basket(3, state="committed"))
+    assert paid.status_code == 201
+    assert (paid.json()["state"], paid.json()["expires_at"]) == ("committed", None)
+    assert "short" not in paid.json()["lines"][0]
+    refused = await shop.post(PATH, json=basket(30, state="committed"))
+    assert_problem(refused, 409, "insufficient_stock")
+    fact = await shop.post(PATH, json=basket(9, state="fulfilled", shortage="record"))
+    assert fact.status_code == 201
+    made = fact.json()
+    assert (made["state"], made["lines"][0]["short"]) == ("fulfilled", 2)
+    assert made["committed_at"] == made["created_at"]
+    assert (await shop.get(fact.headers["location"])).json() == made
+    now = await pool(shop)
+    assert (now["deficit"], now["on_hand"]) == (2, 1)  # of three that are promised
+
+
+async def test_a_dry_run_changes_nothing(shop: httpx2.AsyncClient) -> None:
+    before = await pool(shop)
+    response = await shop.post(
+        f"{PATH}?dry_run=true", json=basket(2, reference="x"), headers={"Idempotency-Key": "d"}
+    )
+    assert response.status_code == 200
+    assert "etag" not in response.headers
+    would = response.json()
+    assert would.pop("expires_at").endswith("Z")
+    assert would == {
+        "dry_run": True, "state": "reserved", "channel": "web", "reference": "x", "customer": None,
+        "lines": [{"sku": "tee", "location": "main", "quantity": 2, "own": 2, "borrowed": 0}],
+    }  # fmt: skip
+    assert await pool(shop) == before
+    over = await shop.post(f"{PATH}?dry_run=true", json=basket(8))
+    assert_problem(over, 409, "insufficient_stock")
+    # The key was not kept: it makes its first reservation now.
+    real = await shop.post(
+        f"{PATH}?dry_run=false", json=basket(3), headers={"Idempotency-Key": "d"}
+    )
+    assert real.status_code == 201
+    assert "idempotent-replayed" not in real.headers
+
+
+async def test_a_batch_of_verbs(shop: httpx2.AsyncClient) -> None:
+    """Each element as if it had been sent alone, in any order; the answers in theirs."""
+    ids = [await reserved(shop) for _ in range(5)]
+    for id in ids[3:]:
+        await shop.post(f"{PATH}/{id}/commit")
+    line = {"sku": "tee", "quantity": 1}
+    elements = [
+        {"verb": "commit", "id": ids[0], "reference": "paid", "idempotency_key": "k-0"},
+        basket(1, idempotency_key="new"),
+        {"verb": "release", "id": ids[1]},
+        {"verb": "amend", "id": ids[2], "lines": [line | {"quantity": 2}]},
+        {"verb": "fulfil", "id": ids[3], "lines": [line]},
+        {"verb": "fulfil", "id": ids[3], "lines": [line], "idempotency_key": "k-4"},
+        {"verb": "cancel", "id": ids[4]},
+        {"verb": "return", "id": ids[4], "lines": [line], "idempotency_key": "k-6"},
+        {"verb": "extend", "id": "nobody", "ttl_seconds": 9},
+        basket(50),
+    ]
+    response = await shop.post(f"{PATH}/batch", json={"reservations": elements})
+    assert response.status_code == 200, response.text
+    results = response.json()["results"]
+    assert [each["status"] for each in results] == [
+        200, 201, 200, 200, 400, 200, 200, 409, 404, 409,
+    ]  # fmt: skip
+    states = [each.get("reservation", {}).get("state") for each in results]
+    assert states[:7] == [
+        "committed", "reserved", "released", "reserved", None, "fulfilled", "cancelled",
+    ]  # fmt: skip
+    codes = [each.get("problem", {}).get("code") for each in results]
+    assert codes[4] == "idempotency_key_required"
+    assert codes[7] in ("invalid_state", "invalid_quantity")
+    assert codes[8:] == ["unknown_reservation", "insufficient_stock"]
+    again = await shop.post(
+        f"{PATH}/{ids[0]}/commit", json={"reference": "paid"}, headers={"Idempotency-Key": "k-0"}
+    )
+    assert again.headers["idempotent-replayed"] == "true"
+
+
+async def test_a_batch_under_one_key_is_repeated_as_a_whole(shop: httpx2.AsyncClient) -> None:
+    id = await reserved(shop)
+    elements: list[dict[str, Any]] = [{"verb": "commit", "id": id}, basket(2)]
+    sent: dict[str, Any] = {
+        "json": {"reservations": elements},
+        "headers": {"Idempotency-Key": "night"},
+    }
+    first = await shop.post(f"{PATH}/batch", **sent)
+    again = await shop.post(f"{PATH}/batch", **sent)
+    assert first.json() == again.json()
+    assert "idempotent-replayed" not in first.headers
+    assert again.headers["idempotent-replayed"] == "true"
+    own = [elements[0] | {"idempotency_key": "k"}]
+    both = await shop.post(
+        f"{PATH}/batch", json={"reservations": own}, headers={"Idempotency-Key": "night"}
+    )
+    document = assert_problem(both, 422, "validation_failed")
+    assert document["errors"][0]["pointer"] == "/reservations/0/idempotency_key"

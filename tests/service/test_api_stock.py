@@ -69,7 +69,15 @@ async def test_availability_is_for_product_pages(shop: httpx2.AsyncClient) -> No
     assert [(item["sku"], item["available"]) for item in body["items"]] == [("tee", 7), ("cap", 0)]
     assert body["items"][0]["by_location"] == {"main": 7}
     assert_problem(await shop.get("/v1/availability?channel=none&sku=tee"), 404, "unknown_channel")
-    assert_problem(await shop.get("/v1/availability?channel=web&sku=none"), 404, "unknown_sku")
+    missing = await shop.get("/v1/availability?channel=web&sku=tee&sku=none&sku=nor")
+    assert_problem(missing, 404, "unknown_sku")
+    assert [line["sku"] for line in missing.json()["lines"]] == ["none", "nor"]
+    wrong = await shop.get("/v1/availability?channel=web&sku=tee&sku=a%20b")
+    assert_problem(wrong, 422, "validation_failed")
+    many = "&".join(f"sku=s{number}" for number in range(201))
+    assert_problem(
+        await shop.get(f"/v1/availability?channel=web&{many}"), 422, "validation_failed"
+    )
 
 
 async def test_lines_are_received_each_on_its_own(shop: httpx2.AsyncClient) -> None:
@@ -169,6 +177,31 @@ async def test_channels_and_locations_are_listed_by_name(shop: httpx2.AsyncClien
     assert [location["name"] for location in first["items"]] == ["main"]
     rest = (await shop.get(f"/v1/locations?cursor={first['next_cursor']}")).json()
     assert [location["name"] for location in rest["items"]] == ["north"]
+
+
+async def test_a_channel_goes_and_its_quota_is_shared(shop: httpx2.AsyncClient) -> None:
+    basket = {"channel": "web", "lines": [{"sku": "tee", "quantity": 2}]}
+    held = (await shop.post("/v1/reservations", json=basket)).json()["id"]
+    version = (await shop.get("/v1/channels/web")).headers["etag"]
+    used = await shop.delete("/v1/channels/web", headers={"If-Match": version})
+    assert_problem(used, 409, "channel_in_use")
+    (line,) = used.json()["lines"]
+    assert (line["sku"], line["location"], line["requested"]) == ("tee", "main", 2)
+    assert "closed" not in (await shop.get("/v1/channels/web")).json()
+    stale = await shop.delete("/v1/channels/web", headers={"If-Match": version})
+    assert_problem(stale, 412, "stale_version")
+    assert (await shop.post(f"/v1/reservations/{held}/release")).status_code == 200
+    assert (await shop.put("/v1/channels/store", json={"floor_share": 0.3})).status_code == 200
+    gone = await shop.delete("/v1/channels/web")
+    assert (gone.status_code, gone.content) == (204, b"")
+    assert_problem(await shop.delete("/v1/channels/web"), 404, "unknown_channel")
+    assert_problem(await shop.get("/v1/channels/web"), 404, "unknown_channel")
+    assert_problem(await shop.post("/v1/reservations", json=basket), 404, "unknown_channel")
+    assert_problem(await shop.get("/v1/availability?channel=web&sku=tee"), 404, "unknown_channel")
+    assert (await shop.get("/v1/stock/tee")).json()["available"] == {"store": 10}
+    closed = await shop.put("/v1/channels/web", json={"closed": True})
+    assert_problem(closed, 422, "validation_failed")
+    assert (await shop.put("/v1/channels/web", json={})).status_code == 201
 
 
 async def test_the_worker_says_that_it_is_ready(app: App, client: httpx2.AsyncClient) -> None:

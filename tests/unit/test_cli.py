@@ -69,6 +69,8 @@ def test_every_setting_is_a_flag_with_help(capsys: Captured) -> None:
         ["serve", "--port"],
         ["serve", "--port", "x"],
         ["settings", "--format", "xml"],
+        ["import"],
+        ["import", "a.csv", "b.csv"],
         ["clock"],
         ["clock", "refuse"],
     ],

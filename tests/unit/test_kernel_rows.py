@@ -16,7 +16,7 @@ from core.kernel import reference as rule
 from core.kernel._pool import ChannelUnknown, LawBroken, RowCorrupt
 from core.kernel.reference import Channel, Policy, Pool, SkuPolicy
 from tests.property.kernel_world import TAIL, TTL_MS, Kernel, one_pool, pool_of, row_text
-from tests.property.strategies import World
+from tests.property.world import World
 
 TEE = "tee"
 MAIN = (TEE, "main")
@@ -182,7 +182,7 @@ def test_random_rows_are_refused_or_lawful(text: bytes) -> None:
         plan.batch.receive(plan.rows[MAIN], plan.skus[TEE], 5)
     except (RowCorrupt, ChannelUnknown):
         return
-    stage = plan.batch.pack(True)
+    stage = plan.batch.pack()
     pool = pool_of(MAIN, stage.new[0])
     rule.check(pool)
     assert row_text(pool, pool.version) == stage.new[0]

@@ -11,6 +11,7 @@ from api.problems import KINDS, Problem, answer, problem
 from core.errors import (
     Draining,
     Expired,
+    ImportRefused,
     InsufficientStock,
     InvalidRequest,
     InvalidState,
@@ -42,6 +43,7 @@ STATUSES = {
         "invalid_quantity",
         "expired",
         "hold_limit",
+        "channel_in_use",
     },
     412: {"stale_version"},
     413: {"body_too_large"},
@@ -50,6 +52,9 @@ STATUSES = {
     500: {"internal_error"},
     503: {"overloaded", "stock_unavailable", "draining"},
 }
+
+
+NEVER_ANSWERED = (StartRefused, ImportRefused)  # of the command line, not of a request
 
 
 def leaves(root: type[StockadeError]) -> Iterator[type[StockadeError]]:
@@ -66,13 +71,13 @@ def test_statuses_are_those_of_the_contract() -> None:
 
 
 def test_every_error_has_a_kind() -> None:
-    # A refused start never reaches a caller.
-    assert {leaf.code for leaf in leaves(StockadeError)} - {StartRefused.code} == set(KINDS)
+    found = {leaf.code for leaf in leaves(StockadeError)}
+    assert found - {leaf.code for leaf in NEVER_ANSWERED} == set(KINDS)
 
 
 def test_only_what_may_work_later_is_retryable() -> None:
     for leaf in leaves(StockadeError):
-        if leaf is not StartRefused:
+        if leaf not in NEVER_ANSWERED:
             assert leaf.retryable == (KINDS[leaf.code].status in (429, 503)), leaf
 
 

@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api import wire
+from api.batch import BATCH
 from api.call import Call
 from api.policy import CHANNEL, SKU
 from api.problems import IfMatchInvalid, KeyInvalid, MalformedJson, UnsupportedMediaType
-from api.reservations import BATCH, CANCEL, COMMIT, RESERVE
-from api.stock import RECEIVE
+from api.reservations import CANCEL, COMMIT, RESERVE
+from api.stock import ADJUST, COUNT, REALLOCATE, RECEIVE, TRANSFER
 from core.errors import InvalidRequest
 from core.model import Reserve
 
@@ -69,8 +70,8 @@ def reserve(*members: bytes, lines: bytes = LINE) -> bytes:
         (reserve(b'"reference":"\xe2\x80\xae"'), "/reference"),
         (reserve(b'"reference":"' + b"x" * 129 + b'"'), "/reference"),
         (reserve(b'"reference":""'), "/reference"),
-        (reserve(b'"state":"committed"'), "/state"),
-        (reserve(b'"shortage":"record"'), "/shortage"),
+        (reserve(b'"state":"expired"'), "/state"),
+        (reserve(b'"shortage":"ignore"'), "/shortage"),
         (reserve(b'"dry_run":true'), "/dry_run"),
         (reserve(b'"ttl_seconds":0'), "/ttl_seconds"),
         (reserve(b'"durability":"disk"'), "/durability"),
@@ -157,7 +158,8 @@ JSON_VALUES = st.recursive(
 
 @given(st.binary() | JSON_VALUES.map(lambda value: json.dumps(value).encode()))
 def test_whatever_is_sent_is_taken_or_refused_properly(body: bytes) -> None:
-    for kind in (RESERVE, BATCH, COMMIT, CANCEL, RECEIVE, SKU, CHANNEL):
+    stock = (RECEIVE, ADJUST, COUNT, TRANSFER, REALLOCATE)
+    for kind in (RESERVE, BATCH, COMMIT, CANCEL, SKU, CHANNEL, *stock):
         with suppress(InvalidRequest, MalformedJson):
             kind.decode(body)
 

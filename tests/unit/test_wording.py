@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import asdict, replace
 
 from core.model import (
+    ChannelEntry,
     ChannelSpec,
     LocationSpec,
     PoolChannel,
-    ReservationLine,
     SkuChannel,
     SkuSpec,
     is_name,
@@ -18,6 +19,7 @@ from core.model import (
     is_sku,
 )
 from core.store import wording
+from core.store.wording import Record, RecordLine
 
 printable = st.text(min_size=1, max_size=128).filter(str.isprintable)
 awkward = st.text(" -%@,\n\t\0{}\"\\`/+&#é漢🧦\u202e\xa0ab0", min_size=1, max_size=40)
@@ -65,18 +67,50 @@ RECORD = b"C 3 1700000000500 - 1700000000400 9 web c%409 - tee@main@2,1,1,0,0,4 
 
 
 def test_a_record_is_read_in_parts() -> None:
-    assert wording.record_head(RECORD) == (
-        "C", 3, 1700000000500, None, b"web c%409 -", "web",
+    assert wording.parse_record(RECORD) == Record(
+        "C", 3, 1700000000500, None, 1700000000400, "9", "web", "c%409", "-",
+        [RecordLine("tee@main", 2, 1, 1, 0, 0, 4), RecordLine("mug@north", 5, 0)],
     )  # fmt: skip
-    assert wording.record_lines(RECORD) == [
-        ReservationLine("tee", "main", 3, 2, 1, 1, 0, 0),
-        ReservationLine("mug", "north", 5, 5, 0, 0, 0, 0),
-    ]
+    assert wording.parse_record(RECORD).tail == b"web c%409 -"
+    line = wording.parse_record(RECORD).lines[1]
+    assert (line.sku, line.location) == ("mug", "north")
 
 
-def test_a_new_record_was_updated_when_it_was_made() -> None:
-    head = wording.record_head(b"R 1 - 1700000900000 - - web - - tee@main@1,0")
-    assert head == ("R", 1, 0, 1700000900000, b"web - -", "web")
+counts = st.integers(0, 5)
+
+
+@given(
+    st.sampled_from("RCFTLXK"),
+    st.integers(1, 9),
+    st.tuples(*[st.none() | st.integers(1, 2**41)] * 3),
+    st.sampled_from(["-", "7", "~0123456789abcdef"]),
+    st.lists(st.builds(RecordLine, st.just("a%@main"), *[counts] * 7), max_size=3),
+)
+def test_a_record_comes_back_as_it_was(
+    state: str,
+    version: int,
+    times: tuple[int | None, int | None, int | None],
+    seq: str,
+    lines: list[RecordLine],
+) -> None:
+    record = Record(state, version, *times, seq, "web", "c", "r", lines)
+    assert wording.parse_record(record.encode()) == record
+
+
+@given(counts, counts, counts, counts)
+def test_what_is_open_splits_as_it_goes(
+    own: int, borrowed: int, fulfilled: int, cancelled: int
+) -> None:
+    """Own units ship first, borrowed ones go back first: counted unit by unit."""
+    fulfilled = min(fulfilled, own + borrowed)
+    cancelled = min(cancelled, own + borrowed - fulfilled)
+    left = [own, borrowed]
+    for first, units in ((0, fulfilled), (1, cancelled)):
+        part = min(left[first], units)
+        left[first] -= part
+        left[1 - first] -= units - part
+    line = RecordLine("tee@main", own, borrowed, fulfilled, cancelled)
+    assert line.open_parts == tuple(left)
 
 
 # Rows.
@@ -84,7 +118,7 @@ def test_a_new_record_was_updated_when_it_was_made() -> None:
 
 def test_a_row_is_the_pool_it_says() -> None:
     """Every account, and per channel what it can take: own, shared if it may, no more than its
-    ceiling leaves."""
+    ceiling leaves. ``store`` is closed."""
     row = b"7 1 2 5,3,1,2,0,-4 app@0,1,0,1 store@2,0,0,0,2,-,0,0 web@4,5,6,3,1,u500,6,0"
     specs = {
         "app": ChannelSpec(borrow=False),
@@ -99,7 +133,7 @@ def test_a_row_is_the_pool_it_says() -> None:
     assert pool.channels == {
         "app": PoolChannel(0, 1, 0, 0, None),
         "market": PoolChannel(0, 0, 0, 5, None),
-        "store": PoolChannel(2, 0, 0, 2, None),
+        "store": PoolChannel(2, 0, 0, 0, None),
         "web": PoolChannel(4, 5, 6, 6, 6),
     }
     assert reach == {"app": 0, "market": 5, "web": 6}
@@ -133,7 +167,24 @@ units = st.none() | st.integers(0, 2**31 - 1)
 )  # fmt: skip
 def test_a_channel_comes_back_as_it_was(version: int, name: str, spec: ChannelSpec) -> None:
     found = wording.parse_channel(name, wording.channel_entry(version, spec))
-    assert (found.name, found.version, found.spec) == (name, version, spec)
+    assert (found.name, found.version, found.spec) == (name, version, kept(spec))
+    closed = replace(found.spec, closed=True)
+    again = wording.parse_channel(name, wording.channel_entry(version + 1, closed))
+    assert (again.name, again.version, again.spec) == (name, version + 1, closed)
+
+
+def kept(spec: ChannelSpec) -> ChannelEntry:
+    """As the store keeps it."""
+    return ChannelEntry(**asdict(spec))
+
+
+def test_a_quota_is_found_by_its_whole_name() -> None:
+    row = b"7 1 2 5,3,1,2,0,-4 a.web@9,9,9,0 web-2@1,2,3,0 web@4,5,6,3,1,u500,6,0"
+    assert wording.quota(row, "web") == (4, 5, 6)
+    assert wording.quota(row, "web-2") == (1, 2, 3)
+    assert wording.quota(row, "we") == (0, 0, 0)
+    with pytest.raises(ValueError, match="int"):
+        wording.quota(b"7 1 2 5,3,1,2,0,-4 web@x,1,2,0", "web")
 
 
 @given(st.integers(1, 2**53), names, st.booleans(), st.booleans())
