@@ -18,6 +18,7 @@ import uvloop
 
 from bench import table
 from bench.availability import availability
+from bench.changes import changes
 from bench.growth import growth
 from bench.hot import hot, uniform
 from bench.http import http_suite
@@ -32,6 +33,7 @@ SUITES: dict[str, Suite] = {
     "hot": hot,
     "uniform": uniform,
     "mix": mix,
+    "changes": changes,
     "two_workers": two_workers,
     "http": http_suite,
     "availability": availability,

@@ -61,17 +61,17 @@ class PlannedStep(Step):
 
     stage: Stage
     round = 0  # the pipeline that carries it
-    ahead = False  # planned on rows that the pipeline before it was to leave
+    guessed = False  # planned on rows that a script before it was to leave
 
     def launched(self, round: int, ahead: bool) -> None:
         """It goes out now: until it has landed, its rows are what it makes of them."""
-        self.round, self.ahead = round, ahead
+        self.round, self.guessed = round, ahead or self.stage.guessed
         for row in self.stage.rows:
             row.planned = round
 
     def undone(self, lane: Lane) -> None:
         for row, old in zip(self.stage.rows, self.stage.old, strict=True):
-            row.void(old, self.round, self.ahead)
+            row.void(old, self.round, self.guessed)
 
     def took_effect(self, lane: Lane, moved: list[Any]) -> None:
         """The rows are what the plan says, but for those that were rebased."""

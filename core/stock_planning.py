@@ -111,11 +111,7 @@ class StockPlanner:
                 break
         queue.extendleft(reversed(later))
         stage = self._packed(planned) if planned else None
-        if stage is None:
-            return None
-        for row in stage.rows:  # planned and not seen: no refusal may rest on it until it landed
-            row.void(row.text, row.planned, True)
-        return StockStep(stage, planned, self._places)
+        return None if stage is None else StockStep(stage, planned, self._places)
 
     def _plan(self, batch: Batch, op: StockOp) -> int:
         """One line: PLANNED, LATER, FULL or ENDED."""

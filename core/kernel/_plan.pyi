@@ -61,9 +61,13 @@ class Demand:
     ) -> None: ...
 
 class Stage:
-    """What one script is to write: rows in parallel lists, and the Row objects they belong to."""
+    """What one script is to write: rows in parallel lists, and the Row objects they belong to.
 
-    __slots__ = ("deltas", "new", "old", "pools", "rows")
+    ``guessed``: an old row among them is what an earlier stage of the same round makes of it.
+    """
+
+    __slots__ = ("deltas", "guessed", "new", "old", "pools", "rows")
+    guessed: bool
     rows: list[Row]
     pools: list[bytes]
     old: list[bytes]
@@ -96,7 +100,7 @@ class Batch(Decisions):
 
     def confirmed(self, number: int, after_round: int, since: float) -> bool:
         """True if a refusal may stand: all it rests on was seen after `after_round` was sent, or
-        not before `since`, and is not changed by this batch."""
+        not before `since`, and nothing of it was planned since and has not landed yet."""
 
     def reads(self, number: int) -> list[tuple[str, str | None]]:
         """The (sku, location) pairs that a demand rests on, to be read again."""

@@ -12,10 +12,9 @@ of stock are in ``_stock.pyx``. ``reference.py`` says the rule.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING
-from cpython.unicode cimport PyUnicode_DecodeASCII
 from libc.stdint cimport int32_t, int64_t
-from libc.string cimport memcpy
 
+from core.kernel._ids cimport make_id
 from core.kernel._pool cimport check_laws, print_deltas, print_row
 
 LIMITS = ("", "channel_ceiling", "channel_quota", "safety_stock", "on_hand")
@@ -58,12 +57,19 @@ cdef class Demand:
         self.state = RESERVED_STATE
 
 
-class Stage:
-    """What one script is to write: rows in parallel lists, and the Row objects they belong to."""
+cdef int64_t UNSENT = <int64_t>1 << 62    # Row.planned of a plan that no pipeline carries yet
 
-    __slots__ = ("deltas", "new", "old", "pools", "rows")
+
+class Stage:
+    """What one script is to write: rows in parallel lists, and the Row objects they belong to.
+
+    ``guessed``: an old row among them is what an earlier stage of the same round makes of it.
+    """
+
+    __slots__ = ("deltas", "guessed", "new", "old", "pools", "rows")
 
     def __init__(self):
+        self.guessed = False
         self.rows = []
         self.pools = []
         self.old = []
@@ -274,7 +280,7 @@ cdef class Batch(Decisions):
 
     def confirmed(self, int number, int64_t after_round, double since):
         """True if a refusal may stand: all it rests on was seen after `after_round` was sent, or
-        not before `since`, and is not changed by this batch."""
+        not before `since`, and nothing of it was planned since and has not landed yet."""
         cdef Wish *wish = &self._wish[number]
         cdef Part *part
         cdef Row row
@@ -291,7 +297,7 @@ cdef class Batch(Decisions):
             for k in range(part.candidates):
                 slot = self._candidate[part.first_candidate + k]
                 row = <Row>self.rows[slot]
-                if self._now[slot].touched or (
+                if self._now[slot].touched or row.planned > row.round or (
                         row.round <= after_round and row.seen_at < since):
                     return False
         return True
@@ -333,6 +339,9 @@ cdef class Batch(Decisions):
                 continue
             before = &self._before[slot]
             row = <Row>self.rows[slot]
+            if row.planned == UNSENT:      # an earlier stage of this round changed it as well
+                stage.guessed = True
+            row.planned = UNSENT
             new = print_row(now, self.policy._names, now.version + 1)
             rows.append(row)
             pools.append(row.pool)
@@ -425,26 +434,3 @@ cdef class Batch(Decisions):
                 (<Row>self.rows[move.slot]).pool, self._name(move.source),
                 self._name(move.target), move.units))
         return moves
-
-
-cdef str make_id(int64_t time_ms, int counter, const unsigned char *bits, int shard):
-    """A UUIDv7 (RFC 9562): 48 bits of ms, 12 of counter, 54 random, and the shard in the last 8."""
-    cdef unsigned char raw[16]
-    cdef char text[36]
-    cdef const char *digits = "0123456789abcdef"
-    cdef int i, at = 0
-    for i in range(6):
-        raw[i] = (time_ms >> (40 - 8 * i)) & 0xFF
-    raw[6] = 0x70 | ((counter >> 8) & 0x0F)
-    raw[7] = counter & 0xFF
-    memcpy(raw + 8, bits, 7)
-    raw[8] = 0x80 | (raw[8] & 0x3F)
-    raw[15] = shard
-    for i in range(16):
-        if i == 4 or i == 6 or i == 8 or i == 10:
-            text[at] = c"-"
-            at += 1
-        text[at] = digits[raw[i] >> 4]
-        text[at + 1] = digits[raw[i] & 15]
-        at += 2
-    return PyUnicode_DecodeASCII(text, 36, NULL)

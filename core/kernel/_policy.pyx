@@ -85,6 +85,7 @@ cdef class Row:
         that was itself planned and not seen, so that no refusal may rest on it."""
         if self.planned <= round:
             self.text = text
+            self.planned = -1
             if guessed:
                 self.round = -1
                 self.seen_at = -1e9

@@ -285,7 +285,8 @@ cdef void pay_deficit(Pool *pool, int channel) noexcept nogil:
 
 
 cdef void ship(Pool *pool, int channel, int64_t quantity, Moves *moves) noexcept nogil:
-    """Committed units leave; one that was missing and yet leaves was there after all."""
+    """Committed units leave; one that was missing and yet leaves was there after all. (Only a fact
+    takes of a pool with a deficit, and then the plan is for this very row already.)"""
     cdef int64_t here = on_hand(pool)
     cdef int64_t found = quantity - here if quantity > here else 0
     pool.quotas[channel].committed -= quantity
@@ -293,4 +294,3 @@ cdef void ship(Pool *pool, int channel, int64_t quantity, Moves *moves) noexcept
     pool.deficit -= found
     note(moves, AT_OUTSIDE, AT_DEFICIT, found)
     pool.inflow -= quantity - found
-    pool.fixed = pool.fixed or found > 0

@@ -89,6 +89,21 @@ def test_a_shortage_says_what_there_is(name: str) -> None:
     assert plan.rows[MAIN].text == text
 
 
+@pytest.mark.parametrize("target", ["quarantine", "shared", "safety", "web"])
+def test_only_what_becomes_sellable_pays_what_is_missing(target: str) -> None:
+    """3 damaged units beside a deficit of 2: looked at again they pay nothing."""
+    quotas = {"web": Quota(0, 0, 5)}
+    plan = two_places(Pool(*MAIN, damaged=3, deficit=2, quotas=quotas), ceiling=None)
+    moves = run(plan, lambda b, r, t, s: b.reallocate(r, s, "damaged", target, None))
+    into = "free:web" if target == "web" else target
+    if target == "quarantine":
+        assert moves == [("damaged", into, 3)]
+    else:
+        assert moves == [("damaged", "deficit", 2), ("damaged", into, 1)]
+    pool = pool_of(MAIN, plan.pack().new[0])
+    assert (pool.on_hand, pool.deficit) == (6, 2 if target == "quarantine" else 0)
+
+
 def test_a_channel_with_open_units_stays() -> None:
     for quota in (Quota(1, 1, 0), Quota(0, 0, 1)):
         plan = two_places(Pool(*MAIN, quotas={"web": quota}))
@@ -256,6 +271,70 @@ def test_what_a_record_holds_is_read_first() -> None:
     line = model.Line(TEE, 1, "main")
     assert plan.batch.add(demand(line, id="x", held=[(TEE, "main", 0, 1, 0)])) == kernel.ADDED
     assert plan.batch.plan() == 1
+
+
+def planned(plan: Kernel, op: kernel.Demand) -> kernel.Stage:
+    """The stage of one demand on a pool that has met its policy."""
+    plan.batch.meet(plan.rows[MAIN], plan.skus[TEE])
+    plan.pack()
+    plan.begin()
+    assert plan.batch.add(op) == kernel.ADDED
+    plan.batch.plan()
+    plan.batch.pack_reservations(NOW_MS, bytes(8), 0)
+    return plan.pack()
+
+
+def test_what_a_fact_may_not_take_fits_no_other_row() -> None:
+    """Shared units fit any row that has them; safety does not, for there may be shared ones."""
+    for quantity, fits in ((3, True), (4, False)):
+        plan = two_places(Pool(*MAIN, shared=3, safety=2), ceiling=None)
+        plan.skus[TEE] = known.Sku(
+            TEE, 1, b"", model.SkuSpec(2), ("main",), {"main": plan.rows[MAIN]}
+        )
+        plan.begin()
+        op = demand(model.Line(TEE, quantity), fact=True, state=kernel.COMMITTED)
+        stage = planned(plan, op)
+        assert bool(stage.deltas[0]) == fits, stage.new
+
+
+def test_an_own_hold_spends_no_allowance_of_its_own_basket() -> None:
+    """5 of 5 are spent: the same 5 may be held again, and a sixth may not."""
+    quota = Quota(9, 5, 0, 0, 1, Ceiling(units=5), 0)
+    for quantity, left in ((5, 0), (4, 1), (6, None)):
+        main = Pool(*MAIN, sku_number=1, policy_number=1, quotas={"web": quota})
+        plan = two_places(main, ceiling=Ceiling(units=5))
+        op = demand(model.Line(TEE, quantity), id="x", held=[(TEE, "main", 5, 0, 1)])
+        stage = planned(plan, op)
+        if left is None:
+            assert plan.batch.shortfalls(0) == [(0, TEE, None, 6, 5, 0, "channel_ceiling")]
+            assert stage.rows == []
+        else:
+            found = pool_of(MAIN, stage.new[0]).quota("web")
+            assert (found.free, found.reserved, found.ceiling_left) == (
+                14 - quantity,
+                quantity,
+                left,
+            )
+
+
+def test_a_transfer_pays_a_deficit_out_of_shared_and_then_of_each_ones_own() -> None:
+    """7 are missing there: 2 shared ones and 5 of the 8 free ones pay, by largest remainder."""
+    policy = Policy(
+        {name: Channel(name, ("main", "north")) for name in ("store", "web")},
+        {"main": True, "north": True},
+    )
+    world = World(policy, {TEE: SkuPolicy(1)})
+    world.pools[MAIN] = Pool(*MAIN, shared=2, quotas={"web": Quota(5), "store": Quota(3)})
+    world.pools[NORTH] = Pool(*NORTH, deficit=7, quotas={"web": Quota(0, 0, 9)})
+    plan = Kernel(world)
+    expected = world.transfer(MAIN, "north", 10)
+    assert expected[1] == [
+        ("outside", "deficit", 7), ("outside", "free:store", 1), ("outside", "free:web", 2),
+    ]  # fmt: skip
+    assert plan.transfer(MAIN, "north", 10) == expected
+    plan.pack()
+    for key, pool in world.pools.items():
+        assert plan.rows[key].text == row_text(pool, 8)
 
 
 def test_all_that_a_record_holds_may_be_let_go() -> None:
