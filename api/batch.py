@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, cast, get_args
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
@@ -39,6 +39,7 @@ ElementKey = Annotated[str, Meta(min_length=1, max_length=255)]
 class ReserveElement(Reserve, frozen=True, kw_only=True):
     """One element of a batch: a reserve body, with a key of its own if you like."""
 
+    verb: Literal["reserve"] = "reserve"
     idempotency_key: ElementKey | None = None
 
 
@@ -163,7 +164,7 @@ class BatchResults(Struct, frozen=True):
 
 async def batch(call: Call) -> Reply:
     """``POST /v1/reservations/batch``: each element on its own."""
-    sent, request = BATCH.read(call)
+    sent, request = BATCH.read_new(call)
     elements = [_element(sent, index, raw) for index, raw in enumerate(request.reservations)]
     lines = sum(len(getattr(each[2], "lines", None) or ()) for each in elements)
     if lines > LINES_MAX:
@@ -182,7 +183,7 @@ def _element(sent: bytes | None, index: int, raw: Raw) -> tuple[str, str, Any, K
     verb = ELEMENT_VERB.decode(bytes(raw), pointer).verb
     kind = KINDS.get(verb)
     if kind is None:
-        raise wire.invalid(f"{pointer}/verb", f"Expected one of {', '.join(sorted(VERBS))}")
+        raise wire.invalid(f"{pointer}/verb", f"Expected one of {', '.join(sorted(KINDS))}")
     element: Any = kind.element.decode(bytes(raw), pointer)
     request = kind.alone(*(getattr(element, name) for name in kind.alone.__struct_fields__))
     wire.check_text(request, kind.text, pointer)
@@ -195,7 +196,7 @@ def _element(sent: bytes | None, index: int, raw: Raw) -> tuple[str, str, Any, K
         if sent is None:
             return verb, id, request, None
         key = b"%b#%d" % (sent, index)
-        return verb, id, request, wire.scoped(b"POST", PATH + b"/batch", key, request)
+        return verb, id, request, wire.of_batch(PATH + b"/batch", key, (verb, id, request))
     if sent is not None:
         raise wire.invalid(
             f"{pointer}/idempotency_key", "Expected no key beside the Idempotency-Key header"

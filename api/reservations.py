@@ -57,7 +57,7 @@ def _reply(status: int, receipt: Receipt, *headers: Header) -> Reply:
 
 async def reserve(call: Call) -> Reply:
     """``POST /v1/reservations``."""
-    sent, request = RESERVE.read(call)
+    sent, request = RESERVE.read_new(call)
     check_places(request)
     if call.query and wire.Parameters(call, ("dry_run",)).flag("dry_run"):
         return 200, [JSON], wire.encode(await call.engine.dry_run(request))

@@ -48,6 +48,7 @@ SKUS: dict[str, Any] = {
     "maxItems": stock.SKUS_MAX,
 }
 CHANNEL = {"type": "string"}
+UNVERSIONED = ("if_match_invalid", "stale_version")  # an If-Match there matches nothing
 
 
 def _verb(
@@ -85,6 +86,7 @@ def _stock(verb: str, handler: Handler, summary: str, body: type[Struct]) -> Rou
         body=body,
         body_bytes_max=BATCH_BYTES_MAX,
         key=True,
+        problems=UNVERSIONED,
     )
 
 
@@ -132,6 +134,7 @@ ROUTES: tuple[Route[Handler], ...] = (
             "unknown_location",
             "insufficient_stock",
             "durability_unavailable",
+            *UNVERSIONED,
         ),
     ),
     Route(
@@ -143,6 +146,7 @@ ROUTES: tuple[Route[Handler], ...] = (
         body=batch.Batch,
         body_bytes_max=BATCH_BYTES_MAX,
         key=True,
+        problems=UNVERSIONED,
     ),
     Route(
         "GET",

@@ -109,7 +109,7 @@ async def _change(
     change: Callable[[T, Sequence[Key | None]], Awaitable[list[StockResult]]],
 ) -> Reply:
     """Each line on its own, with the header's key and the line's number."""
-    sent, request = body.read(call)
+    sent, request = body.read_new(call)
     keys: list[Key | None] = [None] * len(request.lines)
     if sent is not None:
         at = None if request.occurred_at is None else request.occurred_at.isoformat()

@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from api.call import Call
 from api.problems import IfMatchInvalid, KeyInvalid, MalformedJson, UnsupportedMediaType
-from core.errors import InvalidRequest, StockadeError
+from core.errors import InvalidRequest, StaleVersion, StockadeError
 from core.model import ACCOUNT_MAX, SKU_RULE, Key, is_printable, is_sku
 
 T = TypeVar("T")
@@ -97,6 +97,16 @@ class Body(Generic[T]):
         self._check_media_type(call)
         version = if_match(call)
         return *self.read(call), version
+
+    def read_new(self, call: Call) -> tuple[bytes | None, T]:
+        """The same for what has no version yet: an If-Match, be it ``*``, matches nothing.
+
+        Raises StaleVersion last.
+        """
+        sent, value, _ = self.read_versioned(call)
+        if b"if-match" in call.headers:
+            raise StaleVersion("There is no version yet that If-Match could name; leave it out")
+        return sent, value
 
     def decode(self, body: bytes, pointer: str = "") -> T:
         """``body``, found at ``pointer``, as a struct. Raises MalformedJson, InvalidRequest."""
@@ -266,13 +276,19 @@ def element_key(text: str, pointer: str) -> bytes:
     return sent
 
 
-def scoped(method: bytes, path: bytes, key: bytes, request: Struct) -> Key:
+def scoped(method: bytes, path: bytes, key: bytes, request: object) -> Key:
     """``key`` as the store knows it: used by nobody in particular, at ``path``, for ``request``."""
     owner = b""
     scope = b"%d:%b%d:%b%d:%b%d:%b" % (
         len(owner), owner, len(method), method, len(path), path, len(key), key
     )  # fmt: skip
     return Key(_hash(scope), _hash(encode(request)))
+
+
+def of_batch(path: bytes, key: bytes, element: tuple[str, str, Struct]) -> Key:
+    """A key that a batch's header gave to an element: (verb, id, its request)."""
+    scope = scoped(b"POST", path, key, element)
+    return Key(b"#" + scope.field, scope.fingerprint)
 
 
 def _hash(message: bytes) -> bytes:

@@ -27,13 +27,14 @@ from core.model import (
     ChannelSpec,
     Durability,
     Key,
+    Line,
     PartLine,
     ReturnLine,
     is_name,
     is_reservation_id,
     is_sku,
 )
-from core.ops import Receipt, SettleOp
+from core.ops import Known, Receipt, SettleOp
 from core.store import keys, wording
 from core.store.shard import Shard
 
@@ -154,6 +155,15 @@ class Asking:
         record, now_ms = await self._record(result.resource)
         return Receipt(result.resource, record, self.durability, True, as_of_ms=now_ms)
 
+    async def _recalled(self, error: StockadeError, key: Key) -> Known | StockadeError:
+        """A demand that would be refused now, and was granted under its key before: a replay."""
+        window = self._lane.long_window if key.of_batch else self._lane.short_window
+        value = await self._shard.key(window, key.field)
+        if value is None:
+            return error
+        same = wording.parse_key(value)[0] == key.fingerprint
+        return Known(value) if same else KeyReused()
+
     async def _record(self, id: str) -> tuple[bytes, int]:
         if not is_reservation_id(id) or keys.shard_of(id) != keys.SHARD:
             raise UnknownReservation()
@@ -165,7 +175,7 @@ class Asking:
         return record, now_ms
 
 
-def check_names(lines: Sequence[PartLine | AmendLine | ReturnLine]) -> None:
+def check_names(lines: Sequence[Line | PartLine | AmendLine | ReturnLine]) -> None:
     """Raises InvalidRequest with all SKUs and locations that break the grammar."""
     wrong = []
     for number, line in enumerate(lines):

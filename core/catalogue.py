@@ -159,9 +159,13 @@ class Catalogue:
 
         Raises UnknownChannel, StaleVersion, or ChannelInUse: then it is open again.
         """
-        closed = await self._set_closed(name, True, if_version)
-        await self._lane.tidy()  # what is due keeps no units open
         sweep = Sweep(self._shard, self._run, name)
+        _, seen = await self._channel_of(name, if_version)
+        await self._lane.tidy()  # what is due keeps no units open
+        if not seen.spec.closed:
+            await sweep.check()
+        closed = await self._set_closed(name, True, if_version)
+        await self._lane.tidy()
         for _ in range(TRIES_MAX):
             entries = await self._entries()
             known = entries.channels.get(name)
@@ -180,21 +184,26 @@ class Catalogue:
         raise Overloaded("Others keep changing the policy; try again")
 
     async def _set_closed(self, name: str, closed: bool, if_version: int | None = None) -> int:
-        """Closes a channel, or opens it again; its version then. ``if_version`` of one that is
-        closed already may be the version that was closed."""
+        """Closes a channel, or opens it again; its version then."""
         for _ in range(TRIES_MAX):
-            entries = await self._entries()
-            known = entries.channels.get(name)
-            if known is None:
-                raise UnknownChannel()
-            if if_version not in (None, known.version, known.version - known.spec.closed):
-                raise StaleVersion()
+            entries, known = await self._channel_of(name, if_version)
             if known.spec.closed == closed:
                 return known.version
             text = wording.channel_entry(known.version + 1, replace(known.spec, closed=closed))
             if await self._set(entries, "channel", keys.CHANNELS, name, text):
                 return known.version + 1
         raise Overloaded("Others keep changing the policy; try again")
+
+    async def _channel_of(self, name: str, if_version: int | None) -> tuple[PolicyEntries, Channel]:
+        """The policy and a channel of it. ``if_version`` of one that is closed already may be the
+        version that was closed. Raises UnknownChannel, StaleVersion."""
+        entries = await self._entries()
+        known = entries.channels.get(name)
+        if known is None:
+            raise UnknownChannel()
+        if if_version not in (None, known.version, known.version - known.spec.closed):
+            raise StaleVersion()
+        return entries, known
 
     async def _set(
         self, entries: PolicyEntries, kind: str, hash_name: bytes, name: str, text: bytes

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from types import MappingProxyType
 from typing import Any
 
 from msgspec.structs import replace
@@ -25,8 +24,10 @@ from core.errors import (
     KeyRequired,
     Overloaded,
     StockadeError,
+    UnknownChannel,
+    UnknownSku,
 )
-from core.model import Amend, Commit, Key, Line, Return, ReturnLine
+from core.model import Amend, AmendLine, Commit, Key, Line, Return, ReturnLine
 from core.ops import Known, NoPool, Receipt
 from core.refusals import unknown_location
 from core.replan_ops import AmendOp, Back, LateOp, ReturnOp
@@ -34,6 +35,8 @@ from core.store import keys, wording
 from core.store.wording import Record
 
 TRIES_MAX = 16  # of a change that always loses against others
+NO_CHANNEL = "The channel that sold it is gone; give the money back"
+CLOSED = "The channel is being deleted; try again"  # it opens again, as it has open units
 
 
 def own_key() -> Key:
@@ -77,6 +80,8 @@ class Changes(Asking):
             result = await self._planned(await self._late(id, record, request, key))
             if isinstance(result, tuple):
                 continue  # another verb was faster; the record is read again
+            if isinstance(result, UnknownChannel):  # it is being deleted
+                raise Expired(NO_CHANNEL)
             if isinstance(result, InsufficientStock):
                 refused = record, result  # or another commit of this reservation has the units
                 continue
@@ -94,10 +99,16 @@ class Changes(Asking):
         check_names(request.lines)
         used = own_key() if key is None else key
 
+        async def check(record: bytes) -> None:
+            if request.ttl_seconds is not None and record.startswith(b"C "):
+                detail = "Expected none: what is committed has no deadline"
+                raise InvalidRequest(detail, [("/ttl_seconds", detail)])
+            await self._check_basket(request.lines)
+
         async def plan(record: bytes) -> AmendOp:
             return await self._amendment(id, record, request, used)
 
-        receipt = await self._changed("amend", id, key, if_version, plan)
+        receipt = await self._changed("amend", id, key, if_version, check, plan)
         if key is None:
             receipt.replayed = False
         return receipt
@@ -118,6 +129,9 @@ class Changes(Asking):
             if line.to is not None:
                 named.setdefault(line.to, []).append(number)
 
+        async def check(record: bytes) -> None:
+            await self._check_to(named)
+
         async def plan(record: bytes) -> ReturnOp:
             was = wording.parse_record(record)
             parts = chosen(was, request.lines)
@@ -129,7 +143,7 @@ class Changes(Asking):
             note = wording.encode_text(request.reference).decode() if request.reference else ""
             return ReturnOp(id, record, was, parts, note, key, self._loop.create_future())
 
-        return await self._changed("return", id, key, if_version, plan, named)
+        return await self._changed("return", id, key, if_version, check, plan)
 
     # --- how -------------------------------------------------------------------------------------
 
@@ -139,18 +153,19 @@ class Changes(Asking):
         id: str,
         key: Key | None,
         if_version: int | None,
+        check: Callable[[bytes], Awaitable[None]],
         plan: Callable[[bytes], Awaitable[AmendOp | ReturnOp]],
-        named: Mapping[str, list[int]] = MappingProxyType({}),
     ) -> Receipt:
         """Judges the record, plans on it, and again while others are faster.
 
-        ``named``: where things go by name, as in ``_check_to``; what was done once stays done.
+        ``check(record)`` raises what comes before any word on version or state; what was done once
+        stays done. The record is empty if there is none.
         """
         refused: tuple[bytes, InsufficientStock] | None = None
         for _ in range(TRIES_MAX):
             code, record = await self._ask(verb, id, key, if_version)
             if code not in ("replay", "reused"):
-                await self._check_to(named)
+                await check(record)
             if code != "plan":
                 return self._receipt(id, code, record)
             if refused is not None and refused[0] == record:
@@ -159,6 +174,8 @@ class Changes(Asking):
             if isinstance(result, NoPool):
                 for sku, location in result.places:
                     await self._open_pool(sku, location)
+            elif isinstance(result, UnknownChannel):
+                raise Overloaded(CLOSED)
             elif isinstance(result, InsufficientStock):
                 refused = record, result  # or another amend of this reservation has the units
             elif not isinstance(result, tuple):  # else another verb was faster
@@ -175,7 +192,10 @@ class Changes(Asking):
     async def _late(self, id: str, record: bytes, request: Commit, key: Key | None) -> LateOp:
         """Plans the units of a record that ended anew; its present locations come first."""
         was = wording.parse_record(record)
-        spec = await self._channel(was.channel)
+        try:
+            spec = await self._channel(was.channel)
+        except UnknownChannel:
+            raise Expired(NO_CHANNEL) from None
         ended_ms = was.deadline_ms if was.state == "X" and was.deadline_ms else was.updated_ms or 0
         if self._lane.now_ms > ended_ms + 1000 * spec.late_window_seconds:
             raise Expired(
@@ -184,37 +204,44 @@ class Changes(Asking):
         wanted: dict[str, int] = {}
         for line in was.lines:
             wanted[line.sku] = wanted.get(line.sku, 0) + line.own + line.borrowed
-        lines = [
-            Line(sku, units, None, present_first(was, sku, spec.locations))
-            for sku, units in wanted.items()
-        ]
+        lines = [Line(sku, units) for sku, units in wanted.items()]
         named = renamed(was, request.reference)
         return LateOp(id, record, named, lines, key, self._loop.create_future())
 
     async def _amendment(self, id: str, record: bytes, request: Amend, key: Key) -> AmendOp:
         """An amend of a record as it was read."""
         was = wording.parse_record(record)
-        spec = await self._channel(was.channel)
         longer_ms, limit_ms = 0, 0
-        if request.ttl_seconds is not None:
-            if was.deadline_ms is None:
-                detail = "Expected none: what is committed has no deadline"
-                raise InvalidRequest(detail, [("/ttl_seconds", detail)])
+        if request.ttl_seconds is not None and was.deadline_ms is not None:
+            try:
+                spec = await self._channel(was.channel)
+            except UnknownChannel:  # so the reservation has ended meanwhile
+                raise Overloaded(CLOSED) from None
             longer_ms = 1000 * request.ttl_seconds
             limit_ms = keys.created_ms(id) + 1000 * spec.max_hold_seconds
             if self._lane.now_ms + longer_ms > max(limit_ms, was.deadline_ms):
                 raise HoldLimit()
-        lines = [
-            Line(
-                line.sku, line.quantity, line.location,
-                None if line.location else present_first(was, line.sku, spec.locations),
-            )
-            for line in request.lines
-        ]  # fmt: skip
+        lines = [Line(line.sku, line.quantity, line.location) for line in request.lines]
         return AmendOp(
             id, record, renamed(was, request.reference), lines, key, self._loop.create_future(),
             longer_ms=longer_ms, limit_ms=limit_ms,
         )  # fmt: skip
+
+    async def _check_basket(self, lines: list[AmendLine]) -> None:
+        """Raises UnknownSku or UnknownLocation; what this worker knows it need not ask for."""
+        known = self._lane.snapshot.skus
+        new = [x for x in lines if x.sku not in known or not known[x.sku].number]
+        if new:
+            entries = await self._shard.skus([line.sku for line in new])
+            missing = [line for line, entry in zip(new, entries, strict=True) if entry is None]
+            if missing:
+                await self._refresh_policy()  # an empty store is no proof
+                raise UnknownSku(lines=[too_many(x.sku, None, x.quantity, 0) for x in missing])
+        places = {line.location for line in lines if line.location is not None}
+        if not places <= self._locations.keys():
+            await self._refresh_policy()
+            if unknown := sorted(places - self._locations.keys()):
+                raise unknown_location(unknown)
 
     async def _check_to(self, wanted: Mapping[str, list[int]]) -> None:
         """Raises UnknownLocation, or InvalidRequest for a location that takes no returns.
@@ -248,12 +275,6 @@ class Changes(Asking):
         return [name for name in names if not known.get(name, (False, False))[1]]
 
 
-def present_first(was: Record, sku: str, order: list[str]) -> list[str]:
-    """Where a SKU is looked for: where the record has it, then the channel's order."""
-    present = [line.location for line in was.lines if line.sku == sku]
-    return list(dict.fromkeys([*present, *order]))
-
-
 def renamed(was: Record, reference: str | None) -> Record:
     """The record with another reference, if one was sent."""
     if reference is None:
@@ -283,6 +304,9 @@ def chosen(was: Record, lines: list[ReturnLine]) -> list[Back]:
                 if line.sku == sku and location in (None, line.location)
             ]
             left, missing = sum(out[number] for number in here), units
+            if left < units:  # it takes nothing from those behind it
+                short.append(too_many(sku, location, units, left))
+                continue
             for number in here:
                 part = min(missing, out[number])
                 if part:
@@ -290,8 +314,6 @@ def chosen(was: Record, lines: list[ReturnLine]) -> list[Back]:
                     back.append(Back(number, where, disposition, part))
                     out[number] -= part
                     missing -= part
-            if missing:
-                short.append(too_many(sku, location, units, left))
     if short:
         raise InvalidQuantity(lines=short)
     return back

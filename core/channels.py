@@ -2,8 +2,9 @@
 
 The channel is closed before: it takes nothing and is given nothing any more, so units that are
 open in a pool can only become fewer, and a row that has forgotten the channel never learns of it
-again. First all pools are looked at, so that a DELETE that is refused has moved nothing; then what
-is left of the channel's quota goes to ``shared``.
+again. All pools are looked at before it is closed, so that a DELETE that is refused disturbs
+nobody, and once more behind it, so that it has moved nothing; then what is left of the channel's
+quota goes to ``shared``.
 
 A SKU's own floors and ceilings for the channel stay in its policy: they are without effect, and
 deleting a channel changes nobody else's floors.
@@ -48,11 +49,12 @@ class Sweep:
         Raises ChannelInUse with where it has open units; then nothing was moved.
         """
         if not self._checked:
-            await self._check()
+            await self.check()
             self._checked = True
         return await self._drop_all(policy)
 
-    async def _check(self) -> None:
+    async def check(self) -> None:
+        """Looks at all pools. Raises ChannelInUse with where it has open units."""
         places: list[dict[str, Any]] = []
         async for _, turn in self._turns(""):
             for (sku, location), row in (await self._rows(turn)).items():
@@ -183,4 +185,4 @@ def _told(places: list[dict[str, Any]]) -> str:
         f"{place['requested']} in {place['sku']} at {place['location']}" for place in places[:3]
     )
     more = " and elsewhere" if len(places) > 3 else ""
-    return f"It has open units: {first}{more}; it is open again"
+    return f"It has open units: {first}{more}; it stays open"

@@ -14,7 +14,14 @@ from msgspec.structs import replace
 
 from core.asking import check_names, too_many
 from core.changes import Changes
-from core.errors import InvalidQuantity, InvalidRequest, KeyRequired, Overloaded, StockadeError
+from core.errors import (
+    InvalidQuantity,
+    InvalidRequest,
+    KeyRequired,
+    Overloaded,
+    StockadeError,
+    UnknownChannel,
+)
 from core.model import (
     Cancel,
     ChannelSpec,
@@ -49,7 +56,10 @@ class Engine(Changes):
         Raises InsufficientStock, UnknownSku, UnknownChannel, UnknownLocation, InvalidRequest,
         KeyReused, DurabilityUnavailable or Unavailable.
         """
-        result = await self._reserved(request, key)
+        try:
+            result = await self._reserved(request, key)
+        except (InvalidRequest, UnknownChannel) as error:
+            result = error
         if type(result) is Receipt:
             return result
         return await self._answered(result, request, key)
@@ -62,9 +72,7 @@ class Engine(Changes):
         group = Group(len(requests), future)
         for index, (request, key) in enumerate(zip(requests, idempotency, strict=True)):
             try:
-                spec = self._specs.get(request.channel)
-                if spec is None:
-                    spec = await self._channel(request.channel)
+                spec = await self._spec(request)
                 self._lane.reserve(self._demand(ReserveOp, request, spec, key, group, index))
             except StockadeError as error:
                 group.set(index, error)
@@ -108,7 +116,7 @@ class Engine(Changes):
 
     async def dry_run(self, request: Reserve) -> DryRun:
         """What reserving would give now; nothing is written. Raises what reserving would."""
-        spec = await self._channel(request.channel)
+        spec = await self._spec(request)
         lines: list[DryRunLine] = []
         op: TrialOp | None = None
         left = list(request.lines)
@@ -143,10 +151,14 @@ class Engine(Changes):
     ) -> Receipt:
         """A later deadline. Raises HoldLimit past the channel's max_hold_seconds."""
         record, _ = await self._record(id)
-        spec = await self._channel(wording.parse_record(record).channel)
         op = self._op("extend", id, key, if_version)
         op.deadline_ms = 1000 * request.ttl_seconds
-        op.limit_ms = keys.created_ms(id) + 1000 * spec.max_hold_seconds
+        op.limit_ms = keys.created_ms(id)
+        try:
+            spec = await self._channel(wording.parse_record(record).channel)
+            op.limit_ms += 1000 * spec.max_hold_seconds
+        except UnknownChannel:
+            pass  # then it has ended, and the script says how
         return self._receipt(id, *await self._settled(op))
 
     async def release(
@@ -186,12 +198,22 @@ class Engine(Changes):
 
     async def _reserved(self, request: Reserve, key: Key | None) -> Any:
         """What the lane says to a demand."""
-        spec = self._specs.get(request.channel)
-        if spec is None:
-            spec = await self._channel(request.channel)
+        spec = await self._spec(request)
         future = self._loop.create_future()
         self._lane.reserve(self._demand(ReserveOp, request, spec, key, future))
         return await future
+
+    async def _spec(self, request: Reserve) -> ChannelSpec:
+        """The channel of a demand. Raises first what is wrong whatever the channel is."""
+        if request.durability is not None:
+            self._check_durability(request.durability)
+        if request.state != "reserved" or request.shortage == "record":
+            _check_sale(request)
+        spec = self._specs.get(request.channel)
+        if spec is None:
+            check_names(request.lines)
+            spec = await self._channel(request.channel)
+        return spec
 
     async def _answered(self, result: Any, request: Reserve, key: Key | None) -> Receipt:
         """A demand's receipt, where the lane's first answer was none. A recorded sale has the pools
@@ -199,6 +221,8 @@ class Engine(Changes):
         for _ in range(POOLS_TRIES_MAX):
             if type(result) is Receipt:
                 return result
+            if key is not None and isinstance(result, (InvalidRequest, UnknownChannel)):
+                result = await self._recalled(result, key)
             if not isinstance(result, NoPool):
                 return await self._resolved(result)
             for sku, location in result.places:
@@ -220,8 +244,6 @@ class Engine(Changes):
         if ttl is not None and ttl > spec.max_hold_seconds:
             detail = f"Expected at most {spec.max_hold_seconds}, the channel's max_hold_seconds"
             raise InvalidRequest(detail, [("/ttl_seconds", detail)])
-        if request.durability is not None:
-            self._check_durability(request.durability)
         tail = b"%s %s %s" % (
             request.channel.encode(),
             wording.encode_text(request.customer),
@@ -231,8 +253,9 @@ class Engine(Changes):
             request.channel, request.lines, tail, ttl, request.partial, request.split, key, waiter,
             index,
         )  # fmt: skip
-        if request.state != "reserved" or request.shortage == "record":
-            _sell(op, request)
+        if request.state != "reserved":
+            op.state = STATES.index(request.state)
+            op.fact = request.shortage == "record"
         return op
 
     def _trial(
@@ -296,8 +319,8 @@ class Engine(Changes):
         return self._receipt(id, code, detail)
 
 
-def _sell(op: ReserveOp, request: Reserve) -> None:
-    """Makes a demand one of what was sold already. Raises InvalidRequest for what cannot be."""
+def _check_sale(request: Reserve) -> None:
+    """Raises InvalidRequest for what cannot have been sold already."""
     if request.state == "reserved":
         detail = "Expected refuse: only what was sold, committed or fulfilled, is recorded short"
         raise InvalidRequest(detail, [("/shortage", detail)])
@@ -307,5 +330,3 @@ def _sell(op: ReserveOp, request: Reserve) -> None:
     if request.partial and request.shortage == "record":
         detail = "Expected false: what was sold already is recorded whole"
         raise InvalidRequest(detail, [("/partial", detail)])
-    op.state = STATES.index(request.state)
-    op.fact = request.shortage == "record"

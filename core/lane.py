@@ -76,7 +76,7 @@ class Lane:
         self.full = False  # the store's memory is nearly used up: no new reservations
         self.closed: StockadeError | None = Draining("this worker has not started yet")
         self.flight_stamp = (0, 0.0)  # of the pipeline that lands: its round, when it was sent
-        self._short_ms, self._long_ms = short_window_ms, long_window_ms
+        self.short_window_ms, self._long_ms = short_window_ms, long_window_ms
         self._short = self._long = ("0", "0")
         self._queue_limit = queue_limit
         self._timeout_seconds = timeout_seconds
@@ -128,7 +128,7 @@ class Lane:
         """The ten arguments that every script begins with."""
         return [
             self.epoch, "" if estimate_ms is None else estimate_ms,
-            "" if policy is None else policy, *self._short, self._short_ms, *self._long,
+            "" if policy is None else policy, *self._short, self.short_window_ms, *self._long,
             self._long_ms, "0" if self.clock.suspect else "1",
         ]  # fmt: skip
 
@@ -268,7 +268,7 @@ class Lane:
 
     def _roll_windows(self) -> None:
         now_ms = self.now_ms
-        own = now_ms - now_ms % self._short_ms
+        own = now_ms - now_ms % self.short_window_ms
         if own > int(self._short[0]):
             self._short = (str(own), self._short[0] if int(self._short[0]) else str(own))
         own = now_ms - now_ms % self._long_ms

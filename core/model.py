@@ -376,9 +376,15 @@ class SkuStock(Struct, frozen=True):
 class Key(Struct, frozen=True, gc=False):
     """An idempotency key as the store knows it.
 
-    ``field``: 22 characters, a 128-bit hash of (API key, method, path, key).
+    ``field``: 22 characters, a 128-bit hash of (API key, method, path, key); ``#`` stands before
+    them if a batch's header gave it to an element, which may be any verb on any reservation.
     ``fingerprint``: 22 characters, a 128-bit hash of the decoded request, re-encoded.
     """
 
     field: bytes
     fingerprint: bytes
+
+    @property
+    def of_batch(self) -> bool:
+        """True if it is kept as long as keys of what moves goods, whatever its verb."""
+        return self.field.startswith(b"#")

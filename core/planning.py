@@ -166,6 +166,8 @@ class Planner:
         for queue in (self._queues.amends, self._queues.lates):
             if not queue:
                 continue
+            for op in queue:
+                op.follow(self._batch.policy)
             granted, _, now_ms = self._plan_demands(queue, monotonic, busy)
             for op in granted:
                 op.compose(now_ms, randomness(1).hex())

@@ -22,7 +22,7 @@ FULL_FROM = 0.90  # of maxmemory: no new reservations, so that commits have room
 PURGE_BATCH = 500
 PURGE_BATCHES = 4  # per turn
 WINDOWS_MAX = 4  # windows of idempotency keys removed per turn
-RECORD_HOURS = 2  # ended records stay at least this long
+KEPT_WINDOWS = 2  # of keys: an ended record stays as long as a key may answer with it
 
 log = logging.getLogger("stockade.reaper")
 
@@ -72,7 +72,7 @@ class Reaper:
         self._clock_accepted = accepted
 
     async def _purge(self) -> None:
-        """Removes records that ended before any late commit could want them."""
+        """Removes records that ended before any late commit or key could want them."""
         lane = self._lane
         policy = lane.snapshot.policy
         if policy is None or lane.clock.suspect:
@@ -80,7 +80,7 @@ class Reaper:
         late_ms = max(
             [spec.late_window_seconds * 1000 for spec in policy.specs.values()], default=0
         )
-        before_ms = lane.now_ms - max(late_ms, RECORD_HOURS * keys.HOUR_MS)
+        before_ms = lane.now_ms - max(late_ms, KEPT_WINDOWS * lane.short_window_ms)
         for _ in range(PURGE_BATCHES):
             hour = self._purged_hour + 1
             if (hour + 1) * keys.HOUR_MS > before_ms:

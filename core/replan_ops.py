@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from core.kernel._plan import COMMITTED, RESERVED
 from core.kernel._policy import Policy
-from core.model import Key
+from core.model import Key, Line
 from core.ops import ReserveOp, Waiting
 from core.store.wording import Record, RecordLine
 
@@ -37,12 +37,28 @@ def _closed(line: RecordLine) -> RecordLine:
     return replace(line, own=line.fulfilled, borrowed=line.cancelled, short=min(line.short, units))
 
 
+def _open_short(lines: Sequence[RecordLine]) -> dict[str, int]:
+    """Per pool the units that were not there when they were recorded, and that are open still."""
+    missing: dict[str, int] = {}
+    for line in lines:
+        still = line.short - min(line.short, line.fulfilled + line.cancelled)
+        if still:
+            missing[line.pool] = missing.get(line.pool, 0) + still
+    return missing
+
+
 def amended_lines(lines: Sequence[RecordLine], takes: Sequence[Take]) -> list[RecordLine]:
     """The lines of an amended record: what is closed of the old ones, and what was taken.
 
     Both are one line where they are of one pool and spent the same ceiling.
     """
-    taken = {(take[0].decode(), take[3]): _taken(take) for take in takes}
+    taken = {(line.pool, line.ceiling): line for line in map(_taken, takes)}
+    missing = _open_short(lines)
+    for where, line in taken.items():
+        short = min(missing.get(line.pool, 0), line.own + line.borrowed)
+        if short:
+            missing[line.pool] -= short
+            taken[where] = replace(line, short=short)
     amended = []
     for line in lines:
         if not line.fulfilled + line.cancelled:
@@ -57,10 +73,15 @@ def amended_lines(lines: Sequence[RecordLine], takes: Sequence[Take]) -> list[Re
     return [*amended, *taken.values()]
 
 
+def _present_first(line: Line, was: Record, order: list[str]) -> Line:
+    present = [each.location for each in was.lines if each.sku == line.sku]
+    return replace(line, locations=list(dict.fromkeys([*present, *order])))
+
+
 class ReplanOp(ReserveOp):
     """A demand whose units are planned anew under a record that exists."""
 
-    __slots__ = ("due_ms", "old_record", "reservation_id", "was")
+    __slots__ = ("due_ms", "old_record", "policy_number", "reservation_id", "was")
     verb: ClassVar[str]
     late: ClassVar[bool] = False
 
@@ -74,11 +95,24 @@ class ReplanOp(ReserveOp):
         waiter: Any,
     ) -> None:
         """``was``: what ``old_record`` says, with the reference that it shall have."""
+        self.policy_number = -1  # that its lines follow
         super().__init__(was.channel, lines, was.tail, None, False, True, key, waiter)
         self.reservation_id = self.id = reservation_id
         self.old_record = old_record
         self.was = was
         self.due_ms: int | None = None  # a deadline that the record did not have before
+
+    def follow(self, policy: Policy) -> None:
+        """Lines without a location look where the record has the SKU, then in the channel's order
+        by this policy."""
+        spec = policy.specs.get(self.channel)
+        if spec is None or policy.number == self.policy_number:
+            return
+        self.policy_number = policy.number
+        self.lines = [
+            line if line.location else _present_first(line, self.was, spec.locations)
+            for line in self.lines
+        ]
 
     def set_deadline(self, policy: Policy) -> None:
         """Its record has one already, or none."""

@@ -53,10 +53,9 @@ class ReplanStep(PlannedStep):
             if op.due_ms is not None:
                 due.setdefault(op.due_ms // 1000, []).append(op.id)
                 earliest = min(earliest or op.due_ms, op.due_ms)
-        window = lane.long_window if self._verb == "return" else lane.short_window
         names = [
-            keys.META, keys.POOLS, keys.EVENTS, *window, lane.done_list,
-            *(keys.due_at(second) for second in due),
+            keys.META, keys.POOLS, keys.EVENTS, *lane.short_window, *lane.long_window,
+            lane.done_list, *(keys.due_at(second) for second in due),
         ]  # fmt: skip
         known: dict[bytes, int] = {}
         args: list[Any] = [

@@ -113,8 +113,9 @@ class ReserveStep(PlannedStep):
     def command(self, lane: Lane) -> Command:
         stage = self.stage
         names = [
-            keys.META, keys.POOLS, keys.EVENTS, *lane.short_window, keys.bucket_at(self._now_ms),
-            lane.done_list, *(keys.due_at(second) for second in self._due),
+            keys.META, keys.POOLS, keys.EVENTS, *lane.short_window, *lane.long_window,
+            keys.bucket_at(self._now_ms), lane.done_list,
+            *(keys.due_at(second) for second in self._due),
         ]  # fmt: skip
         records: list[Any] = []
         for op in self.ops:
@@ -281,7 +282,7 @@ class LookStep(Step):
 
     def command(self, lane: Lane) -> Command:
         names = [
-            keys.META, keys.POOLS, keys.SKUS, *lane.short_window,
+            keys.META, keys.POOLS, keys.SKUS, *lane.short_window, *lane.long_window,
             *(keys.due_at(second) for second in self._seconds),
         ]  # fmt: skip
         args: list[Any] = [len(self._rows), len(self._skus), len(self._keyed)]

@@ -24,21 +24,27 @@ def check_allowances(
     moves: Iterable[Move],
 ) -> None:
     """Holds the ceilings of an event's rows to it; ``rows`` and ``records`` are as before it."""
-    least, most, unspent = _spent(check, event, records)
-    carried = _carried(event, rows)
+    least, most = _spent(check, event, records)
+    begun = _begun(event, rows)
+    carried = _carried(event, begun)
     for pool, row in event.rows.items():
         arrived = _arrived(event, moves, pool)
         for name, quota in row.quotas.items():
             if quota.ceiling in ("", "-"):
                 continue
-            was = rows.get(pool, Row()).quotas.get(name, Quota())
-            spent = least.pop((pool, name, quota.number), 0), most[pool, name, quota.number]
-            same = (was.number, was.ceiling) == (quota.number, quota.ceiling)
-            _check(
-                check, f"ceiling of {name} at {pool}", was if same else None, quota, spent,
-                arrived, carried[pool, name], (pool, name) in unspent,
-            )  # fmt: skip
-            check(same or quota.number == was.number + 1, f"{name} at {pool}: {was} → {quota}")
+            what = f"ceiling of {name} at {pool}"
+            before = rows.get(pool, Row())
+            was = before.quotas.get(name, Quota())
+            goes_on = (was.number, was.ceiling) == (quota.number, quota.ceiling)
+            fresh = (was.number or before.version) + 1  # used by no channel of this name before
+            check(goes_on or quota.number == fresh, f"{what}: {was} → {quota}")
+            key = pool, name, quota.number
+            explained = begun[pool, name] + carried[pool, name]
+            if quota.ceiling[0] == "s":
+                explained += arrived * int(quota.ceiling[1:])
+            low, high = (explained - MILLION * units for units in (most[key], least.pop(key, 0)))
+            left = _left(quota)
+            check(low <= left <= high, f"{what} is {quota}, explained are {low} … {high}")
     for (pool, name, number), units in least.items():
         # What goes back to a ceiling that is gone is nobody's; the others have a row in the event.
         now = (event.rows.get(pool) or rows.get(pool, Row())).quotas.get(name, Quota())
@@ -48,42 +54,37 @@ def check_allowances(
         )
 
 
-def _check(
-    check: Check,
-    what: str,
-    was: Quota | None,
-    now: Quota,
-    spent: tuple[int, int],
-    arrived: int,
-    carried: int,
-    unspent: bool,
-) -> None:
-    """One ceiling over one event; ``was`` is None where it began in this event."""
-    kind, value = now.ceiling[0], int(now.ceiling[1:])
-    left = now.left * MILLION + now.remainder
-    grown = arrived * value if kind == "s" else 0
-    if was is None and kind == "s":
-        # It began with its share of what there was, and grew by its share of what came.
-        begun = left + spent[0] * MILLION - carried
-        exact = begun % value == 0 if value else begun == 0
-        check(exact or spent[0] != spent[1] or bool(carried) or unspent, f"{what} began as {now}")
-        return
-    begun = value * MILLION if was is None else was.left * MILLION + was.remainder
-    low, high = (begun + grown + carried - units * MILLION for units in reversed(spent))
-    if unspent:  # a fact took more than it allowed
-        check(now.left == 0 and left <= high, f"{what}: a fact spent it down to {now}")
-    else:
-        check(low <= left <= high, f"{what} is {now}, explained are {low} … {high} millionths")
+def _left(quota: Quota) -> int:
+    """What is left of an allowance, in millionths of a unit."""
+    return quota.left * MILLION + quota.remainder
+
+
+def _begun(event: Event, rows: Mapping[str, Row]) -> dict[tuple[str, str], int]:
+    """What the ceilings of an event's rows began with: what was left of them, or, where a row met
+    a new one, its units, or its share of what there was to sell."""
+    found = {}
+    for pool, row in event.rows.items():
+        before = rows.get(pool, Row())
+        sellable = before.shared + before.safety + sum(q.free for q in before.quotas.values())
+        for name, quota in row.quotas.items():
+            was = before.quotas.get(name, Quota())
+            if quota.ceiling in ("", "-"):
+                continue
+            if (was.number, was.ceiling) == (quota.number, quota.ceiling):
+                found[pool, name] = _left(was)
+            else:
+                share = quota.ceiling[0] == "s"
+                found[pool, name] = int(quota.ceiling[1:]) * (sellable if share else MILLION)
+    return found
 
 
 def _spent(
     check: Check, event: Event, records: Mapping[str, Record]
-) -> tuple[Counter[Spent], Counter[Spent], set[tuple[str, str]]]:
-    """Per ceiling the least and the most that the event's records spent of it, and where a fact
-    took without spending. Which line a restocked unit is of may be open, hence two."""
+) -> tuple[Counter[Spent], Counter[Spent]]:
+    """Per ceiling the least and the most that the event's records spent of it: which line a
+    restocked unit is of may be open."""
     least: Counter[Spent] = Counter()
     most: Counter[Spent] = Counter()
-    unspent: set[tuple[str, str]] = set()
     for id, record in event.records.items():
         before = records.get(id)
         back = _returned(record, before)
@@ -96,12 +97,10 @@ def _spent(
             key = pool, record.channel, number
             least[key] += units - min(back[pool, number], restocked)
             most[key] += units - max(0, back[pool, number] - away)
-            if not number and before is None:
-                unspent.add((pool, record.channel))
         for (pool, number), units in _taken(before).items():
             least[pool, record.channel, number] -= units
             most[pool, record.channel, number] -= units
-    return least, most, unspent
+    return least, most
 
 
 def _taken(record: Record | None) -> Counter[tuple[str, int]]:
@@ -140,22 +139,26 @@ def _arrived(event: Event, moves: Iterable[Move], pool: str) -> int:
     return sum(
         move.units
         for move in moves
-        if move.pool == pool and move.verb in GROWS and move.source == "outside"
-        and move.target not in ("damaged", "quarantine")
+        if move.pool == pool and _grows(move)
         and event.records.keys().isdisjoint(move.note.split(" "))
     )  # fmt: skip
 
 
-def _carried(event: Event, rows: Mapping[str, Row]) -> defaultdict[tuple[str, str], int]:
+def _grows(move: Move) -> bool:
+    """True for a receipt under which ceilings by share grow."""
+    return (
+        move.verb in GROWS and move.source == "outside"
+        and move.target not in ("damaged", "quarantine")
+    )  # fmt: skip
+
+
+def _carried(
+    event: Event, begun: Mapping[tuple[str, str], int]
+) -> defaultdict[tuple[str, str], int]:
     """Millionths of allowances by share that came with transfers, less those that went: for each
     unit its share, and no more than was left."""
     found: defaultdict[tuple[str, str], int] = defaultdict(int)
-    if not any(move.verb == "transfer" for move in event.moves):
-        return found
-    left: defaultdict[tuple[str, str], int] = defaultdict(int)
-    for pool, row in rows.items():
-        for name, quota in row.quotas.items():
-            left[pool, name] = quota.left * MILLION + quota.remainder
+    left = Counter(begun)
     loads: dict[str, int] = {}
     for move in event.moves:
         shares = {
@@ -163,19 +166,18 @@ def _carried(event: Event, rows: Mapping[str, Row]) -> defaultdict[tuple[str, st
             for name, quota in event.rows[move.pool].quotas.items()
             if quota.ceiling.startswith("s")
         }
-        if move.verb == "transfer" and move.target == "outside":
-            for name, share in shares.items():
-                load = min(share * move.units, left[move.pool, name] + found[move.pool, name])
-                found[move.pool, name] -= load
+        for name, share in shares.items():
+            here = move.pool, name
+            if move.verb == "transfer" and move.target == "outside":
+                load = min(share * move.units, left[here])
                 loads[name] = loads.get(name, 0) + load
-        elif move.verb == "transfer":
-            for name, load in loads.items():
-                found[move.pool, name] += load
-            loads = {}
-        elif (
-            move.verb in GROWS and move.source == "outside"
-            and move.target not in ("damaged", "quarantine")
-        ):  # fmt: skip
-            for name, share in shares.items():
-                left[move.pool, name] += share * move.units
+            elif move.verb == "transfer":
+                load = -loads.pop(name, 0)
+            elif _grows(move):
+                left[here] += share * move.units
+                continue
+            else:
+                continue
+            left[here] -= load
+            found[here] -= load
     return found

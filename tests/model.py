@@ -35,8 +35,6 @@ class Model(Planned):
     def extend(self, id: str, due: bool = False) -> Answer:
         """A later deadline; whether it is a later one is for the caller to know."""
         record = self.records[id]
-        if record.channel not in self.channels:
-            return Answer("unknown_channel")
         if record.state != "R" or due:
             return Answer("invalid_state", "expired" if due else STATES[record.state])
         record.version += 1
@@ -97,17 +95,20 @@ class Model(Planned):
         chosen: dict[int, int] = {}
         short = []
         for target, units in sorted(parts, key=lambda part: "@" not in part[0]):
-            missing, left = units, 0
-            for number, line in enumerate(record.lines):
-                if target in (line.place[0], "@".join(line.place)):
-                    free = line.open - chosen.get(number, 0)
-                    part = min(missing, free)
-                    chosen[number] = chosen.get(number, 0) + part
-                    left += free
-                    missing -= part
-            if missing:
+            there = {
+                number: line.open - chosen.get(number, 0)
+                for number, line in enumerate(record.lines)
+                if target in (line.place[0], "@".join(line.place))
+            }
+            left = sum(there.values())
+            if left < units:  # it takes nothing from those behind it
                 sku, _, location = target.partition("@")
                 short.append((sku, location or None, units, left))
+                continue
+            for number, free in there.items():
+                part = min(units, free)
+                chosen[number] = chosen.get(number, 0) + part
+                units -= part
         if short:
             return invalid_quantity(short)
         return [(record.lines[number], units) for number, units in chosen.items() if units]

@@ -158,9 +158,9 @@ class Planned(Shelves):
 
     def _adopt(self, takes: Iterable[rule.Take], drafts: Mapping[Place, Pool]) -> list[Held]:
         held = [held_of(take) for take in takes]
-        for line in held:
-            self.pools[line.place] = drafts[line.place]
-            self.pools[line.place].version += 1
+        for place in {line.place for line in held}:
+            self.pools[place] = drafts[place]
+            self.pools[place].version += 1
         return held
 
     def record_sale(
@@ -231,7 +231,7 @@ class Planned(Shelves):
 
     def _reacquire(self, record: Record) -> Answer:
         if record.channel not in self.channels:
-            return Answer("unknown_channel")
+            return Answer("expired")
         wanted: dict[str, int] = {}
         for line in record.lines:
             wanted[line.place[0]] = wanted.get(line.place[0], 0) + line.own + line.borrowed
@@ -350,6 +350,9 @@ class Planned(Shelves):
                 if line.place[0] == part.sku and part.location in (None, line.place[1])
             ]
             left, missing = sum(out[number] for number in places), part.quantity
+            if left < missing:  # it takes nothing from those behind it
+                short.append((part.sku, part.location, part.quantity, left))
+                continue
             for number in places:
                 units = min(missing, out[number])
                 if units:
@@ -357,8 +360,6 @@ class Planned(Shelves):
                     chosen.append((line, part.to or line.place[1], part.disposition, units))
                     out[number] -= units
                     missing -= units
-            if missing:
-                short.append((part.sku, part.location, part.quantity, left))
         return invalid_quantity(short) if short else chosen
 
     def _ship(self, chosen: Iterable[tuple[Held, int]], channel: str) -> None:
@@ -398,7 +399,7 @@ def invalid_quantity(short: Iterable[tuple[str, str | None, int, int]]) -> Answe
     return Answer("invalid_quantity", lines=lines)
 
 
-def _amended(lines: Iterable[Held], takes: Iterable[Held]) -> list[Held]:
+def _amended(lines: Sequence[Held], takes: Iterable[Held]) -> list[Held]:
     """The lines of an amended record: what is closed of the old ones, and what was taken; both are
     one line where they are of one pool and one ceiling.
 
@@ -406,6 +407,13 @@ def _amended(lines: Iterable[Held], takes: Iterable[Held]) -> list[Held]:
     ships and goes back by itself.
     """
     taken = {(take.place, take.ceiling): take for take in takes}
+    for line in lines:  # units that were never there, and that are open still, are missing still
+        missing = line.short - min(line.short, line.fulfilled + line.cancelled)
+        for fresh in taken.values():
+            if fresh.place == line.place:
+                units = min(missing, fresh.own + fresh.borrowed - fresh.short)
+                fresh.short += units
+                missing -= units
     amended = []
     for line in lines:
         closed = line.fulfilled + line.cancelled

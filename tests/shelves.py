@@ -89,19 +89,21 @@ class Shelves:
         self.policy_number += 1
 
     def delete_channel(self, name: str) -> Answer:
-        """Closes a channel, takes it out of all pools, removes it; or opens it again."""
+        """Closes a channel, takes it out of all pools, removes it; one in use stays open."""
         if name not in self.channels:
             return Answer("unknown_channel")
-        if name not in self.closed:
-            self.closed.add(name)
-            self.policy_number += 1
         named = {
             place: pool for place, pool in self.pools.items() if pool.quota(name) != rule.Quota()
         }
-        if any(pool.quota(name).reserved + pool.quota(name).committed for pool in named.values()):
-            self.closed.remove(name)
-            self.policy_number += 1
+        in_use = any(p.quota(name).reserved + p.quota(name).committed for p in named.values())
+        if in_use and name not in self.closed:
             return Answer("channel_in_use")
+        if in_use or name not in self.closed:  # it is opened again, or closed
+            self.policy_number += 1
+        if in_use:
+            self.closed.remove(name)
+            return Answer("channel_in_use")
+        self.closed.add(name)
         for (sku, _), pool in named.items():
             stock.drop_channel(self.policy(), self.sku_policy(sku), pool, name)
             pool.version += 1

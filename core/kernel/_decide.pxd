@@ -106,5 +106,8 @@ cdef class Decisions(Stock):
     cdef void _book(
         self, Wish *wish, int32_t slot, int64_t own, int64_t borrowed, int64_t short
     ) noexcept nogil
+    cdef void _told(
+        self, Wish *wish, int32_t slot, int64_t ceiling_number, int64_t own, int64_t borrowed,
+        bint short) noexcept nogil
     cdef void _fall_short(
         self, Wish *wish, int number, int64_t reach, int64_t granted, int32_t only) noexcept nogil

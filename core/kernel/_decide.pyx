@@ -44,7 +44,8 @@ cdef class Decisions(Stock):
     cdef int _make_room(self) except -1:
         """Room for all that planning may write: it allocates nothing itself."""
         cdef int quotas = self._saved_max * max(1, len(self.policy.channels))
-        while self._take_room < self._candidates:      # a part takes once from each candidate
+        # A part takes once from each candidate; a fact once under its ceiling and once past it.
+        while self._take_room < 2 * self._candidates:
             self._grow(<void **>&self._take, &self._take_room, sizeof(Take))
         while self._shortfall_room < self._parts:
             self._grow(<void **>&self._shortfall, &self._shortfall_room, sizeof(Shortfall))
@@ -284,27 +285,33 @@ cdef class Decisions(Stock):
     cdef void _book(
         self, Wish *wish, int32_t slot, int64_t own, int64_t borrowed, int64_t short
     ) noexcept nogil:
-        """Units of a fact become what they become. The ceiling is spent as far as it goes; where
-        it does not, nothing of the take comes back to it."""
+        """Units of a fact become what they become. The ceiling is spent as far as it goes, own
+        units first; what it does not reach stands apart, and nothing of it comes back to it."""
         cdef Quota *quota = &self._now[slot].quotas[wish.channel]
-        cdef Take *taken = NULL
-        cdef int64_t units = own + borrowed
-        cdef int64_t ceiling_number = 0
-        cdef int i
-        if units == 0:
-            return
+        cdef int64_t units = own + borrowed, spent = 0, mine
         if wish.state == RESERVED_STATE:
             quota.reserved += units
         else:
             quota.committed += units
         if quota.ceiling_kind != CEILING_NONE:
-            if units <= quota.ceiling_left:
-                ceiling_number = quota.ceiling_number
-                quota.ceiling_left -= units
-            else:
-                quota.ceiling_left = 0
+            spent = units if units < quota.ceiling_left else quota.ceiling_left
+            quota.ceiling_left -= spent
+        mine = own if own < spent else spent
+        self._told(wish, slot, quota.ceiling_number, mine, spent - mine, short != 0)
+        own -= mine
+        self._told(wish, slot, 0, own, units - spent - own, short != 0)
+
+    cdef void _told(
+        self, Wish *wish, int32_t slot, int64_t ceiling_number, int64_t own, int64_t borrowed,
+        bint short
+    ) noexcept nogil:
+        """Adds to what a fact took of a pool under one ceiling, or under none."""
+        cdef Take *taken = NULL
+        cdef int i
+        if own + borrowed == 0:
+            return
         for i in range(wish.first_take, wish.first_take + wish.takes):
-            if self._take[i].slot == slot:
+            if self._take[i].slot == slot and self._take[i].ceiling_number == ceiling_number:
                 taken = &self._take[i]
         if taken == NULL:
             taken = &self._take[self._takes]
@@ -315,9 +322,8 @@ cdef class Decisions(Stock):
             wish.takes += 1
         taken.own += own
         taken.borrowed += borrowed
-        taken.short += short
-        if ceiling_number == 0:
-            taken.ceiling_number = 0
+        if short:
+            taken.short += own + borrowed
 
     cdef void _fall_short(
         self, Wish *wish, int number, int64_t reach, int64_t granted, int32_t only

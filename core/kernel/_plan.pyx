@@ -133,8 +133,8 @@ cdef class Batch(Decisions):
         wish.holds = self._holds - holds
         if wish.fact or wish.holds:
             self._saved_max = max(self._saved_max, wish.candidates + wish.holds)
-        if wish.fact:           # each place gives from every account once, its own two twice
-            self._notes_max += wish.candidates * (len(self.policy.channels) + 8)
+        if wish.fact:           # from every account once, from its own two twice; it ships twice
+            self._notes_max += wish.candidates * (len(self.policy.channels) + 12)
         self._wishes += 1
         self.demands.append(demand)
         return ADDED

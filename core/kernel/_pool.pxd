@@ -37,7 +37,7 @@ cdef struct Quota:                  # one channel's accounts in one pool
     int64_t reserved
     int64_t committed
     int64_t credit                  # signed; what rounding owes this party
-    int64_t ceiling_number          # +1 each time a ceiling starts anew; 0 = never had one
+    int64_t ceiling_number          # grows each time a ceiling starts anew; 0 = never had one
     int64_t ceiling_value
     int64_t ceiling_left            # the allowance; an account of its own, not units
     int64_t ceiling_remainder

@@ -53,7 +53,9 @@ cdef void meet(Pool *pool, int64_t sku_number, int64_t policy_number) noexcept n
         if rule.ceiling_kind == CEILING_NONE:
             quota.ceiling_value = 0
             continue
-        quota.ceiling_number += 1
+        # A channel that was deleted and made again does not begin at 1 once more: what was taken
+        # under its ceilings of old may not come back to the new ones.
+        quota.ceiling_number = (quota.ceiling_number or pool.version) + 1
         if rule.ceiling_kind == CEILING_UNITS:
             quota.ceiling_left = rule.ceiling_value
         else:

@@ -191,7 +191,7 @@ def meet(policy: Policy, sku_policy: SkuPolicy, pool: Pool) -> None:
     for name, channel in policy.channels.items():
         ceiling = sku_policy.ceiling(channel)
         if ceiling != draft.quota(name).ceiling and not channel.closed:
-            start_ceiling(draft.quotas.setdefault(name, Quota()), ceiling, sellable)
+            start_ceiling(draft.quotas.setdefault(name, Quota()), ceiling, sellable, pool.version)
 
     sharing = {p.name for p in parties(policy, sku_policy, draft.location) if p.share > 0}
     for name, quota in draft.quotas.items():
@@ -202,12 +202,12 @@ def meet(policy: Policy, sku_policy: SkuPolicy, pool: Pool) -> None:
     adopt(pool, draft)
 
 
-def start_ceiling(quota: Quota, ceiling: Ceiling | None, sellable: int) -> None:
-    """Begin a new allowance. What was taken under the one before does not come back to it."""
+def start_ceiling(quota: Quota, ceiling: Ceiling | None, sellable: int, version: int) -> None:
+    """Begin a new allowance, under a number never used here, also by a channel that is gone."""
     quota.ceiling = ceiling
     quota.ceiling_left = quota.ceiling_remainder = 0
     if ceiling is not None:
-        quota.ceiling_number += 1
+        quota.ceiling_number = (quota.ceiling_number or version) + 1
         quota.ceiling_left = ceiling.units or 0
         grow_ceiling(quota, sellable)
 

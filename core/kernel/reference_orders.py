@@ -17,7 +17,6 @@ from core.kernel.reference import (
     Policy,
     Pool,
     Pools,
-    Quota,
     SkuPolicy,
     Take,
     adopt,
@@ -47,7 +46,7 @@ class Sale:
     channel: Channel
     account: Account
     drafts: Drafts
-    takes: dict[tuple[str, str], Take]
+    takes: dict[tuple[str, str, int], Take]  # by pool and number of the ceiling
     moves: list[tuple[tuple[str, str], Move]]
 
     @property
@@ -56,29 +55,28 @@ class Sale:
         return f"{self.account}:{self.channel.name}"
 
     def book(self, pool: Pool, moved: Sequence[Move]) -> None:
-        """Write down what was moved in a pool: whose it was, and what it spent of the ceiling."""
+        """Write down what was moved in a pool: whose it was, and what it spent of the ceiling, own
+        units first; what the ceiling does not reach stands apart, and never comes back to it."""
         key = pool.sku, pool.location
         self.moves += [(key, each) for each in moved]
-        for source, _, quantity in moved:
-            own = quantity if source == f"free:{self.channel.name}" else 0
-            short = quantity if source == "deficit" else 0
-            number = spend(pool.quotas[self.channel.name], quantity)
-            before = self.takes.get(key, Take(*key, 0, 0, number))
-            if number != before.ceiling_number:
-                number = 0  # it comes back to a ceiling that all of it was spent of, or to none
-            self.takes[key] = Take(
-                *key, before.own + own, before.borrowed + quantity - own, number,
-                before.short + short,
-            )  # fmt: skip
-
-
-def spend(quota: Quota, quantity: int) -> int:
-    """Spend allowance down to nothing; the ceiling's number if there was enough, else 0."""
-    if quota.ceiling is None:
-        return 0
-    enough = quantity <= quota.ceiling_left
-    quota.ceiling_left -= min(quantity, quota.ceiling_left)
-    return quota.ceiling_number if enough else 0
+        free = f"free:{self.channel.name}"
+        units = sum(quantity for _, _, quantity in moved)
+        if not units:
+            return
+        own = sum(quantity for source, _, quantity in moved if source == free)
+        missing = any(source == "deficit" for source, _, _ in moved)
+        quota = pool.quotas[self.channel.name]
+        spent = 0 if quota.ceiling is None else min(units, quota.ceiling_left)
+        quota.ceiling_left -= spent
+        for number, part in ((quota.ceiling_number, spent), (0, units - spent)):
+            if part:
+                mine = min(own, part)
+                own -= mine
+                before = self.takes.get((*key, number), Take(*key, 0, 0, number))
+                self.takes[*key, number] = Take(
+                    *key, before.own + mine, before.borrowed + part - mine, number,
+                    before.short + (part if missing else 0),
+                )  # fmt: skip
 
 
 def record_sale(
@@ -107,14 +105,16 @@ def record_sale(
             raise NoPool(line.sku)
         record_line(policy, sale, line, places)
     if state == "fulfilled":
-        for key, take in sale.takes.items():
+        for (sku, location, _), take in sale.takes.items():
+            key = sku, location
             sale.moves += [
                 (key, each)
                 for each in ship(sale.drafts[key], channel.name, take.own + take.borrowed)
             ]
-    for key in sale.takes:  # all or nothing: what cannot be adopted is told before any is
+    touched = dict.fromkeys((sku, location) for sku, location, _ in sale.takes)
+    for key in touched:  # all or nothing: what cannot be adopted is told before any is
         adopt(sale.drafts[key].copy(), sale.drafts[key])
-    for key in sale.takes:
+    for key in touched:
         adopt(pools[key], sale.drafts[key])
     return tuple(sale.takes.values()), sale.moves
 

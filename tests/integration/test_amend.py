@@ -6,15 +6,16 @@ import asyncio
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from core.errors import (
+    Expired,
     HoldLimit,
     InsufficientStock,
     InvalidRequest,
     InvalidState,
     KeyReused,
     StaleVersion,
-    UnknownChannel,
     UnknownLocation,
     UnknownReservation,
     UnknownSku,
@@ -37,6 +38,7 @@ from core.ops import Receipt
 from core.service import Service
 from core.stock_model import Count, CountLine, Receive, ReceiveLine
 from core.store import keys
+from core.store.shard import Shard
 from tests.workers import (
     Store,
     Workers,
@@ -347,5 +349,45 @@ async def test_an_amend_of_a_channel_that_is_gone(worker: Service) -> None:
     await worker.catalogue.put_sku("cap", SkuSpec())
     with pytest.raises(InvalidState):
         await worker.engine.amend(id, to(tee=1))
-    with pytest.raises(UnknownChannel):
+    with pytest.raises(Expired):
         await worker.engine.commit(id, Commit("reacquire"))
+
+
+async def test_what_is_asked_first_is_answered_first(worker: Service, store: Store) -> None:
+    """422, 404, 412, 409: names come before versions and states, and what is wrong before all."""
+    await furnish(worker, {"tee": 9})
+    held, ended, paid = [(await worker.engine.reserve(demand())).id for _ in range(3)]
+    await worker.engine.release(ended, Release())
+    await worker.engine.commit(paid, Commit())
+    nowhere = Amend([AmendLine("tee", 1, "nowhere")])
+    for id, version in ((held, 7), (ended, None), (ended, 7), (paid, 7)):
+        with pytest.raises(UnknownSku) as unknown:
+            await worker.engine.amend(id, to(tee=1, hat=2), None, version)
+        assert unknown.value.lines == [{"sku": "hat", "requested": 2, "available": 0}]
+        with pytest.raises(UnknownLocation):
+            await worker.engine.amend(id, nowhere, None, version)
+    with pytest.raises(UnknownSku):
+        await worker.engine.amend(held, replace(to(hat=1), ttl_seconds=3_601))
+    for request in (replace(to(tee=1), ttl_seconds=9), replace(to(hat=1), ttl_seconds=9)):
+        with pytest.raises(InvalidRequest, match="no deadline"):
+            await worker.engine.amend(paid, request, None, 7)
+    before = picture(store)
+    with pytest.raises(StaleVersion):
+        await worker.engine.amend(ended, to(tee=1), None, 7)
+    with pytest.raises(InvalidState):
+        await worker.engine.amend(ended, to(tee=1))
+    assert picture(store) == before
+
+
+async def test_known_names_are_not_asked_for(
+    worker: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await furnish(worker, {"tee": 9})
+    id = (await worker.engine.reserve(demand())).id
+
+    async def asked(*_: Any) -> Any:
+        raise AssertionError("an amend of known names costs no read of its own")
+
+    monkeypatch.setattr(Shard, "skus", asked)
+    monkeypatch.setattr(Shard, "policy", asked)
+    await worker.engine.amend(id, Amend([AmendLine("tee", 2, "main")]))

@@ -192,14 +192,32 @@ async def test_two_workers_record_sales_of_the_same_units(
 
 
 async def test_a_recorded_sale_is_amended(worker: Service) -> None:
-    """What was short stays missing: it is the pool's deficit, not the line's."""
+    """What was short stays missing, as far as it is still in the basket."""
     await furnish(worker, {"tee": 2})
     id = (await worker.engine.reserve(sold(5))).id
     now = await worker.engine.amend(id, Amend([AmendLine("tee", 4)]))
     assert now.reservation().lines[0].quantity == 4
+    assert now.reservation().lines[0].short == 3
     assert ((await pool(worker)).deficit, (await pool(worker)).on_hand) == (2, 2)
     with pytest.raises(InsufficientStock):
         await worker.engine.amend(id, Amend([AmendLine("tee", 5)]))
+    now = await worker.engine.amend(id, Amend([AmendLine("tee", 2)]))
+    assert now.reservation().lines[0].short == 2
     await worker.engine.commit(id, Commit())
     await worker.engine.cancel(id, Cancel())
     assert await accounts(worker) == (0, 0, 0, 2, 2)
+
+
+async def test_what_a_ceiling_still_allowed_comes_back_to_it(worker: Service, store: Store) -> None:
+    """A sale past the ceiling is two lines: what was spent of it, and what it did not reach."""
+    await furnish(worker, {"tee": 20}, web=ChannelSpec(ceiling_units=5))
+    receipt = await worker.engine.reserve(sold(6))
+    assert record(store, receipt.id).endswith(" tee@main@0,5,0,0,0,1 tee@main@0,1")
+    with pytest.raises(InsufficientStock) as caught:
+        await worker.engine.reserve(demand())
+    assert caught.value.lines[0]["limited_by"] == "channel_ceiling"
+    await worker.engine.cancel(receipt.id, Cancel([PartLine("tee", 2)]), key(1))
+    assert (await pool(worker)).channels["web"].ceiling_left == 2
+    await worker.engine.cancel(receipt.id, Cancel())
+    assert (await pool(worker)).channels["web"].ceiling_left == 5
+    await worker.engine.reserve(demand(quantity=5))

@@ -44,11 +44,14 @@ async def test_a_script_takes_no_record_twice(
     make_due(store, id)
     await worker.lane.tidy()
     old, pool = record(store, id), row(store, "tee@main")
-    names = [keys.META, keys.POOLS, keys.EVENTS, *worker.lane.short_window, keys.bucket_of(id)]
-    names.insert(5, worker.lane.done_list)
-    entry = [7, id, old, old.replace("X 2", "C 3"), "", ""]
+    lane = worker.lane
+    names = [
+        keys.META, keys.POOLS, keys.EVENTS, *lane.short_window, *lane.long_window, lane.done_list,
+        keys.bucket_of(id),
+    ]  # fmt: skip
+    entry = [9, id, old, old.replace("X 2", "C 3"), "", ""]
     reply = store.evalsha(
-        scripts.REPLAN.sha.decode(), len(names), *names, *worker.lane.head(None),
+        scripts.REPLAN.sha.decode(), len(names), *names, *lane.head(None),
         1, 2, 0, "", "commit", "1", "", "tee@main", pool, pool, "0 @1:-2 web@3:2", *entry, *entry,
     )  # fmt: skip
     assert reply[0] == b"stale"

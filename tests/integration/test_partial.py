@@ -37,6 +37,12 @@ async def test_repeated_lines_are_summed_and_pinned_ones_come_first(worker: Serv
     with pytest.raises(InvalidQuantity) as caught:
         await worker.engine.cancel(id, Cancel([PartLine("tee", 1), PartLine("tee", 1)]), key(2))
     assert caught.value.lines == [{"sku": "tee", "requested": 2, "available": 1}]
+    lines = [PartLine("tee", 1), PartLine("tee", 2, "south")]
+    with pytest.raises(InvalidQuantity) as caught:  # what is refused leaves the rest as it is
+        await worker.engine.cancel(id, Cancel(lines), key(3))
+    assert caught.value.lines == [
+        {"sku": "tee", "location": "south", "requested": 2, "available": 1}
+    ]
     with pytest.raises(KeyRequired):
         await worker.engine.cancel(id, Cancel([PartLine("tee", 1)]))
 

@@ -150,6 +150,13 @@ async def test_lines_are_served_in_their_order(worker: Service) -> None:
     assert caught.value.lines == [
         {"sku": "tee", "location": "north", "requested": 1, "available": 0}
     ]
+    with pytest.raises(InvalidQuantity) as caught:  # what is refused leaves the rest as it is
+        await worker.engine.return_(
+            id, Return([ReturnLine("tee", 1), ReturnLine("tee", 2, "south")]), key(3)
+        )
+    assert caught.value.lines == [
+        {"sku": "tee", "location": "south", "requested": 2, "available": 1}
+    ]
 
 
 async def test_a_restock_gives_its_allowance_back(worker: Service) -> None:

@@ -166,7 +166,8 @@ class Changed(Sold):
     @rule(
         engine=engines, pick=picks, lines=amendments, keyed=keyings, version=versions,
         ttl_seconds=st.sampled_from([None, None, None, *TTLS, MAX_HOLD_SECONDS]),
-        reference=st.sampled_from([None, "cart 3"]), alive=st.sampled_from([True, True, False]),
+        reference=st.sampled_from([None, "cart 3"]),
+        which=st.sampled_from(["own", "open", "partly", "any"]),
     )  # fmt: skip
     def amend(
         self,
@@ -177,11 +178,14 @@ class Changed(Sold):
         version: int | None,
         ttl_seconds: int | None,
         reference: str | None,
-        alive: bool,
+        which: str,
     ) -> None:
-        id = self.pick_open(pick) if alive else self.pick(pick)
+        choose = {"any": self.pick, "partly": self.pick_partly}.get(which, self.pick_open)
+        id = choose(pick)
         if id == NOBODY:
             return
+        if which in ("own", "partly"):
+            lines = self._own(id, lines)
         service, key, wanted = self.service(engine), self.key() if keyed else None, None
         wanted = self._wanted(id, version)
         before = self.found.records[id]
@@ -196,13 +200,13 @@ class Changed(Sold):
 
         def apply() -> Answer | None:
             record = self.model.records[id]
+            if record.state == "C" and ttl_seconds is not None:
+                return Answer("validation_failed")
             if version == -1:
                 return Answer("stale_version")
-            if record.state in "RC" and id not in self.due and ttl_seconds is not None:
-                if record.state == "C":
-                    return Answer("validation_failed")
-                if ttl_seconds == MAX_HOLD_SECONDS:
-                    return Answer("hold_limit")
+            alive = record.state == "R" and id not in self.due
+            if alive and ttl_seconds == MAX_HOLD_SECONDS:
+                return Answer("hold_limit")
             if isinstance(result, Receipt) and not current:
                 return None
             return self.model.amend(id, lines, reference, id in self.due)
@@ -257,8 +261,10 @@ class Changed(Sold):
         if not keyed or refused:
             work = self.service(engine).engine.return_
             result = self.ask(work(self.pick(pick), request, self.key() if keyed else None))
-            code = "validation_failed" if keyed else "idempotency_key_required"
-            self.step(result, lambda: Answer(code))
+            if keyed:  # who has not heard of the location yet looks at the rest first
+                self.refused(result)
+            else:
+                self.step(result, lambda: Answer("idempotency_key_required"))
             return
         self.settle(
             "return", pick, engine, True, version,
@@ -267,14 +273,24 @@ class Changed(Sold):
         )  # fmt: skip
 
     def _shipped(self, id: str, lines: list[ReturnLine]) -> list[ReturnLine]:
-        """The first line as one of what a reservation shipped, if it shipped something."""
+        """The first line as one of what a reservation shipped, if it shipped something; it comes
+        back where it left, or elsewhere."""
         out = [
-            line.pool.split("@")[0]
+            line.pool.split("@")
             for line in (self.found.records[id].lines if id != NOBODY else ())
             if line.fulfilled > line.returned
         ]
-        first, *_ = lines
-        return [ReturnLine(out[0], 1, None, first.to, first.disposition)] if out else lines
+        if not out:
+            return lines
+        (sku, left), first = out[0], lines[0]
+        elsewhere = "north" if left == "main" else "main"
+        return [ReturnLine(sku, 1, None, elsewhere if first.to else None, first.disposition)]
+
+    def _own(self, id: str, lines: list[AmendLine]) -> list[AmendLine]:
+        """The first line as one of what a reservation has open, if it has."""
+        open_skus = [line.place[0] for line in self.model.records[id].lines if line.open]
+        first = lines[0]
+        return [AmendLine(open_skus[0], first.quantity, first.location)] if open_skus else lines
 
     @rule(engine=engines, pick=picks, ttl_seconds=st.sampled_from([*TTLS, MAX_HOLD_SECONDS]))
     def extend(self, engine: int, pick: int, ttl_seconds: int) -> None:
@@ -284,6 +300,9 @@ class Changed(Sold):
         before = self.found.records[id]
         request = Extend(ttl_seconds)
         result = self.ask(self.service(engine).engine.extend(id, request))
+        if self.model.records[id].channel not in self.model.channels:
+            self.refused(result)  # with which word depends on who has heard of it
+            return
 
         def apply() -> Answer:
             now = self.found.records[id]

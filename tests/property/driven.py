@@ -13,6 +13,7 @@ from typing import Any
 from hypothesis.stateful import RuleBasedStateMachine
 
 from core.errors import Expired, InsufficientStock, InvalidQuantity, StockadeError
+from core.kernel.reference import Shortfall
 from core.model import Key
 from core.service import Service
 from core.stock import StockResult
@@ -51,6 +52,13 @@ def _shortfall(line: dict[str, Any]) -> Any:
         line["sku"], line.get("location"), line["requested"], line["available"],
         line.get("limited_by", "on_hand"),
     )  # fmt: skip
+
+
+def _lines(error: StockadeError) -> tuple[Any, ...]:
+    """The lines of an error as the model would say them."""
+    if not isinstance(error, InsufficientStock | Expired | InvalidQuantity):
+        return ()
+    return tuple(Shortfall(*_shortfall(line)) for line in error.lines)
 
 
 def expected(answer: Answer) -> Answer:
@@ -142,6 +150,12 @@ class Driven(RuleBasedStateMachine):
         paid = [id for id in self.ids if self.model.records[id].state == "C"]
         return paid[-1 - number % len(paid)] if paid else self.pick(number)
 
+    def pick_partly(self, number: int) -> str:
+        """The same of those of which something was shipped and something waits."""
+        paid = [id for id in self.ids if self.model.records[id].state == "C"]
+        partly = [id for id in paid if self.model.records[id].total("fulfilled")]
+        return partly[-1 - number % len(partly)] if partly else self.pick_open(number)
+
     def pick_shipped(self, number: int) -> str:
         """The same of those of which something was shipped."""
         shipped = [id for id in self.ids if self.model.records[id].total("fulfilled")]
@@ -193,9 +207,14 @@ class Driven(RuleBasedStateMachine):
         if answer is None or mixed:
             self.model = model_of(self.found)
             return
-        assert told(result) == expected(answer), (result, answer)
+        assert told(result) == expected(answer), (result, told(result), answer)
         wrong = differences(self.model, self.found)
         assert not wrong, "\n".join(wrong)
+
+    def refused(self, result: Any) -> None:
+        """Audits after what was refused in one of several ways: nothing has changed."""
+        assert isinstance(result, StockadeError), result
+        self.step(result, lambda: Answer(result.code, getattr(result, "state", ""), _lines(result)))
 
     def at_once(self, results: Sequence[Any]) -> None:
         """Audits what several callers did at the same time, and goes on from what is there."""

@@ -181,6 +181,7 @@ class Kernel:
         self.rows: dict[Key, known.Row] = {}
         for key, pool in world.pools.items():
             self.rows[key] = known.Row(*key)
+            pool.version = VERSION  # a ceiling's first number follows from it
             self.rows[key].text = row_text(pool)
         self.skus = {
             name: known.Sku(

@@ -8,9 +8,21 @@ from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule
+from msgspec.structs import replace
 
-from core.errors import ChannelInUse
-from core.model import ChannelSpec, Commit, Fulfil, Key, LocationSpec, PartLine, Reserve, SkuSpec
+from core.errors import ChannelInUse, InsufficientStock
+from core.model import (
+    Amend,
+    AmendLine,
+    ChannelSpec,
+    Commit,
+    Fulfil,
+    Key,
+    LocationSpec,
+    PartLine,
+    Reserve,
+    SkuSpec,
+)
 from core.ops import Receipt
 from core.service import Service
 from core.stock import StockResult
@@ -59,7 +71,7 @@ class Stocked(Driven):
         specs=st.tuples(channel_specs(), channel_specs(), channel_specs()),
         policies=st.tuples(sku_specs(), sku_specs()),
         stock=st.lists(receipts, min_size=1, max_size=4),
-        baskets=st.lists(st.tuples(demands(), st.integers(0, 3)), max_size=4),
+        baskets=st.lists(st.tuples(demands(), st.integers(0, 4)), min_size=1, max_size=4),
     )  # fmt: skip
     def open(
         self,
@@ -85,16 +97,21 @@ class Stocked(Driven):
         self.at_once(self.run(self.shop.all([self._first(*basket) for basket in baskets])))
 
     async def _first(self, request: Reserve, steps: int) -> Receipt:
-        """A reservation that is there from the beginning: reserved, paid, shipped in part, all."""
-        engine = self.service(1).engine
+        """A reservation that is there from the beginning: reserved, paid, shipped in part or whole,
+        or shipped in part and then amended."""
+        engine, first = self.service(1).engine, request.lines[0]
+        if steps in (2, 4):  # twice as much of the first line, so that something stays open
+            request = replace(request, lines=[first, *request.lines])
         receipt = await self.service(0).engine.reserve(request)
         if steps:
             await engine.commit(receipt.id, Commit())
-        if steps == 2:
-            part = PartLine(request.lines[0].sku, 1)
+        if steps in (2, 4):
+            part = PartLine(first.sku, 1)
             await engine.fulfil(receipt.id, Fulfil([part]), self.key())
         if steps == 3:
             await engine.fulfil(receipt.id, Fulfil())
+        if steps == 4:
+            await engine.amend(receipt.id, Amend([AmendLine(first.sku, 2)]))
         return receipt
 
     def teardown(self) -> None:
@@ -120,8 +137,10 @@ class Stocked(Driven):
         self.step(result, apply)
         assert result.created is (name not in before.channels)
 
-    @rule(engine=engines, name=channels)
-    def delete_channel(self, engine: int, name: str) -> None:
+    @rule(engine=engines, name=channels, sure=st.sampled_from([True, False, False]))
+    def delete_channel(self, engine: int, name: str, sure: bool) -> None:
+        if not sure:
+            return  # else there were hardly ever any channels
         result = self.ask(self.service(engine).catalogue.delete_channel(name))
         self.step(result, lambda: self.model.delete_channel(name), last=True)
         SEEN["channel in use"] += isinstance(result, ChannelInUse)
@@ -168,14 +187,16 @@ class Stocked(Driven):
         apply: Callable[[], Answer],
     ) -> StockResult:  # fmt: skip
         """A request of one line, which ends as the model says."""
-        key = self.key() if keyed else None
+        key, due = self.key() if keyed else None, bool(self.due)
         found: list[StockResult] = self.ask(_ask_stock(verb, request, self.service(engine), key))
         (result,) = found
-        self.step(result, apply)
+        # A line that is refused does not wait for what is due; a demand does.
+        early = due and isinstance(result.error, InsufficientStock)
+        self.step(result, lambda: None if early else apply())
         if result.error is None:
             place = (pool.split("@")[0], pool.split("@")[1])
             assert result.pool is not None
-            assert result.pool.version == self.model.pools[place].version
+            assert due or result.pool.version == self.model.pools[place].version
             assert result.pool.on_hand == self.model.pools[place].on_hand
             if key is not None:
                 self._remember(verb, request, key, pool)

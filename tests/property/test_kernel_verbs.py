@@ -164,10 +164,10 @@ def test_an_amendment_is_release_and_reserve_with_nobody_between(
     asked = data.draw(drawn.amendments(world))
     assume(asked)
     (order,) = asked
+    plan = Kernel(world)
     apart = world.copy()
     assume(not any(world.pools[world.held[n].key].deficit for n in order.held))
     before = world.met()
-    plan = Kernel(world)
     versions_before = versions(plan, world.pools)
     answers, stage = plan.order([(order, held(world, order))])
     assert answers == decide(world, asked)

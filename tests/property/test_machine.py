@@ -76,11 +76,7 @@ class Machine(Changed):
             assert result.replayed
             assert result.id == resource
             SEEN["replayed"] += 1
-        record = self.model.records.get(resource)
-        if record is not None and record.channel not in self.model.channels:
-            self.step(result, lambda: None)  # its name is looked up before its key
-        else:
-            self.step(result, lambda: DONE if same else Answer("idempotency_key_reused"))
+        self.step(result, lambda: DONE if same else Answer("idempotency_key_reused"))
 
     # --- deadlines -----------------------------------------------------------------------------
 

@@ -13,8 +13,17 @@ from typing import Any
 
 import pytest
 
-from core.errors import Expired, InsufficientStock, KeyReused, StockadeError
+from core.errors import (
+    Expired,
+    InsufficientStock,
+    InvalidQuantity,
+    InvalidState,
+    KeyReused,
+    StockadeError,
+)
 from core.model import (
+    Amend,
+    AmendLine,
     Available,
     Cancel,
     ChannelSpec,
@@ -23,6 +32,7 @@ from core.model import (
     Key,
     Line,
     LocationSpec,
+    PartLine,
     Release,
     Reserve,
     SkuChannel,
@@ -30,7 +40,7 @@ from core.model import (
 )
 from core.ops import Receipt
 from core.service import Service
-from core.stock_model import Receive, ReceiveLine
+from core.stock_model import Count, CountLine, Receive, ReceiveLine
 from tests.shop import Shop, key_of
 
 
@@ -77,7 +87,7 @@ def codes(results: Sequence[Any]) -> Counter[str]:
     """How many callers were told what."""
     for result in results:
         assert not isinstance(result, BaseException) or isinstance(result, StockadeError), result
-    return Counter("done" if isinstance(r, Receipt) else r.code for r in results)
+    return Counter(r.code if isinstance(r, StockadeError) else "done" for r in results)
 
 
 async def test_the_last_unit_has_one_buyer_and_the_loser_replans(shop: Shop) -> None:
@@ -259,6 +269,90 @@ async def test_shipping_and_cancelling_share_out_what_is_open(shop: Shop) -> Non
     ])  # fmt: skip
     line = (await first.engine.reservation(held.id)).reservation().lines[0]
     assert sorted((line.fulfilled, line.cancelled)) == [0, 9]
+
+
+@pytest.mark.parametrize("round", range(4))
+async def test_cancelling_one_races_shipping_three(shop: Shop, round: int) -> None:
+    """One of them wins, and the other is told what is left."""
+    await furnish(shop, 3)
+    first, second = shop.services
+    held = await first.engine.reserve(demand(3))
+    await first.engine.commit(held.id, Commit())
+    works = [
+        first.engine.cancel(held.id, Cancel([PartLine("tee", 1)]), key_of(1)),
+        second.engine.fulfil(held.id, Fulfil([PartLine("tee", 3)]), key_of(2)),
+    ]
+    results = await shop.all(works if round % 2 else works[::-1])
+    (line,) = (await first.engine.reservation(held.id)).reservation().lines
+    (refusal,) = [result for result in results if isinstance(result, StockadeError)]
+    if line.fulfilled:
+        assert (line.fulfilled, line.cancelled) == (3, 0)
+        assert isinstance(refusal, InvalidState)
+        assert refusal.state == "fulfilled"
+    else:
+        assert (line.fulfilled, line.cancelled) == (0, 1)
+        assert isinstance(refusal, InvalidQuantity)
+        assert refusal.lines == [{"sku": "tee", "requested": 3, "available": 2}]
+
+
+async def test_an_amend_that_grows_races_a_rival_for_the_last_unit(shop: Shop) -> None:
+    """One has it; an amend that is refused leaves the basket as it was."""
+    await furnish(shop, 2)
+    first, second = shop.services
+    held = await first.engine.reserve(demand(1))
+    results = await shop.all([
+        first.engine.amend(held.id, Amend([AmendLine("tee", 2)])),
+        second.engine.reserve(demand(1)),
+    ])  # fmt: skip
+    assert codes(results) == {"done": 1, "insufficient_stock": 1}
+    now = (await first.engine.reservation(held.id)).reservation()
+    grown = isinstance(results[0], Receipt)
+    assert [line.quantity for line in now.lines] == [1 + grown]
+    assert now.version == 1 + grown
+
+
+async def test_an_amend_follows_the_policy_of_that_moment(shop: Shop) -> None:
+    """Another engine has just given the channel a second location."""
+    await furnish(shop, 1)
+    first, second = shop.services
+    await first.catalogue.put_location("north", LocationSpec())
+    await receive(first, 4, "north")
+    held = await second.engine.reserve(demand(1))
+    await first.catalogue.put_channel("web", ChannelSpec(locations=["main", "north"]))
+    now = await second.engine.amend(held.id, Amend([AmendLine("tee", 5)]))
+    taken = [(line.location, line.quantity) for line in now.reservation().lines]
+    assert taken == [("main", 1), ("north", 4)]
+
+
+async def test_what_is_sold_out_in_fact_is_sold_to_nobody_else(shop: Shop) -> None:
+    """A sale is recorded while others buy: it always stands, and nobody gets a unit twice."""
+    await furnish(shop, 3)
+    first, second = shop.services
+    sale = demand(3, state="committed", shortage="record")
+    results = await shop.all([
+        first.engine.reserve(demand(2)), second.engine.reserve(sale),
+        first.engine.reserve(demand(1)), second.engine.reserve(demand(1)),
+    ])  # fmt: skip
+    assert isinstance(results[1], Receipt)
+    (stock,) = await first.stock.read(["tee"])
+    (pool,) = stock.pools
+    receipts = [result for result in results if isinstance(result, Receipt)]
+    bought = sum(line.quantity for each in receipts for line in each.reservation().lines)
+    assert (pool.on_hand, pool.shared, pool.deficit) == (3, 0, bought - 3)
+
+
+async def test_two_counts_at_once_are_both_heard(shop: Shop) -> None:
+    """Neither is written over the other; one that names what it saw may be too late."""
+    await furnish(shop, 5)
+    first, second = shop.services
+    results = await shop.all([
+        service.stock.count(Count([CountLine("tee", "main", left, if_on_hand=5)]), [None])
+        for service, left in ((first, 4), (second, 3))
+    ])  # fmt: skip
+    told = codes([result.error or result.pool for (result,) in results])
+    assert told["stale_version"] == 1
+    (stock,) = await first.stock.read(["tee"])
+    assert stock.pools[0].on_hand in (3, 4)
 
 
 @pytest.mark.parametrize("gone_seconds", [0, 60, 600])

@@ -188,7 +188,8 @@ async def test_a_channel_goes_and_its_quota_is_shared(shop: httpx2.AsyncClient) 
     (line,) = used.json()["lines"]
     assert (line["sku"], line["location"], line["requested"]) == ("tee", "main", 2)
     assert "closed" not in (await shop.get("/v1/channels/web")).json()
-    stale = await shop.delete("/v1/channels/web", headers={"If-Match": version})
+    assert (await shop.get("/v1/channels/web")).headers["etag"] == version
+    stale = await shop.delete("/v1/channels/web", headers={"If-Match": '"99"'})
     assert_problem(stale, 412, "stale_version")
     assert (await shop.post(f"/v1/reservations/{held}/release")).status_code == 200
     assert (await shop.put("/v1/channels/store", json={"floor_share": 0.3})).status_code == 200

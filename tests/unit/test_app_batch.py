@@ -21,7 +21,8 @@ async def test_keys_of_a_batch(client: httpx2.AsyncClient, service: FakeService)
     batch, numbered = ([key for *_, key in arguments[0]] for _, arguments in (first, last))
     assert batch == [single, None]
     assert len({key.field for key in [*numbered, single]}) == 3
-    assert {key.fingerprint for key in numbered} == {single.fingerprint}
+    assert [key.of_batch for key in [*numbered, single]] == [True, True, False]
+    assert {key.fingerprint for key in numbered}.isdisjoint({single.fingerprint})
     mixed = await client.post("/v1/reservations/batch", json=own, headers={"Idempotency-Key": "k"})
     document = assert_problem(mixed, 422, "validation_failed")
     assert document["errors"][0]["pointer"] == "/reservations/0/idempotency_key"
@@ -54,6 +55,53 @@ async def test_a_verb_in_a_batch_is_the_verb_alone(
         await client.post(path, json=body, headers={"Idempotency-Key": "k"})
     alone = [(name.rstrip("_"), *arguments[:3]) for name, arguments in service.engine.calls]
     assert list(batch) == alone
+
+
+async def test_what_a_header_key_stands_for(
+    client: httpx2.AsyncClient, service: FakeService
+) -> None:
+    """An element's place in the batch is its key; verb, id and body are what was asked."""
+    other = ID[:-1] + ("0" if ID[-1] != "0" else "1")
+    elements = [
+        {"verb": "commit", "id": ID}, {"verb": "commit", "id": other},
+        {"verb": "release", "id": ID}, {"verb": "commit", "id": ID, "reference": "r"}, BASKET,
+        {"verb": "cancel", "id": ID}, {"verb": "cancel", "id": ID, "reason": "r"},
+    ]  # fmt: skip
+    for element in elements:
+        sent = {"reservations": [element]}
+        await client.post("/v1/reservations/batch", json=sent, headers={"Idempotency-Key": "k"})
+    keys = [batch[0][3] for _, (batch,) in service.engine.calls]
+    assert len({key.field for key in keys}) == 1
+    assert len({key.fingerprint for key in keys}) == len(elements)
+
+
+async def test_reserve_is_a_verb_as_well(client: httpx2.AsyncClient, service: FakeService) -> None:
+    sent = {"reservations": [BASKET, BASKET | {"verb": "reserve"}]}
+    response = await client.post("/v1/reservations/batch", json=sent)
+    assert [each["status"] for each in response.json()["results"]] == [201, 201]
+    ((_, ((left, right),)),) = service.engine.calls
+    assert left == right
+    wrong = await client.post("/v1/reservations/batch", json={"reservations": [{"verb": "pay"}]})
+    assert "reserve" in assert_problem(wrong, 422, "validation_failed")["detail"]
+
+
+@pytest.mark.parametrize("path", ["reservations", "reservations/batch", "stock/receive"])
+async def test_what_has_no_version_matches_nothing(
+    client: httpx2.AsyncClient, service: FakeService, path: str
+) -> None:
+    line = {"sku": "tee", "location": "main", "quantity": 1}
+    body = {
+        "reservations": BASKET, "reservations/batch": {"reservations": [BASKET]},
+        "stock/receive": {"lines": [line]},
+    }[path]  # fmt: skip
+    for tag in ("*", '"1"', '"other"'):
+        response = await client.post(f"/v1/{path}", json=body, headers={"If-Match": tag})
+        assert_problem(response, 412, "stale_version")
+    wrong = await client.post(f"/v1/{path}", json={}, headers={"If-Match": "*"})
+    assert_problem(wrong, 422, "validation_failed")
+    odd = await client.post(f"/v1/{path}", json=body, headers={"If-Match": "a b"})
+    assert_problem(odd, 400, "if_match_invalid")
+    assert service.engine.calls == []
 
 
 @pytest.mark.parametrize(

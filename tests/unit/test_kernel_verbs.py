@@ -148,13 +148,14 @@ def test_allowances_that_cannot_be_counted_are_refused_whole() -> None:
 def test_large_stocks_are_moved_exactly() -> None:
     """Products of units and shares pass 2^63; counts, proportions and allowances are exact."""
     half = (ACCOUNT_MAX - 1) // 2
-    web, store = replace(WEB, ceiling=Ceiling(share=999_999)), Channel("store", ("main",))
+    web = replace(WEB, ceiling=Ceiling(share=333_334), floor_share=333_333)
+    store = Channel("store", ("main",), floor_share=666_666)
     policy = Policy({"web": web, "store": store}, {"main": True, "north": True})
     world = World(policy, {TEE: SkuPolicy(1)})
     world.pools[MAIN] = Pool(*MAIN, quotas={"web": Quota(half - 3), "store": Quota(half)})
     plan = Kernel(world)
     assert plan.transfer(MAIN, "north", half + 1) == world.transfer(MAIN, "north", half + 1)
-    for key, counted in ((NORTH, ACCOUNT_MAX), (MAIN, 3)):
+    for key, counted in ((NORTH, ACCOUNT_MAX), (MAIN, 3), (MAIN, ACCOUNT_MAX - 9)):
         assert plan.verb("count", key, counted) == world.verb("count", key, counted)
     plan.pack()
     for key, pool in world.pools.items():

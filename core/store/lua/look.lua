@@ -2,7 +2,7 @@
 -- look: what a worker must see before it plans or refuses.
 --
 -- Guarantees: all of it is of one instant; nothing is written.
--- KEYS 1 meta 2 pools 3 skus 4 h 5 h before 6… due lists
+-- KEYS 1 meta 2 pools 3 skus 4 h 5 h before 6 w 7 w before 8… due lists
 -- ARGV head, then rows, skus, keys; rows × (pool), skus × (sku), keys × (field);
 --      per due list: how many ids were seen there with nothing due, and until when (ms) that holds
 -- Returns applied, rows, entries of skus, values of keys ("" for what is not there),
@@ -11,7 +11,7 @@
 -- Event: none
 --%include shard
 
-local stop = open_shard({'hash', 'hash', 'hash', 'hash', 'hash', 'list'})
+local stop = open_shard({'hash', 'hash', 'hash', 'hash', 'hash', 'hash', 'hash', 'list'})
 if stop then return stop end
 local rows, skus, keys = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
 local at = HEAD + 4
@@ -31,11 +31,16 @@ local found_skus = read(KEYS[3], skus)
 at = at + skus
 local current, before = read(KEYS[4], keys), read(KEYS[5], keys)
 for i = 1, keys do
-  if current[i] == '' then current[i] = before[i] end
+  local field = ARGV[at + i - 1]
+  if of_batch(field) then
+    current[i] = known_key(KEYS[6], KEYS[7], field) or ''
+  elseif current[i] == '' then
+    current[i] = before[i]
+  end
 end
 at = at + keys
 local due, room = {}, 1000
-for i = 6, #KEYS do
+for i = 8, #KEYS do
   local seen, quiet_until = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
   at = at + 2
   if ARGV[10] == '1' and (call('LLEN', KEYS[i]) ~= seen or now >= quiet_until) then

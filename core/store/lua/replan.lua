@@ -5,8 +5,7 @@
 -- is reserved is not due; a new deadline lies ahead of the server's time and its id in the list of
 -- its second; all of it or nothing. A new record carries a nonce, so one that is there already was
 -- written by an earlier sending of this very batch, and then all of them were.
--- KEYS 1 meta 2 pools 3 events 4 keys of the window 5 of the one before (h, for returns w) 6 done
---      7… due lists, then buckets
+-- KEYS 1 meta 2 pools 3 events 4 h 5 h before 6 w 7 w before 8 done 9… due lists, then buckets
 -- ARGV head, then pools, records, due lists, earliest new deadline in ms or "", verb, "1" if late
 --      or "", moves as one text;
 --      pools × (name), × (old row), × (new row), × (deltas);
@@ -23,8 +22,8 @@ local pools, records, dues = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(AR
 local earliest, verb, late = tonumber(ARGV[14]), ARGV[15], ARGV[16]
 local at_pools = HEAD + 8
 local at_records = at_pools + 4 * pools
-local kinds = {'hash', 'hash', 'stream', 'hash', 'hash', 'list'}
-for i = 7, #KEYS do kinds[i] = i <= 6 + dues and 'list' or 'hash' end
+local kinds = {'hash', 'hash', 'stream', 'hash', 'hash', 'hash', 'hash', 'list'}
+for i = 9, #KEYS do kinds[i] = i <= 8 + dues and 'list' or 'hash' end
 local stop = open_shard(kinds, function()
   for i = 0, records - 1 do
     local at = at_records + 6 * i
@@ -38,22 +37,28 @@ if stop then return stop end
 if earliest and earliest <= now then
   return reply('clock', ARGV[4], ARGV[5], ARGV[7], ARGV[8])
 end
-local known, stale, lines, keys, seen, ended = {}, {}, {}, {}, {}, {}
+local known, stale, lines, seen, ended = {}, {}, {}, {}, {}
+local keys = {h = {}, w = {}}
 for i = 0, records - 1 do
   local at = at_records + 6 * i
   local bucket, id, old, new = KEYS[tonumber(ARGV[at])], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   local key = ARGV[at + 4]
-  local value = key ~= '' and known_key(KEYS[4], KEYS[5], key)
+  local long = verb == 'return' or of_batch(key)
+  local value = key ~= '' and known_key(KEYS[long and 6 or 4], KEYS[long and 7 or 5], key)
   local text = call('HGET', bucket, id)
   local deadline = ARGV[10] == '1' and string.match(old, '^R %d+ %S+ (%d+) ')
   if value then
     known[#known + 1], known[#known + 2] = i, value
-  elseif text ~= old or seen[id] or (deadline and now >= tonumber(deadline)) then
-    stale[#stale + 1], stale[#stale + 2] = i, text or ''   -- a record at most once in a script
+  elseif text ~= old or seen[id] or seen[key] or (deadline and now >= tonumber(deadline)) then
+    stale[#stale + 1], stale[#stale + 2] = i, text or ''   -- a record or key once in a script
   end
   seen[id] = true
   lines[#lines + 1], lines[#lines + 2] = id, new
-  if key ~= '' then keys[#keys + 1], keys[#keys + 2] = key, ARGV[at + 5] .. ' 200 ' .. id end
+  if key ~= '' then
+    local into = keys[long and 'w' or 'h']
+    into[#into + 1], into[#into + 2] = key, ARGV[at + 5] .. ' 200 ' .. id
+    seen[key] = true
+  end
   if not string.match(new, '^[RC] ') then ended[#ended + 1] = id end
 end
 if #known > 0 then return reply('known', 'keys', known) end
@@ -72,11 +77,12 @@ end
 local at = at_records + 6 * records
 for i = 1, dues do
   local count = tonumber(ARGV[at])
-  call('RPUSH', KEYS[6 + i], unpack(ARGV, at + 1, at + count))
+  call('RPUSH', KEYS[8 + i], unpack(ARGV, at + 1, at + count))
   at = at + count + 1
 end
-call_many('HSET', KEYS[4], keys)
-call_many('RPUSH', KEYS[6], ended)
+call_many('HSET', KEYS[4], keys.h)
+call_many('HSET', KEYS[6], keys.w)
+call_many('RPUSH', KEYS[8], ended)
 local second = earliest and math.floor(earliest / 1000)
 if second and second < tonumber(meta[9]) then
   call('HSET', KEYS[1], 'cursor', format('%d', second))

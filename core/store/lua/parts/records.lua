@@ -121,23 +121,28 @@ local function give_back(id, r, line, units, account, from)
   note(id, line.pool, from, 'free:' .. r.channel, own)
 end
 
--- Which lines a partial verb means: line → units, or nil and what is left ("pool left …").
+-- Which lines a partial verb means: line → units, or nil and what is left ("pool left …"). A part
+-- that asks for too much takes nothing from those behind it.
 local function choose(r, parts)
   local chosen, short = {}, {}
   for target, quantity in string.gmatch(parts, '(%S+) (%d+)') do
-    local want, left = tonumber(quantity), 0
+    local want, left, taken = tonumber(quantity), 0, {}
     for _, line in ipairs(r.lines) do
       if line.pool == target or string.match(line.pool, '^[^@]+') == target then
         local free = line.open - (chosen[line] or 0)
         left = left + free
         local part = math.min(want, free)
-        if part > 0 then
-          chosen[line] = (chosen[line] or 0) + part
-          want = want - part
-        end
+        taken[line] = part
+        want = want - part
       end
     end
-    if want > 0 then short[#short + 1] = format('%s %d', target, left) end
+    if want > 0 then
+      short[#short + 1] = format('%s %d', target, left)
+    else
+      for line, part in pairs(taken) do
+        if part > 0 then chosen[line] = (chosen[line] or 0) + part end
+      end
+    end
   end
   if #short > 0 then return nil, table.concat(short, ' ') end
   return chosen
@@ -176,7 +181,8 @@ end
 -- The record that a verb is about, as a table; or nil, and the code and detail that answer it.
 local function meet_record(at, kept_long)
   local bucket, id = KEYS[tonumber(ARGV[at])], ARGV[at + 1]
-  local key, print, long = ARGV[at + 4], ARGV[at + 5], kept_long[ARGV[at + 2]]
+  local key, print = ARGV[at + 4], ARGV[at + 5]
+  local long = kept_long[ARGV[at + 2]] or of_batch(key)
   local known = key ~= '' and known_key(KEYS[long and 7 or 5], KEYS[long and 8 or 6], key)
   if known and string.sub(known, 1, #print) ~= print then return nil, 'reused', '' end
   local text = call('HGET', bucket, id)
@@ -193,12 +199,13 @@ end
 local function settle(decide, kept_long)
   local count, verb, first = tonumber(ARGV[HEAD + 1]), ARGV[HEAD + 2], HEAD + 3
   local answers, texts, keys, events, ended = {}, {}, {h = {}, w = {}}, {}, {}
+  local used = {}   -- keys of this script: whoever has the same one is answered by the next
   local number, lines = format('%d', tonumber(meta[3]) + 1), 0
   for i = 1, count do
     local at = first + (i - 1) * WIDTH
     local id, act, key = ARGV[at + 1], ARGV[at + 2], ARGV[at + 4]
     local r, code, detail = nil, 'later', ''
-    if lines < LINES_MAX then r, code, detail = meet_record(at, kept_long) end
+    if lines < LINES_MAX and not used[key] then r, code, detail = meet_record(at, kept_long) end
     if r then
       lines = lines + #r.lines
       code, detail = decide(r, id, act, ARGV[at + 6], ARGV[at + 7], ARGV[at + 3])
@@ -210,7 +217,8 @@ local function settle(decide, kept_long)
         if r.state ~= 'R' and r.state ~= 'C' then ended[#ended + 1] = id end
       end
       if key ~= '' and (code == 'done' or code == 'already') then
-        local into = keys[kept_long[act] and 'w' or 'h']
+        local into = keys[(kept_long[act] or of_batch(key)) and 'w' or 'h']
+        used[key] = true
         into[#into + 1], into[#into + 2] = key, ARGV[at + 5] .. ' 200 ' .. id
       end
     end

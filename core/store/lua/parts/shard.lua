@@ -83,3 +83,9 @@ end
 local function known_key(current, previous, field)
   return call('HGET', current, field) or call('HGET', previous, field)
 end
+
+-- True for a key that a batch's header gave to an element: it may come again with any other verb,
+-- so all verbs look it up and keep it where those that move goods have theirs.
+local function of_batch(field)
+  return string.sub(field, 1, 1) == '#'
+end
