@@ -167,12 +167,11 @@ def problem(error: StockadeError, instance: str) -> Problem:
     if isinstance(error, LineError):
         if error.lines:
             members["lines"] = cast("list[ProblemLine]", error.lines)
+        if isinstance(error, InvalidState) and error.state:
+            members["state"] = error.state
     elif isinstance(error, InvalidRequest):
         if error.errors:
             members["errors"] = [ProblemError(*item) for item in error.errors]
-    elif isinstance(error, InvalidState):
-        if error.state:
-            members["state"] = error.state
     elif isinstance(error, Unavailable):
         members["outcome"] = error.outcome
         if error.reservation is not None:

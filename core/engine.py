@@ -17,6 +17,7 @@ from core.changes import Changes
 from core.errors import (
     InvalidQuantity,
     InvalidRequest,
+    InvalidState,
     KeyRequired,
     Overloaded,
     StockadeError,
@@ -316,7 +317,11 @@ class Engine(Changes):
                     if target in left
                 ]
             )
-        return self._receipt(id, code, detail)
+        try:
+            return self._receipt(id, code, detail)
+        except InvalidState as error:  # nothing is left of any line, and the caller should see it
+            error.lines = [too_many(*place, units, 0) for place, units in wanted]
+            raise
 
 
 def _check_sale(request: Reserve) -> None:

@@ -96,13 +96,19 @@ class InsufficientStock(LineError):
     code = "insufficient_stock"
 
 
-class InvalidState(StockadeError):
+class InvalidState(LineError):
     """The reservation's state does not allow this; state says which it is."""
 
     code = "invalid_state"
 
-    def __init__(self, detail: str | None = None, state: str = ""):
-        super().__init__(detail)
+    def __init__(
+        self,
+        detail: str | None = None,
+        state: str = "",
+        lines: list[dict[str, Any]] | None = None,
+    ):
+        """``lines``: of a verb on parts, what is left of each."""
+        super().__init__(detail, lines)
         self.state = state
 
 

@@ -289,6 +289,7 @@ async def test_cancelling_one_races_shipping_three(shop: Shop, round: int) -> No
         assert (line.fulfilled, line.cancelled) == (3, 0)
         assert isinstance(refusal, InvalidState)
         assert refusal.state == "fulfilled"
+        assert refusal.lines == [{"sku": "tee", "requested": 1, "available": 0}]
     else:
         assert (line.fulfilled, line.cancelled) == (0, 1)
         assert isinstance(refusal, InvalidQuantity)

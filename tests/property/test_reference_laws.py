@@ -95,10 +95,8 @@ def test_units_are_conserved_and_no_account_is_below_zero(
 
 @given(drawn.worlds())
 def test_meeting_a_policy_moves_no_stock_except_safety(world: World) -> None:
-    """Safety and shared even out, changed ceilings start anew, credit stays with those who share.
-
-    Meeting the same policy a second time changes nothing.
-    """
+    """Safety and shared even out, changed ceilings start anew, credit stays with those who share;
+    meeting the same policy a second time changes nothing."""
     world.policy = replace(world.policy, number=world.policy.number + 1)
     met = world.met()
     assert stocks(met.met()) == stocks(met)
@@ -110,7 +108,8 @@ def test_meeting_a_policy_moves_no_stock_except_safety(world: World) -> None:
         assert pool.shared + pool.safety == before.shared + before.safety
         party = {p.name: p for p in rule.parties(world.policy, sku_policy, pool.location)}
         target = sku_policy.safety_at(pool.location)
-        assert pool.safety == target or (pool.safety < target and pool.shared == 0)
+        as_put = before.sku_number == sku_policy.number and pool.safety == before.safety  # by hand
+        assert as_put or pool.safety == target or (pool.safety < target and pool.shared == 0)
         for name, quota in pool.quotas.items():
             old = before.quota(name)
             assert (quota.free, quota.reserved, quota.committed) == (
@@ -119,7 +118,8 @@ def test_meeting_a_policy_moves_no_stock_except_safety(world: World) -> None:
             kept = old.credit if name in party and party[name].share else 0
             assert quota.credit == kept
             started = quota.ceiling is not None and quota.ceiling != old.ceiling
-            assert quota.ceiling_number == old.ceiling_number + started
+            number = (old.ceiling_number or before.version) + 1 if started else old.ceiling_number
+            assert quota.ceiling_number == number
             if quota.ceiling == old.ceiling:
                 assert quota.ceiling_left == old.ceiling_left
 

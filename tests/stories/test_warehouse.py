@@ -82,6 +82,7 @@ async def test_a_partial_cancel_races_the_packer(shop: Storefront) -> None:
         assert sorted([cancelled.status, packed.status]) == [200, 409]
         if packed.status == 200:
             assert (cancelled.code, cancelled.state) == ("invalid_state", "fulfilled")
+            assert [(line["requested"], line["available"]) for line in cancelled.lines] == [(1, 0)]
             shipped += 3
         else:
             assert packed.code == "invalid_quantity"
