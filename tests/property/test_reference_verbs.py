@@ -151,8 +151,7 @@ def test_a_recorded_sale_that_is_cancelled_leaves_nothing_missing(
 
 
 def test_a_sale_looks_everywhere_before_something_is_missing() -> None:
-    """Its own and shared units of all places; then safety and others' units; then the first. What
-    the ceilings do not reach stands apart."""
+    """Own and shared units of all places; safety and others' units; the first. Ceilings apart."""
     web = Channel("web", ("main", "north"), floor_units=2, ceiling=Ceiling(units=6))
     store = Channel("store", ("north",), floor_units=3)
     world = two_places(web, store, sku_policy=SkuPolicy(1, safety=1))
@@ -160,11 +159,9 @@ def test_a_sale_looks_everywhere_before_something_is_missing() -> None:
     world.verb("receive", NORTH, 8)
     outcome = world.order(sold("web", 16))
     assert outcome.decision.takes == (
-        rule.Take(*MAIN, 2, 4, 1, short=1),
-        rule.Take(*NORTH, 2, 4, 1),
-        rule.Take(*NORTH, 0, 2, 0),
-        rule.Take(*MAIN, 0, 2, 0, short=2),
-    )
+        rule.Take(*MAIN, 2, 4, 1, short=1), rule.Take(*NORTH, 2, 4, 1),
+        rule.Take(*NORTH, 0, 2, 0), rule.Take(*MAIN, 0, 2, 0, short=2),
+    )  # fmt: skip
     assert outcome.moves == (
         (MAIN, ("free:web", "committed:web", 2)),
         (MAIN, ("shared", "committed:web", 2)),
