@@ -175,26 +175,31 @@ async def batch(call: Call) -> Reply:
 
 
 def _element(sent: bytes | None, index: int, raw: Raw) -> tuple[str, str, Any, Key | None]:
-    """Element ``index`` of a batch as (verb, id, the request as it would be if sent alone, key).
+    """Element ``index`` of a batch as (verb, id, the request, its key).
+
+    Where a key asks for a fingerprint the request is as it would be if sent alone.
 
     Raises InvalidRequest with a pointer into the batch.
     """
     pointer = f"/reservations/{index}"
-    verb = ELEMENT_VERB.decode(bytes(raw), pointer).verb
+    body = bytes(raw)
+    # Most elements are demands and name no verb: they are read once. (A name may be escaped.)
+    named = b'"verb"' in body or b"\\u" in body
+    verb = ELEMENT_VERB.decode(body, pointer).verb if named else "reserve"
     kind = KINDS.get(verb)
     if kind is None:
         raise wire.invalid(f"{pointer}/verb", f"Expected one of {', '.join(sorted(KINDS))}")
-    element: Any = kind.element.decode(bytes(raw), pointer)
-    request = kind.alone(*(getattr(element, name) for name in kind.alone.__struct_fields__))
-    wire.check_text(request, kind.text, pointer)
-    if isinstance(request, Reserve):
-        check_places(request, pointer)
+    element: Any = kind.element.decode(body, pointer)
+    wire.check_text(element, kind.text, pointer)
+    if isinstance(element, Reserve):
+        check_places(element, pointer)
     id: str = getattr(element, "id", "")
-    path = PATH if verb == "reserve" else f"/v1/reservations/{id}/{verb}".encode()
     own: str | None = element.idempotency_key
+    if own is None and sent is None:
+        return verb, id, element, None
+    request = kind.alone(*(getattr(element, name) for name in kind.alone.__struct_fields__))
     if own is None:
-        if sent is None:
-            return verb, id, request, None
+        assert sent is not None
         key = b"%b#%d" % (sent, index)
         return verb, id, request, wire.of_batch(PATH + b"/batch", key, (verb, id, request))
     if sent is not None:
@@ -202,6 +207,7 @@ def _element(sent: bytes | None, index: int, raw: Raw) -> tuple[str, str, Any, K
             f"{pointer}/idempotency_key", "Expected no key beside the Idempotency-Key header"
         )
     key = wire.element_key(own, f"{pointer}/idempotency_key")
+    path = PATH if verb == "reserve" else f"/v1/reservations/{id}/{verb}".encode()
     return verb, id, request, wire.scoped(b"POST", path, key, request)
 
 

@@ -88,12 +88,14 @@ async def own_script(
         id = f"{stamp[:8]}-{stamp[8:]}-7{next(numbers) % 4096:03x}-8{bits[:3]}-{bits[2:]}00"
         names = [
             keys.META, keys.POOLS, keys.EVENTS, keys.short_keys(meta["h"]),
-            keys.short_keys(meta["hp"]), keys.bucket_at(now_ms), keys.due_at(deadline // 1000),
+            keys.short_keys(meta["hp"]), keys.long_keys(meta["w"]), keys.long_keys(meta["wp"]),
+            keys.bucket_at(now_ms), keys.done_at(now_ms // keys.HOUR_MS),
+            keys.due_at(deadline // 1000),
         ]  # fmt: skip
         record = f"R 1 - {deadline} - - {CHANNEL} - - {pool}@1,0"
         key = fresh_key()
         used = wording.pack_key(key.field, key.fingerprint, 201, id) if keyed else ()
-        args = [*head, 1, 1, int(keyed), 1, deadline, *plan, id, record, *used, 1, id]
+        args = [*head, 1, 1, int(keyed), 1, deadline, "", 0, *plan, id, record, *used, 1, id]
         reply = await reserve(names, args)
         assert reply[0] in (b"rebased", b"applied"), reply
 

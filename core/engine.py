@@ -71,9 +71,13 @@ class Engine(Changes):
         """Many demands at once, each on its own; results in order, errors as values."""
         future: asyncio.Future[list[Any]] = self._loop.create_future()
         group = Group(len(requests), future)
+        specs = self._specs
         for index, (request, key) in enumerate(zip(requests, idempotency, strict=True)):
             try:
-                spec = await self._spec(request)
+                plain = request.durability is None and request.state == "reserved"
+                spec = specs.get(request.channel) if plain else None
+                if spec is None or request.shortage == "record":
+                    spec = await self._spec(request)
                 self._lane.reserve(self._demand(ReserveOp, request, spec, key, group, index))
             except StockadeError as error:
                 group.set(index, error)
