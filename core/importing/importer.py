@@ -126,6 +126,7 @@ class _Work:
         self._tell = tell
         self._left = _Left()
         self._batch = Batch()
+        self._run = os.urandom(6).hex()
         self._total = 0
         self._entry = b""  # the position as the store has it
         self._done = 0  # rows before which everything is applied
@@ -293,7 +294,7 @@ class _Work:
         """One script, if nothing is in its way. True if it met a conflict."""
         now_ms = self._lane.now_ms
         after = wording.import_entry(
-            Imported(upto, self._total, self._left.count, now_ms, self._table.name)
+            Imported(upto, self._total, self._left.count, now_ms, self._table.name, self._run)
         )
         try:
             plan, opens = await self._planned(items, entries, now_ms)

@@ -242,25 +242,31 @@ def parse_key(value: bytes) -> tuple[bytes, int, str]:
 
 
 class Imported(msgspec.Struct, frozen=True):
-    """How far an import is: ``rows`` of ``total`` were read, ``left_out`` of them not applied."""
+    """How far an import is: ``rows`` of ``total`` were read, ``left_out`` of them not applied.
+
+    ``run``: a word of the run that wrote it, by which that knows its own writing.
+    """
 
     rows: int
     total: int
     left_out: int
     time_ms: int
     name: str
+    run: str
 
 
 def import_entry(imported: Imported) -> bytes:
-    return b"%d %d %d %d %s" % (
+    return b"%d %d %d %d %s %s" % (
         imported.rows, imported.total, imported.left_out, imported.time_ms,
-        encode_text(imported.name),
+        encode_text(imported.name), imported.run.encode(),
     )  # fmt: skip
 
 
 def parse_import(entry: bytes) -> Imported:
-    rows, total, left_out, time_ms, name = entry.decode().split(" ")
-    return Imported(int(rows), int(total), int(left_out), int(time_ms), decode_text(name) or "")
+    rows, total, left_out, time_ms, name, run = entry.decode().split(" ")
+    return Imported(
+        int(rows), int(total), int(left_out), int(time_ms), decode_text(name) or "", run
+    )
 
 
 def import_name(name: str) -> bytes:
