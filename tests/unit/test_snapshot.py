@@ -103,12 +103,6 @@ def test_what_others_wrote_is_taken_in_only_where_it_is_kept(seen: Snapshot) -> 
     assert b"tee@north" not in seen.rows
 
 
-def test_forgetting_forgets_everything(seen: Snapshot) -> None:
-    seen.forget()
-    assert seen.policy is None
-    assert (len(seen.skus), len(seen.rows)) == (0, 0)
-
-
 # Bounds.
 
 
