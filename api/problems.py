@@ -15,6 +15,7 @@ from core import errors
 from core.errors import (
     InvalidRequest,
     InvalidState,
+    LedgerUnavailable,
     LineError,
     StockadeError,
     StockUnavailable,
@@ -22,6 +23,7 @@ from core.errors import (
 )
 
 MEDIA_TYPE = b"application/problem+json"
+_SERVERS = (StockUnavailable, LedgerUnavailable)
 
 
 class UnknownRoute(StockadeError):
@@ -96,6 +98,7 @@ _STATUS: dict[type[StockadeError], int] = {
     errors.ChannelInUse: 409,
     errors.Overloaded: 503,
     errors.StockUnavailable: 503,
+    errors.LedgerUnavailable: 503,
     errors.Draining: 503,
 }
 
@@ -180,8 +183,8 @@ def problem(error: StockadeError, instance: str) -> Problem:
         kind.type,
         kind.title,
         kind.status,
-        # What a store says of itself is for the log and for /readyz.
-        kind.text.removesuffix(".") if isinstance(error, StockUnavailable) else error.detail,
+        # What a server says of itself is for the log and for /readyz.
+        kind.text.removesuffix(".") if isinstance(error, _SERVERS) else error.detail,
         instance,
         error.code,
         error.retryable,

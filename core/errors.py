@@ -167,10 +167,22 @@ class StockUnavailable(Unavailable):
     code = "stock_unavailable"
 
 
+class LedgerUnavailable(Unavailable):
+    """The ledger cannot be reached or is too far behind; try again in a moment."""
+
+    code = "ledger_unavailable"
+
+
 class Draining(Unavailable):
     """This worker is shutting down; another one will take the request."""
 
     code = "draining"
+
+
+class LedgerBroken(StockadeError):
+    """The stream and the ledger do not fit together: nothing is written until it is looked at."""
+
+    code = "ledger_broken"
 
 
 class ImportRefused(StockadeError):

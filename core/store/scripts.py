@@ -12,7 +12,7 @@ from typing import Final
 
 _INCLUDE = re.compile(r"^--%include (\w+)$", re.MULTILINE)
 
-FORMAT = "1"  # of everything in the store; parts/shard.lua refuses another one
+FORMAT = "2"  # of everything in the store; parts/shard.lua refuses another one
 
 
 class Script:
@@ -47,8 +47,9 @@ POLICY: Final = Script("policy")
 PURGE: Final = Script("purge")
 DROP: Final = Script("drop")
 IMPORT: Final = Script("import")
+MARK: Final = Script("mark")
 
 ALL: Final = (
     START, LOOK, STOCK, RESERVE, REPLAN, JUDGE, COMMIT, FULFIL, GIVEBACK, EXTEND, DUE, SKU, POLICY,
-    PURGE, DROP, IMPORT,
+    PURGE, DROP, IMPORT, MARK,
 )  # fmt: skip

@@ -37,6 +37,20 @@ EDGES = {
         "core.errors": "what went wrong in the store, as everybody knows it",
         "core.model": "texts of the store become the values that cross walls",
     },
+    "core.ledger": {
+        "core.errors": "what went wrong in the ledger, as everybody knows it",
+    },
+    "core.chronicle": {
+        "core.errors": "an event that is not to be believed",
+        "core.ledger": "makes the pages that it writes",
+        "core.store": "reads what scripts wrote into their events",
+    },
+    "core.scribe": {
+        "core.chronicle": "what an event means",
+        "core.errors": "waits for a server, stops for a stream that does not fit",
+        "core.ledger": "writes there",
+        "core.store": "reads there",
+    },
     "core.snapshot": {
         "core.kernel": "keeps the kernel's own objects, so that a plan parses nothing twice",
         "core.store": "reads entries of SKUs",
@@ -360,14 +374,17 @@ def test_nothing_that_serves_imports_what_tests_it(top: str) -> None:
         assert others <= {"loadtest": {"loadtest"}, "core": {"core"}}.get(top, {"api", "core"})
 
 
-WINGS = {"redis": "core.store", "hiredis": "core.store", "uvicorn": "api", "starlette": "api"}
+WINGS = {
+    "redis": "core.store", "hiredis": "core.store", "asyncpg": "core.ledger", "uvicorn": "api",
+    "starlette": "api",
+}  # fmt: skip
 BESIDE = {
     ("core.service", "redis.asyncio.connection"): "reads a URL as redis-py does; speaks to nobody",
 }
 
 
 def test_each_outside_system_is_spoken_to_from_one_wing() -> None:
-    """The store from core.store, HTTP from api."""
+    """The store from core.store, the ledger from core.ledger, HTTP from api."""
     astray = {
         (module_of(path), name)
         for top in ("core", "api")

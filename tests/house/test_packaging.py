@@ -49,7 +49,7 @@ def test_the_sdist_has_the_sources_and_no_tests(built: Path) -> None:
         str(path.relative_to(ROOT))
         for top in ("core", "api")
         for path in (ROOT / top).rglob("*")
-        if path.suffix in {".py", ".pyx", ".pxd", ".pyi", ".lua", ".js", ".html", ".typed"}
+        if path.suffix in {".py", ".pyx", ".pxd", ".pyi", ".lua", ".sql", ".js", ".html", ".typed"}
         or path.name == "py.typed"
     }
     assert sources <= names
@@ -72,6 +72,7 @@ def test_the_wheel_has_core_and_api_and_nothing_else(built: Path) -> None:
         str(path.relative_to(ROOT))
         for path in [
             *(ROOT / "core").rglob("*.lua"),
+            *(ROOT / "core").rglob("*.sql"),
             *(path for path in (ROOT / "api" / "static").rglob("*") if path.is_file()),
         ]
     }

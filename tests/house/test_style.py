@@ -49,7 +49,8 @@ CONTRACT = {
     503: {"overloaded", "stock_unavailable", "ledger_unavailable", "draining"},
 }  # fmt: skip
 ADDED = {400: {"if_match_invalid"}, 500: {"internal_error"}}  # beyond the table
-AT_START = {"start_refused", "import_refused"}  # of commands: no request ever gets these
+# Of commands and of the scribe: no request ever gets these.
+AT_START = {"start_refused", "import_refused", "ledger_broken"}
 
 
 def sources(*endings: str) -> list[Path]:

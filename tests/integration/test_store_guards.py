@@ -135,7 +135,7 @@ async def every_script(service: Service, store: Store) -> set[str]:
 
 
 ALL_STATES = {"reserved", "committed", "fulfilled", "released", "cancelled", "expired", "returned"}
-USED = {script.name for script in scripts.ALL} - {"start"}
+USED = {script.name for script in scripts.ALL} - {"start", "mark"}
 
 
 async def test_a_wrong_head_stops_every_script(

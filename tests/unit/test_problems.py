@@ -15,6 +15,7 @@ from core.errors import (
     InsufficientStock,
     InvalidRequest,
     InvalidState,
+    LedgerBroken,
     Overloaded,
     StartRefused,
     StockadeError,
@@ -50,11 +51,11 @@ STATUSES = {
     415: {"unsupported_media_type"},
     422: {"validation_failed", "idempotency_key_reused", "durability_unavailable"},
     500: {"internal_error"},
-    503: {"overloaded", "stock_unavailable", "draining"},
+    503: {"overloaded", "stock_unavailable", "ledger_unavailable", "draining"},
 }
 
 
-NEVER_ANSWERED = (StartRefused, ImportRefused)  # of the command line, not of a request
+NEVER_ANSWERED = (StartRefused, ImportRefused, LedgerBroken)  # of commands and of the scribe
 
 
 def leaves(root: type[StockadeError]) -> Iterator[type[StockadeError]]:

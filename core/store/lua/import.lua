@@ -11,7 +11,7 @@
 -- Returns applied | rebased | conflict | moved (the file's position, the last file of that name)
 -- Event import: p rows, m moves ("import pool from to units reference reason occurred_at", where
 --      the reference is the file's name, or the reservation's id), s entries of skus, r records,
---      i the file's hash and position
+--      i the file's hash and position, and the last file of its name
 --%include shard
 --%include rows
 
@@ -43,9 +43,11 @@ for i = 0, skus - 1 do
 end
 if outcome == 'conflict' then return reply(outcome) end
 
+local position = file .. '\n' .. after
+if name ~= '' then position = position .. '\n' .. name .. '\n' .. file end
 append_event(KEYS[6], 'import', 'p', table.concat(set, '\n'), 'm', ARGV[20],
   's', table.concat(entries, '\n'),
-  'r', table.concat(ARGV, '\n', at_records, at_ended - 1), 'i', file .. '\n' .. after)
+  'r', table.concat(ARGV, '\n', at_records, at_ended - 1), 'i', position)
 call_many('HSET', KEYS[2], set)
 call_many('HSET', KEYS[3], entries)
 call_many('ZADD', KEYS[4], fresh)

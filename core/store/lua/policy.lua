@@ -7,7 +7,7 @@
 -- ARGV head (3 is the number it was checked against), then kind, name, new entry or "",
 --      key or "", value
 -- Returns applied (the new number) | policy | known (value)
--- Event policy: kind, name and entry ("" for one that is gone)
+-- Event policy: kind, name and entry ("" for one that is gone), h key
 --%include shard
 
 local told = ARGV[3]
@@ -20,7 +20,9 @@ if known then return reply('known', known) end
 if (call('HGET', KEYS[2], name) or '') == entry then return reply('applied', meta[4]) end
 if meta[4] ~= told then return reply('policy') end
 
-append_event(KEYS[3], 'policy', kind, name .. '\n' .. entry)
+local event = {kind, name .. '\n' .. entry}
+note_keys(event, key ~= '' and {key, value} or {}, {})
+append_event(KEYS[3], 'policy', unpack(event))
 local number = format('%d', tonumber(meta[4]) + 1)
 call('HSET', KEYS[1], 'policy', number)
 if entry == '' then call('HDEL', KEYS[2], name) else call('HSET', KEYS[2], name, entry) end

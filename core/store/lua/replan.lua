@@ -68,6 +68,7 @@ if outcome == 'conflict' then return reply(outcome, changed) end
 
 local event = {'p', table.concat(set, '\n'), 'r', table.concat(lines, '\n'), 'm', ARGV[17]}
 if late ~= '' then event[7], event[8] = 'late', late end
+note_keys(event, keys.h, keys.w)
 append_event(KEYS[3], verb, unpack(event))
 call('HSET', KEYS[2], unpack(set))
 for i = 0, records - 1 do

@@ -13,7 +13,7 @@
 -- Returns applied | rebased (index, row …) | conflict (index, fresh row …)
 --      | known ('batch', rows as they are) | known ('keys', index, value …) and the head's outcomes
 -- Event reserve: p rows, r records, m moves of those records that it names; those of the others
---      follow from them
+--      follow from them; h, w keys
 --%include shard
 --%include rows
 
@@ -49,9 +49,15 @@ end
 local outcome, set, changed = meet_plan(KEYS[2], at_pools, pools)
 if outcome == 'conflict' then return reply(outcome, changed) end
 
+local short, long = {}, {}
+for i = at_keys, at_keys + keys - 1 do
+  local into = of_batch(ARGV[i]) and long or short
+  into[#into + 1], into[#into + 2] = ARGV[i], ARGV[i + keys]
+end
 local event = {'p', table.concat(set, '\n'),
   'r', table.concat(ARGV, '\n', at_records, at_records + 2 * records - 1)}
-if moves ~= '' then event[5], event[6] = 'm', moves end
+note_keys(event, short, long)
+if moves ~= '' then event[#event + 1], event[#event + 2] = 'm', moves end
 append_event(KEYS[3], 'reserve', unpack(event))
 call('HSET', KEYS[2], unpack(set))
 call('HSET', KEYS[8], unpack(ARGV, at_records, at_records + 2 * records - 1))
@@ -62,11 +68,6 @@ for i = 1, dues do
   at = at + count + 1
 end
 if ended > 0 then call('RPUSH', KEYS[9], unpack(ARGV, at, at + ended - 1)) end
-local short, long = {}, {}
-for i = at_keys, at_keys + keys - 1 do
-  local into = of_batch(ARGV[i]) and long or short
-  into[#into + 1], into[#into + 2] = ARGV[i], ARGV[i + keys]
-end
 call_many('HSET', KEYS[4], short)
 call_many('HSET', KEYS[6], long)
 local second = earliest and math.floor(earliest / 1000)

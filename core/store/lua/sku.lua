@@ -6,7 +6,7 @@
 -- ARGV head, then pools, sku, old entry, new entry, key or "", value;
 --      pools × (name), × (old row), × (new row), × (deltas)
 -- Returns applied | conflict (fresh entry) | known (value)
--- Event policy: p rows, s the entry
+-- Event policy: p rows, s the entry, h key
 --%include shard
 --%include rows
 
@@ -21,7 +21,9 @@ if entry == new then return reply('applied') end   -- sent again after a broken 
 local outcome, set = meet_plan(KEYS[2], HEAD + 7, pools)
 if entry ~= old or outcome ~= 'applied' then return reply('conflict', entry) end
 
-append_event(KEYS[5], 'policy', 'p', table.concat(set, '\n'), 's', sku .. '\n' .. new)
+local event = {'p', table.concat(set, '\n'), 's', sku .. '\n' .. new}
+note_keys(event, key ~= '' and {key, value} or {}, {})
+append_event(KEYS[5], 'policy', unpack(event))
 call_many('HSET', KEYS[2], set)
 call('HSET', KEYS[3], sku, new)
 call('ZADD', KEYS[4], 0, sku)

@@ -8,8 +8,8 @@
 --      skus × (sku, old entry, new entry); keys × (field, value); moves as one text
 -- Returns applied | rebased | conflict (index, fresh row …; index, fresh entry …)
 --      | known (index of key, value …)
--- Event stock, if a row changes: p rows, m moves (verb pool from to units reference reason
---      occurred), s entries of skus
+-- Event stock: p rows, m moves (verb pool from to units reference reason occurred), s entries of
+--      skus, w keys
 --%include shard
 --%include rows
 
@@ -38,12 +38,8 @@ for i = 0, skus - 1 do
 end
 if outcome == 'conflict' then return reply(outcome, changed, fresh) end
 
-if pools > 0 then
-  append_event(KEYS[4], 'stock', 'p', table.concat(set, '\n'), 'm', ARGV[14],
-    's', table.concat(entries, '\n'))
-else
-  keep_windows()
-end
+append_event(KEYS[4], 'stock', 'p', table.concat(set, '\n'), 'm', ARGV[14],
+  's', table.concat(entries, '\n'), 'w', table.concat(ARGV, '\n', at_keys, at_keys + 2 * keys - 1))
 call_many('HSET', KEYS[2], set)
 call_many('HSET', KEYS[3], entries)
 call('HSET', KEYS[5], unpack(ARGV, at_keys, at_keys + 2 * keys - 1))

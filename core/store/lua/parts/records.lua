@@ -234,14 +234,15 @@ local function settle(decide, kept_long)
     end
     set[#set + 1], set[#set + 2] = pool, print_row(row)
   end
-  if #events > 0 then
-    append_event(KEYS[3], verb, 'p', table.concat(set, '\n'), 'r', table.concat(events, '\n'),
-      'm', table.concat(moves, '\n'))
+  if #events + #keys.h + #keys.w > 0 then
+    local event = {'p', table.concat(set, '\n'), 'r', table.concat(events, '\n'),
+      'm', table.concat(moves, '\n')}
+    note_keys(event, keys.h, keys.w)
+    append_event(KEYS[3], verb, unpack(event))
     call_many('HSET', KEYS[2], set)
     for _, entry in ipairs(texts) do call('HSET', entry[1], entry[2], entry[3]) end
     call_many('RPUSH', KEYS[4], ended)
   end
-  if #keys.h + #keys.w > 0 then keep_windows() end
   call_many('HSET', KEYS[5], keys.h)
   call_many('HSET', KEYS[7], keys.w)
   return reply('applied', answers, set)

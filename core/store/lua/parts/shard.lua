@@ -6,7 +6,7 @@
 --      7, 8, 9 the same for the window of 7 days · 10 "1" = deadlines may be judged
 -- A reply is {outcome, seq, time in ms, mark, cursor, …}; what follows depends on the outcome.
 
-local FORMAT = '1'
+local FORMAT = '2'
 local call = redis.call
 local format = string.format
 local meta, now, seq
@@ -69,6 +69,13 @@ local function keep_windows()
     call('HSET', KEYS[1], 'old:w' .. meta[8], '1')
   end
   call('HSET', KEYS[1], 'h', ARGV[4], 'hp', ARGV[5], 'w', ARGV[7], 'wp', ARGV[8])
+end
+
+-- Keys that a script keeps are in its event too, fields and values in turn: what was answered under
+-- a key must outlive the store.
+local function note_keys(event, short, long)
+  if #short > 0 then event[#event + 1], event[#event + 2] = 'h', table.concat(short, '\n') end
+  if #long > 0 then event[#event + 1], event[#event + 2] = 'w', table.concat(long, '\n') end
 end
 
 -- The first write of a script: its event, and with it the next seq. If this fails nothing is done.

@@ -1,0 +1,340 @@
+"""What an event means: the movements, versions and balances that it adds to the ledger.
+
+Pure: entries of the stream in, a page out. A row of a pool is held against the one before it: what
+its accounts gained and lost must be what moved, unit by unit, or the event is not believed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Final
+from urllib.parse import unquote
+
+from core.errors import LedgerBroken
+from core.ledger.books import Changed, Page
+from core.store.events import Entry
+
+NULL: Final = r"\N"
+ALIVE: Final = {"R": "reserved", "C": "committed"}
+# A give-back's verb is told by what the reservation has become.
+GIVEN_BACK: Final = {"L": "release", "X": "expire"}
+SAYS_VERB: Final = frozenset({"stock", "import"})  # each of their movements says its own
+TAKES: Final = frozenset({"reserve", "import"})  # their takes follow from the records
+POLICY_KINDS: Final = ("channel", "location")
+ID_LENGTH: Final = 36
+
+
+class Accounts:
+    """A pool's row, by the names that movements use; ``deficit`` counts what is missing."""
+
+    __slots__ = ("numbers", "text", "units", "version")
+
+    def __init__(self, text: str) -> None:
+        """``text``: as the store has it; empty for a pool that never was."""
+        self.text = text
+        self.units: dict[str, int] = {}
+        self.version = 0
+        self.numbers = ("0", "0")
+        if not text:
+            return
+        words = text.split(" ")
+        self.version, self.numbers = int(words[0]), (words[1], words[2])
+        shared, safety, damaged, quarantine, deficit, _ = words[3].split(",")
+        self.units = {
+            "shared": int(shared), "safety": int(safety), "damaged": int(damaged),
+            "quarantine": int(quarantine), "deficit": -int(deficit),
+        }  # fmt: skip
+        for word in words[4:]:
+            name, _, body = word.partition("@")
+            free, reserved, committed, _ = body.split(",", 3)
+            self.units[f"free:{name}"] = int(free)
+            self.units[f"reserved:{name}"] = int(reserved)
+            self.units[f"committed:{name}"] = int(committed)
+
+    @property
+    def deficit(self) -> int:
+        return -self.units.get("deficit", 0)
+
+    @property
+    def on_hand(self) -> int:
+        return sum(self.units.values())
+
+    @property
+    def promised(self) -> int:
+        return sum(
+            units for name, units in self.units.items() if name.startswith(("reserved:", "comm"))
+        )
+
+    @property
+    def sellable(self) -> int:
+        units = self.units
+        free = sum(each for name, each in units.items() if name.startswith("free:"))
+        return free + units.get("shared", 0) + units.get("safety", 0)
+
+
+class Chronicle:
+    """Makes pages of events. It knows each pool's row as of the last event that it was given."""
+
+    def __init__(self, position: int, policy: int) -> None:
+        """``position``: of the last row in the ledger; ``policy``: the policy's number then."""
+        self.position = position
+        self.policy = policy
+        self.pools: dict[str, Accounts] = {}
+
+    def lacking(self, entries: Iterable[Entry]) -> list[str]:
+        """The pools of these events whose row before them is not known here."""
+        found: dict[str, None] = {}
+        for entry in entries:
+            for pool in _lines(entry, "p")[::2]:
+                if pool not in self.pools:
+                    found[pool] = None
+        return list(found)
+
+    def know(self, lacking: Iterable[str], rows: Mapping[str, str]) -> None:
+        """Takes in the rows of pools that were lacking; one that is not in ``rows`` never was."""
+        for pool in lacking:
+            self.pools[pool] = Accounts(rows.get(pool, ""))
+
+    def page(self, entries: Iterable[Entry]) -> Page:
+        """What these events add. Raises LedgerBroken for one that cannot be believed."""
+        page = Page()
+        for entry in entries:
+            try:
+                _Event(self, page, entry).write()
+            except (ValueError, KeyError, IndexError) as error:
+                raise LedgerBroken(
+                    f"event {entry.epoch}-{entry.seq} ({entry.fields.get('v')}) cannot be read: "
+                    f"{type(error).__name__} {error}"
+                ) from error
+        for id, (channel, customer) in page.made.items():
+            new = page.changed.pop(id)
+            reference = NULL if new.reference is None else _escaped(new.reference)
+            page.copied["reservation"].append(
+                f"{id}\t{new.state}\t{new.version}\t{new.position}\t{channel}\t"
+                f"{_text(customer)}\t{reference}\t{new.record}\n"
+            )
+        return page
+
+
+class _Event:
+    """One event on its way into a page."""
+
+    def __init__(self, chronicle: Chronicle, page: Page, entry: Entry) -> None:
+        self.chronicle = chronicle
+        self.page = page
+        self.entry = entry
+        at = datetime.fromtimestamp(entry.time_ms / 1000, UTC)
+        self.time = f"{at:%Y-%m-%d %H:%M:%S}.{entry.time_ms % 1000:03d}+00"
+        page.months.add(at.date().replace(day=1))
+        rows = _lines(entry, "p")
+        self.rows = dict(zip(rows[::2], map(Accounts, rows[1::2]), strict=True))
+        records = _lines(entry, "r")
+        self.records = dict(zip(records[::2], records[1::2], strict=True))
+        self.moved: dict[str, Counter[str]] = {pool: Counter() for pool in self.rows}
+
+    def write(self) -> None:
+        self._write_movements()
+        for pool, after in self.rows.items():
+            self._write_pool(pool, self.chronicle.pools[pool], after)
+        for id, record in self.records.items():
+            self._write_reservation(id, record)
+        self._write_policy()
+        for name, long in (("h", "f"), ("w", "t")):
+            if self.entry.fields.get(name):
+                keys = self.entry.fields[name].replace("\n", r"\n")
+                self.page.copied["idempotency_keys"].append(
+                    f"{self._next()}\t{self.entry.time_ms}\t{long}\t{keys}\n"
+                )
+        imports = _lines(self.entry, "i")
+        self.page.imports.update(zip(imports[::2], imports[1::2], strict=True))
+
+    def _next(self) -> int:
+        self.chronicle.position += 1
+        return self.chronicle.position
+
+    # --- movements -------------------------------------------------------------------------------
+
+    def _write_movements(self) -> None:
+        entry, verb = self.entry, self.entry.verb
+        notes: dict[str, str] = {}
+        told: set[str] = set()
+        moves: list[list[str]] = []
+        for line in _lines(entry, "m"):
+            words = line.split(" ")
+            if words[0] == "#":
+                notes[words[1]] = words[2]
+            else:
+                moves.append(words)
+        for words in moves:
+            if verb in SAYS_VERB:
+                pool, source, target, units, note, reason, occurred = words[1:]
+                told.add(note)
+                if len(note) == ID_LENGTH and note in self.records:
+                    self._move(words[0], pool, source, target, units, note, notes)
+                else:
+                    self._write_movement(
+                        words[0], pool, source, target, units, _channel(source, target), NULL,
+                        _text(note), _text(reason), _time(occurred),
+                    )  # fmt: skip
+            elif verb == "drop":
+                pool, source, target, units, channel = words
+                self._write_movement(
+                    verb, pool, source, target, units, channel, NULL, NULL, NULL, NULL
+                )
+            else:
+                pool, source, target, units, id = words
+                told.add(id)
+                self._move(verb, pool, source, target, units, id, notes)
+        if verb in TAKES or "late" in entry.fields:
+            for id, record in self.records.items():
+                if id not in told:
+                    self._write_takes(verb, id, record, notes)
+
+    def _write_takes(self, verb: str, id: str, record: str, notes: dict[str, str]) -> None:
+        """What a new reservation, or one that was committed late, took follows from its record."""
+        words = record.split(" ")
+        account, channel = ALIVE[words[0]], words[6]
+        target = f"{account}:{channel}"
+        for word in words[9:]:
+            pool, _, body = word.rpartition("@")
+            own, borrowed = body.split(",", 2)[:2]
+            if borrowed != "0":
+                self._move(verb, pool, "shared", target, borrowed, id, notes)
+            if own != "0":
+                self._move(verb, pool, f"free:{channel}", target, own, id, notes)
+
+    def _move(
+        self, verb: str, pool: str, source: str, target: str, units: str, id: str,
+        notes: dict[str, str],
+    ) -> None:  # fmt: skip
+        """A movement of a reservation's units; a note is a cancel's reason, else a reference."""
+        state, _, _, _, _, _, channel, _, reference = self.records[id].split(" ", 9)[:9]
+        note, reason = notes.get(id, "-"), "-"
+        if verb == "giveback":
+            verb, reason = GIVEN_BACK.get(state, "cancel"), note
+        elif note != "-":
+            reference = note
+        self._write_movement(
+            verb, pool, source, target, units, channel, id, _text(reference), _text(reason), NULL
+        )
+
+    def _write_movement(
+        self, verb: str, pool: str, source: str, target: str, units: str, channel: str, id: str,
+        reference: str, reason: str, occurred: str,
+    ) -> None:  # fmt: skip
+        moved, sku, location = self.moved[pool], *pool.split("@")
+        moved[source] -= int(units)
+        moved[target] += int(units)
+        self.page.copied["movement"].append(
+            f"{self._next()}\t{self.time}\t{occurred}\t{verb}\t{sku}\t{location}\t{source}\t"
+            f"{target}\t{units}\t{self.rows[pool].version}\t{channel}\t{id}\t{reference}\t"
+            f"{reason}\n"
+        )
+
+    # --- what is, after it -----------------------------------------------------------------------
+
+    def _write_pool(self, pool: str, before: Accounts, after: Accounts) -> None:
+        self._believe(pool, before, after)
+        sku, location = pool.split("@")
+        position = self._next()
+        numbers = (after.on_hand, after.promised, after.sellable, after.deficit)
+        on_hand, promised, sellable, deficit = numbers
+        self.page.copied["balance"].append(
+            f"{position}\t{self.time}\t{sku}\t{location}\t{after.version}\t{after.text}\t"
+            f"{on_hand}\t{promised}\t{sellable}\t{deficit}\t{before.sellable}\t{before.deficit}\n"
+        )
+        self.page.pools[pool] = (after.version, position, after.text, numbers)
+        self.chronicle.pools[pool] = after
+
+    def _believe(self, pool: str, before: Accounts, after: Accounts) -> None:
+        """Law 1, prefix by prefix: the row changed by what moved, and by nothing else."""
+        if after.version != before.version + 1:
+            raise LedgerBroken(
+                f"event {self.entry.epoch}-{self.entry.seq}: {pool} goes from version "
+                f"{before.version} to {after.version}"
+            )
+        changed = Counter(after.units)
+        changed.subtract(before.units)
+        moved = self.moved[pool]
+        del moved["outside"]
+        if after.numbers != before.numbers and before.text:
+            # A row that meets a changed policy has its safety stock filled or given up.
+            units = changed["safety"] - moved["safety"]
+            if units and units == moved["shared"] - changed["shared"]:
+                ends = ("shared", "safety") if units > 0 else ("safety", "shared")
+                self._write_movement(
+                    "policy", pool, *ends, str(abs(units)), NULL, NULL, NULL, NULL, NULL
+                )
+        if any(changed[name] != moved[name] for name in changed.keys() | moved.keys()):
+            raise LedgerBroken(
+                f"event {self.entry.epoch}-{self.entry.seq}: {pool} changed from {before.text!r} "
+                f"to {after.text!r}, which is not what moved: {dict(moved)}"
+            )
+
+    def _write_reservation(self, id: str, record: str) -> None:
+        state, version, _, _, _, _, channel, customer, reference = record.split(" ", 9)[:9]
+        verb = self.entry.verb
+        if verb == "giveback":
+            verb = GIVEN_BACK.get(state, "cancel")
+        position = self._next()
+        self.page.copied["reservation_version"].append(
+            f"{position}\t{self.time}\t{id}\t{version}\t{verb}\t{_escaped(record)}\n"
+        )
+        known = self.page.changed.get(id)
+        was = known.was if known is not None else int(version) - 1
+        change = Changed(was, state, int(version), position, _decoded(reference), record)
+        if known is not None and int(version) != known.version + 1:
+            raise LedgerBroken(f"{id} goes from version {known.version} to {version}")
+        self.page.changed[id] = change
+        if was == 0:
+            self.page.made[id] = (channel, customer)
+
+    def _write_policy(self) -> None:
+        skus = _lines(self.entry, "s")
+        entries = [("sku", *pair) for pair in zip(skus[::2], skus[1::2], strict=True)]
+        for kind in POLICY_KINDS:
+            if kind in self.entry.fields:
+                name, entry = self.entry.fields[kind].split("\n")
+                entries.append((kind, name, entry))
+                self.chronicle.policy += 1
+        for kind, name, entry in entries:
+            self.page.policy[kind, name] = entry
+            text = _escaped(entry) if entry else NULL
+            self.page.copied["policy_version"].append(
+                f"{self._next()}\t{self.time}\t{kind}\t{name}\t{text}\n"
+            )
+
+
+def _lines(entry: Entry, name: str) -> list[str]:
+    text = entry.fields.get(name)
+    return text.split("\n") if text else []
+
+
+def _channel(source: str, target: str) -> str:
+    """The channel whose account units of stock went to, or came from."""
+    return target.partition(":")[2] or source.partition(":")[2] or NULL
+
+
+def _decoded(word: str) -> str | None:
+    return None if word == "-" else unquote(word) if "%" in word else word
+
+
+def _text(word: str) -> str:
+    """Encoded free text as a column of COPY."""
+    if word == "-":
+        return NULL
+    return _escaped(unquote(word)) if "%" in word else word
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\") if "\\" in text else text
+
+
+def _time(word: str) -> str:
+    """Milliseconds as a column of COPY."""
+    if word == "-":
+        return NULL
+    at = datetime.fromtimestamp(int(word) / 1000, UTC)
+    return f"{at:%Y-%m-%d %H:%M:%S}.{int(word) % 1000:03d}+00"

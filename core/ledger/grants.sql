@@ -1,0 +1,11 @@
+-- What the service may do. It adds to what happened, and never changes it.
+GRANT USAGE ON SCHEMA stockade TO {role};
+GRANT SELECT ON ALL TABLES IN SCHEMA stockade TO {role};
+GRANT INSERT ON stockade.movement, stockade.balance, stockade.reservation_version,
+  stockade.policy_version TO {role};
+GRANT INSERT, UPDATE ON stockade.mark, stockade.pool, stockade.reservation, stockade.import
+  TO {role};
+GRANT INSERT, UPDATE, DELETE ON stockade.policy TO {role};
+GRANT INSERT, DELETE ON stockade.idempotency_keys TO {role};
+REVOKE EXECUTE ON FUNCTION stockade.open_month(date) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION stockade.open_month(date) TO {role};

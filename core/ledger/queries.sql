@@ -1,0 +1,74 @@
+-- Every question that the service asks PostgreSQL, by name. Names are whole: a pooler that hands
+-- out a connection per transaction keeps no search_path.
+
+-- name: schema_version
+SELECT coalesce(max(number), 0) FROM stockade.migration
+
+-- name: may_change_movements
+SELECT has_table_privilege(current_user, 'stockade.movement', 'UPDATE')
+    OR has_table_privilege(current_user, 'stockade.movement', 'DELETE')
+    OR has_table_privilege(current_user, 'stockade.movement', 'TRUNCATE')
+
+-- name: mark
+SELECT epoch, seq, position, policy, time_ms, seen_ms FROM stockade.mark WHERE shard = $1
+
+-- name: begin_mark
+INSERT INTO stockade.mark (shard, epoch, seq, position, policy, time_ms, seen_ms)
+VALUES ($1, $2, 0, 0, 1, $3, $3)
+ON CONFLICT (shard) DO NOTHING
+
+-- name: move_mark
+UPDATE stockade.mark
+SET seq = $4, position = $5, policy = $6, time_ms = $7, seen_ms = $7
+WHERE shard = $1 AND epoch = $2 AND seq = $3
+
+-- name: see_mark
+UPDATE stockade.mark SET seen_ms = $4 WHERE shard = $1 AND epoch = $2 AND seq = $3
+
+-- name: open_month
+SELECT stockade.open_month($1)
+
+-- name: rows
+SELECT n.pool, p.row
+FROM unnest($1::text[], $2::text[], $3::text[]) AS n (pool, sku, location)
+JOIN stockade.pool p ON p.sku = n.sku AND p.location = n.location
+
+-- name: put_pools
+INSERT INTO stockade.pool AS p
+  (sku, location, version, position, row, on_hand, promised, sellable, deficit)
+SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::bigint[],
+  $7::bigint[], $8::bigint[], $9::bigint[])
+ON CONFLICT (sku, location) DO UPDATE
+SET version = excluded.version, position = excluded.position, row = excluded.row,
+  on_hand = excluded.on_hand, promised = excluded.promised, sellable = excluded.sellable,
+  deficit = excluded.deficit
+WHERE p.version < excluded.version
+
+-- name: change_reservations
+UPDATE stockade.reservation r
+SET state = n.state::"char", version = n.version, position = n.position, reference = n.reference,
+  record = n.record
+FROM unnest($1::uuid[], $2::integer[], $3::text[], $4::integer[], $5::bigint[], $6::text[],
+  $7::text[]) AS n (id, was, state, version, position, reference, record)
+WHERE r.id = n.id AND r.version = n.was
+
+-- name: put_policy
+INSERT INTO stockade.policy (kind, name, entry)
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[]) AS n (kind, name, entry)
+WHERE n.entry <> ''
+ON CONFLICT (kind, name) DO UPDATE SET entry = excluded.entry
+
+-- name: drop_policy
+DELETE FROM stockade.policy p
+USING unnest($1::text[], $2::text[], $3::text[]) AS n (kind, name, entry)
+WHERE n.entry = '' AND p.kind = n.kind AND p.name = n.name
+
+-- name: put_import
+INSERT INTO stockade.import (field, value) VALUES ($1, $2)
+ON CONFLICT (field) DO UPDATE SET value = excluded.value
+
+-- name: drop_keys
+DELETE FROM stockade.idempotency_keys WHERE time_ms < $1 AND NOT long OR time_ms < $2
+
+-- name: record
+SELECT record FROM stockade.reservation WHERE id = $1

@@ -1,0 +1,156 @@
+-- The sum of the migrations, to be read. A test holds the two together.
+--
+-- The ledger: what happened, in the order of the store's event stream, and what is as of that.
+--
+-- Append-only tables are partitioned by the month of the event's time; the scribe numbers their rows
+-- with one counter, `position`, in which the order of the stream is kept. Times are the store's.
+-- CHECKs repeat the laws of the kernel and of the scripts, so that each is asserted on two sides.
+
+CREATE TABLE mark (
+  shard      smallint PRIMARY KEY CHECK (shard >= 0),
+  epoch      bigint NOT NULL CHECK (epoch > 0),
+  seq        bigint NOT NULL CHECK (seq >= 0),       -- of the last event that is here
+  position   bigint NOT NULL CHECK (position >= 0),  -- of the last row that is here
+  policy     bigint NOT NULL CHECK (policy > 0),     -- number of the channels' policy
+  time_ms    bigint NOT NULL,                        -- of the last event
+  seen_ms    bigint NOT NULL                         -- when the store was last seen at this mark
+);
+COMMENT ON TABLE mark IS 'How far the stream is read; one conditional update per batch';
+
+CREATE TABLE movement (
+  position     bigint NOT NULL,
+  time         timestamptz NOT NULL,
+  occurred_at  timestamptz,
+  verb         text NOT NULL,
+  sku          text NOT NULL,
+  location     text NOT NULL,
+  source       text NOT NULL,
+  target       text NOT NULL,
+  quantity     bigint NOT NULL CHECK (quantity > 0),
+  version      bigint NOT NULL CHECK (version > 0),  -- of the pool, after its event
+  channel      text,
+  reservation  uuid,
+  reference    text,
+  reason       text,
+  actor        text,
+  PRIMARY KEY (position, time),
+  CHECK (source <> target)
+) PARTITION BY RANGE (time);
+COMMENT ON TABLE movement IS 'Units from one account of a pool to another, or from and to outside';
+CREATE INDEX ON movement (sku, location, position);
+CREATE INDEX ON movement (reservation, position) WHERE reservation IS NOT NULL;
+CREATE INDEX ON movement (reference, position) WHERE reference IS NOT NULL;
+
+CREATE TABLE balance (
+  position     bigint NOT NULL,
+  time         timestamptz NOT NULL,
+  sku          text NOT NULL,
+  location     text NOT NULL,
+  version      bigint NOT NULL CHECK (version > 0),
+  row          text NOT NULL,                        -- as the store has it
+  on_hand      bigint NOT NULL CHECK (on_hand >= 0),
+  promised     bigint NOT NULL CHECK (promised >= 0),   -- reserved and committed
+  sellable     bigint NOT NULL CHECK (sellable >= 0),   -- free, shared and safety
+  deficit      bigint NOT NULL CHECK (deficit >= 0),
+  was_sellable bigint NOT NULL CHECK (was_sellable >= 0),
+  was_deficit  bigint NOT NULL CHECK (was_deficit >= 0),
+  PRIMARY KEY (sku, location, version, time),
+  CHECK (promised <= on_hand + deficit),
+  CHECK (deficit = 0 OR sellable = 0)
+) PARTITION BY RANGE (time);
+COMMENT ON TABLE balance IS 'Every version of every pool';
+CREATE INDEX ON balance USING brin (position);
+
+CREATE TABLE reservation_version (
+  position     bigint NOT NULL,
+  time         timestamptz NOT NULL,
+  reservation  uuid NOT NULL,
+  version      integer NOT NULL CHECK (version > 0),
+  verb         text NOT NULL,
+  record       text NOT NULL,                        -- as the store had it
+  PRIMARY KEY (reservation, version, time)
+) PARTITION BY RANGE (time);
+COMMENT ON TABLE reservation_version IS 'Every version of every reservation';
+CREATE INDEX ON reservation_version USING brin (position);
+
+CREATE TABLE policy_version (
+  position     bigint NOT NULL,
+  time         timestamptz NOT NULL,
+  kind         text NOT NULL CHECK (kind IN ('channel', 'location', 'sku')),
+  name         text NOT NULL,
+  entry        text,                                 -- as the store has it; null: deleted
+  PRIMARY KEY (position, time)
+) PARTITION BY RANGE (time);
+COMMENT ON TABLE policy_version IS 'Every change of a channel, a location or a SKU';
+CREATE INDEX ON policy_version (kind, name, position);
+
+CREATE TABLE pool (
+  sku          text NOT NULL,
+  location     text NOT NULL,
+  version      bigint NOT NULL CHECK (version > 0),
+  position     bigint NOT NULL,
+  row          text NOT NULL,
+  on_hand      bigint NOT NULL CHECK (on_hand >= 0),
+  promised     bigint NOT NULL CHECK (promised >= 0),
+  sellable     bigint NOT NULL CHECK (sellable >= 0),
+  deficit      bigint NOT NULL CHECK (deficit >= 0),
+  PRIMARY KEY (sku, location),
+  CHECK (promised <= on_hand + deficit),
+  CHECK (deficit = 0 OR sellable = 0)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE pool IS 'Every pool as of the mark';
+CREATE INDEX ON pool (sku, location) WHERE deficit > 0;
+
+CREATE TABLE reservation (
+  id           uuid PRIMARY KEY,
+  state        "char" NOT NULL CHECK (state IN ('R', 'C', 'F', 'T', 'L', 'X', 'K')),
+  version      integer NOT NULL CHECK (version > 0),
+  position     bigint NOT NULL,
+  channel      text NOT NULL,
+  customer     text,
+  reference    text,
+  record       text NOT NULL
+) WITH (fillfactor = 70);
+COMMENT ON TABLE reservation IS 'Every reservation as of the mark';
+CREATE INDEX ON reservation (reference, id) WHERE reference IS NOT NULL;
+CREATE INDEX ON reservation (customer, id) WHERE customer IS NOT NULL;
+
+CREATE TABLE policy (
+  kind         text NOT NULL CHECK (kind IN ('channel', 'location', 'sku')),
+  name         text NOT NULL COLLATE "C",
+  entry        text NOT NULL,
+  PRIMARY KEY (kind, name)
+);
+COMMENT ON TABLE policy IS 'Channels, locations and SKUs as of the mark';
+
+CREATE TABLE import (
+  field        text PRIMARY KEY,
+  value        text NOT NULL
+);
+COMMENT ON TABLE import IS 'How far each file was imported, and the last file of each name';
+
+-- One row per script that kept keys: fields and values in turn, a line each.
+CREATE TABLE idempotency_keys (
+  position     bigint PRIMARY KEY,
+  time_ms      bigint NOT NULL,
+  long         boolean NOT NULL,                     -- of the window for what moves goods
+  keys         text NOT NULL
+);
+COMMENT ON TABLE idempotency_keys IS 'Keys of the windows in use';
+ALTER TABLE idempotency_keys ALTER COLUMN keys SET STORAGE EXTERNAL;
+CREATE INDEX ON idempotency_keys USING brin (time_ms);
+
+-- The service may add to what happened, never change it. It cannot make partitions itself; this
+-- makes those of a month for it.
+CREATE FUNCTION open_month(month date) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
+DECLARE
+  first timestamptz := date_trunc('month', month::timestamp) AT TIME ZONE 'UTC';
+  next  timestamptz := (date_trunc('month', month::timestamp) + interval '1 month') AT TIME ZONE 'UTC';
+  parent text;
+BEGIN
+  FOREACH parent IN ARRAY ARRAY['movement', 'balance', 'reservation_version', 'policy_version'] LOOP
+    EXECUTE format('CREATE TABLE IF NOT EXISTS stockade.%I PARTITION OF stockade.%I FOR VALUES FROM (%L) TO (%L)',
+      parent || to_char(month, '_YYYY_MM'), parent, first, next);
+  END LOOP;
+END $$;

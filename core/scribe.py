@@ -1,0 +1,163 @@
+"""Carries events from the store's stream into the ledger, in order, each once.
+
+A process of its own, at low priority. It never skips: an event that is missing, repeated or not to
+be believed stops it, and it says so until somebody has looked. Whatever breaks between the two
+servers, the ledger's mark alone says what is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from core.chronicle import Chronicle
+from core.errors import LedgerBroken, StockadeError, Unavailable
+from core.ledger.books import Books
+from core.ledger.journal import Journal, Mark
+from core.store.events import Entry, EventStream
+
+ENTRIES_FIRST = 32  # of one transaction; then as many as it takes to stay near the aim
+ENTRIES_MAX = 4_096
+AIM_SECONDS = 0.25  # of one transaction: short enough for who waits, long enough to be cheap
+PAUSE_SECONDS = 0.5  # between tries while a server is away
+STANDBY_SECONDS = 5.0  # another scribe is writing: look again after this
+SEE_SECONDS = 10.0  # an idle scribe notes this often that there was nothing more
+POOLS_MAX = 100_000  # rows kept at hand
+
+log = logging.getLogger("stockade.scribe")
+
+
+class Scribe:
+    """Reads one shard's stream. ``run`` it until it is cancelled."""
+
+    def __init__(
+        self, stream: EventStream, journal: Journal, short_window_ms: int, long_window_ms: int
+    ) -> None:
+        self._stream = stream
+        self._journal = journal
+        self._books = Books(journal)
+        self._windows_ms = (short_window_ms, long_window_ms)
+        self._count = ENTRIES_FIRST
+        self._seen_at = 0.0
+        self._chronicle: Chronicle | None = None
+        self.mark: Mark | None = None
+
+    async def run(self) -> None:
+        """Turn after turn. A server that is away is waited for; a broken stream is told of, again
+        and again, and nothing is written."""
+        told = ""
+        while True:
+            try:
+                await self.turn()
+                if told:
+                    log.warning("the scribe goes on")
+                told = ""
+            except (StockadeError, TimeoutError) as error:
+                self.mark = None  # it alone is not enough to go on from: read it again
+                words = str(error) or type(error).__name__
+                if words != told:
+                    level = logging.WARNING if isinstance(error, Unavailable) else logging.CRITICAL
+                    log.log(level, "the scribe waits: %s", words)
+                told = words
+                await asyncio.sleep(PAUSE_SECONDS)
+
+    async def turn(self) -> int:
+        """Reads what there is, up to a bound, and writes it; how many events that were.
+
+        Raises Unavailable when a server is away, LedgerBroken for a stream that does not fit.
+        """
+        if self.mark is None:
+            await self._take_over()
+        mark, chronicle = self.mark, self._chronicle
+        assert mark is not None
+        assert chronicle is not None
+        entries = await self._stream.read(mark.epoch, mark.seq, self._count)
+        if not entries:
+            await self._nothing_new(mark)
+            return 0
+        _check_order(mark, entries)
+        await self._write(mark, chronicle, entries)
+        return len(entries)
+
+    async def _take_over(self) -> None:
+        """Starts from the ledger's mark, wherever another scribe has brought it."""
+        position = await self._stream.position()
+        if position is None:
+            raise LedgerBroken("the store is empty: it must be rebuilt from the ledger")
+        mark = await self._journal.mark()
+        if mark is None:
+            await self._books.begin(position.epoch, position.time_ms)
+            mark = await self._journal.mark()
+            assert mark is not None
+        if position.epoch != mark.epoch:
+            raise LedgerBroken(
+                f"the store has epoch {position.epoch}, the ledger {mark.epoch}: rebuild the store "
+                "from the ledger"
+            )
+        if position.seq < mark.seq:
+            raise LedgerBroken(
+                f"the store is at event {position.seq}, the ledger has {mark.seq}: the store lost "
+                "what the ledger knows; rebuild it"
+            )
+        await self._stream.mark(mark.epoch, mark.seq, mark.time_ms)
+        self._chronicle = Chronicle(mark.position, mark.policy)
+        self.mark = mark
+        log.info("the ledger is at event %d, the store at %d", mark.seq, position.seq)
+
+    async def _write(self, mark: Mark, chronicle: Chronicle, entries: Sequence[Entry]) -> None:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        if len(chronicle.pools) > POOLS_MAX:
+            chronicle.pools.clear()
+        lacking = chronicle.lacking(entries)
+        if lacking:
+            chronicle.know(lacking, await self._journal.rows(lacking))
+        page = chronicle.page(entries)
+        last = entries[-1]
+        new = Mark(
+            mark.epoch, last.seq, chronicle.position, chronicle.policy, last.time_ms, last.time_ms
+        )
+        self.mark = None  # until it is known that this is written, the ledger says where it is
+        if not await self._books.write(page, mark, new):
+            log.warning("another scribe writes; standing by")
+            await asyncio.sleep(STANDBY_SECONDS)
+            return
+        self.mark = new
+        if not await self._stream.mark(new.epoch, new.seq, new.time_ms):
+            self.mark = None
+        took = loop.time() - started
+        aim = int(len(entries) * AIM_SECONDS / max(took, 0.001))
+        self._count = max(1, min(ENTRIES_MAX, 2 * self._count, aim))
+
+    async def _nothing_new(self, mark: Mark) -> None:
+        """An idle scribe says now and then that the store holds no more than this."""
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._seen_at + SEE_SECONDS:
+            return
+        position = await self._stream.position()
+        if position is None or position.epoch != mark.epoch or position.seq < mark.seq:
+            self.mark = None
+            return
+        if position.seq > mark.seq:
+            return  # it came meanwhile
+        self._seen_at = loop.time()
+        now_ms = position.time_ms
+        if not await self._books.see(mark, now_ms):
+            self.mark = None
+            return
+        short_ms, long_ms = self._windows_ms
+        await self._books.drop_keys(now_ms - 2 * short_ms, now_ms - 2 * long_ms)
+
+
+def _check_order(mark: Mark, entries: Sequence[Entry]) -> None:
+    """Raises LedgerBroken unless these follow the mark without gap, repeat or change of epoch."""
+    seq = mark.seq
+    for entry in entries:
+        if entry.epoch != mark.epoch or entry.seq != seq + 1:
+            raise LedgerBroken(
+                f"event {mark.epoch}-{seq + 1} is missing: the stream goes on with "
+                f"{entry.epoch}-{entry.seq}"
+            )
+        seq = entry.seq
+
