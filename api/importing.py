@@ -6,13 +6,9 @@ import asyncio
 import shutil
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
-import msgspec
-
-from core.embedded.valkey import EmbeddedValkey, find_running
+from api.servers import open_store
 from core.errors import ImportRefused
 from core.importing.importer import Report
 from core.service import open_service
@@ -48,30 +44,10 @@ def import_file(
 async def _import(
     settings: Settings, file: Path, orders: bool, again: bool, skip_bad: bool, progress: Progress
 ) -> Report:
-    async with _store(settings) as settings, open_service(settings) as service:
+    async with open_store(settings) as settings, open_service(settings) as service:
         return await service.importer.run(
             file, orders=orders, again=again, skip_bad=skip_bad, tell=progress.tell
         )
-
-
-@asynccontextmanager
-async def _store(settings: Settings) -> AsyncIterator[Settings]:
-    """The settings with the address of a store: the one named, the one that runs on the data
-    directory, or a private one that is started for now."""
-    url = settings.valkey_url or find_running(settings.data)
-    if url is not None:
-        yield msgspec.structs.replace(settings, valkey_url=url)
-        return
-    server = EmbeddedValkey(
-        settings.data,
-        binary=settings.valkey_bin,
-        maxmemory_bytes=settings.valkey_maxmemory_bytes,
-    )
-    await server.start()
-    try:
-        yield msgspec.structs.replace(settings, valkey_url=server.url)
-    finally:
-        await server.stop()
 
 
 def _tell_bad(name: str, bad: list[tuple[int, str]], count: int) -> None:

@@ -1,8 +1,8 @@
-"""The supervisor: one port, a private store if none is named, and workers that are replaced.
+"""The supervisor: one port, private servers if none are named, and workers that are replaced.
 
-It serves no request itself. ``serve`` binds the port, starts the store, starts the workers with
+It serves no request itself. ``serve`` binds the port, starts the servers, starts the workers with
 the port and the settings handed down, says that it listens, and keeps all of them running until
-SIGTERM or SIGINT: then the workers drain, the store stops last, and the status is 0.
+SIGTERM or SIGINT: then the workers drain, the servers stop last, and the status is 0.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from typing import Any
 
 import msgspec
 
-from core.embedded.valkey import EmbeddedValkey
+from api.servers import private_postgres, private_store, with_postgres
+from core.embedded.server import EmbeddedServer
 from core.errors import StartRefused
 from core.settings import Settings, encode
 
@@ -63,19 +64,19 @@ async def _serve(settings: Settings) -> None:
 
 
 async def _run(settings: Settings, listener: socket.socket) -> None:
-    """Start the store and the workers and keep them; when cancelled, stop them."""
+    """Start the servers and the workers and keep them; when cancelled, stop them."""
     async with contextlib.AsyncExitStack() as stack:
         kept: list[tuple[str, _Start, _Wait]] = []
+        servers: list[EmbeddedServer] = []
         if settings.valkey_url is None:
-            store = EmbeddedValkey(
-                settings.data,
-                binary=settings.valkey_bin,
-                maxmemory_bytes=settings.valkey_maxmemory_bytes,
-            )
-            stack.push_async_callback(store.stop)
-            await store.start()
+            servers.append(store := private_store(settings))
             settings = msgspec.structs.replace(settings, valkey_url=store.url)
-            kept.append(("the private store", store.start, store.wait))
+        if settings.postgres_dsn is None:
+            servers.append(ledger := private_postgres(settings))
+            settings = with_postgres(settings, ledger.addresses())
+        stack.push_async_callback(_all, [server.stop for server in servers])
+        await _all([server.start for server in servers])
+        kept.extend((server.name, server.start, server.wait) for server in servers)
         workers = [_Worker(settings, listener) for _ in range(settings.workers)]
         kept.extend(("a worker", worker.start, worker.wait) for worker in workers)
         stack.push_async_callback(_all, [worker.stop for worker in workers])

@@ -17,7 +17,7 @@
     channels    the end of a channel: swept out of all pools
     importing   stock and open orders from files, part by part
     reaper      deadlines that passed, records that ended long ago
-    embedded    a private Valkey: find it, start it, guard it, stop it
+    embedded    private servers, Valkey and PostgreSQL: find, start, guard, stop
     service     opens, wires and closes all of it
 
 Nothing is re-exported: one name, one home, one import path.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 from urllib.parse import parse_qs, urlsplit
@@ -54,6 +54,18 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Annotated[int, Meta(ge=MEMORY_MIN_BYTES, le=2**53)] | None,
         Meta(description="memory of the private store; none takes half of the machine's"),
     ] = None
+    postgres_dsn: Annotated[
+        str | None,
+        Meta(description="postgresql:// server of the ledger; none starts a private one"),
+    ] = None
+    postgres_owner_dsn: Annotated[
+        str | None,
+        Meta(description="the same database as the role that owns it and migrates"),
+    ] = None
+    postgres_bin: Annotated[
+        Path | None,
+        Meta(description="directory of the private server's binaries; none looks for one"),
+    ] = None
     durability: Annotated[
         Literal["fsync", "memory"],
         Meta(description="the least that must hold before a change is acknowledged"),
@@ -88,8 +100,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         """Check what a single field's type cannot say."""
-        if self.valkey_url is not None:
-            _check_url(self.valkey_url)
+        for name, check in _ADDRESSES.items():
+            address = getattr(self, name)
+            if address is not None:
+                check(address)
 
 
 class Origins(Struct, frozen=True):
@@ -116,6 +130,8 @@ def load(flags: Mapping[str, str | None], environ: Mapping[str, str], directory:
         if value is not None:
             values[name] = _convert(name, value, origin, strict)
             origins[name] = origin
+    if values.get("postgres_owner_dsn") and not values.get("postgres_dsn"):
+        raise StartRefused(f"{origins['postgres_owner_dsn']}: it needs a postgres_dsn beside it")
     return Origins(Settings(**values), origins)
 
 
@@ -132,15 +148,16 @@ def descriptions() -> dict[str, str]:
 def shown(settings: Settings) -> dict[str, str | int | float | None]:
     """Every value as it may be shown: plain, and with passwords masked."""
     values = msgspec.to_builtins(settings, enc_hook=_encode_path)
-    if settings.valkey_url is not None:
-        values["valkey_url"] = masked_url(settings.valkey_url)
+    for name in _ADDRESSES:
+        if values[name] is not None:
+            values[name] = masked_url(values[name])
     return dict(values)
 
 
 def masked_url(url: str) -> str:
     """``url`` with its password, if it has one, as ``***``, in the authority or in the query."""
     url = re.sub(r"(?<=://)([^/@:]*):[^/]*@", r"\1:***@", url)
-    return re.sub(r"([?&]password=)[^&]*", r"\1***", url)
+    return re.sub(r"([?&](?:ssl)?password=)[^&]*", r"\1***", url)
 
 
 def encode(settings: Settings) -> bytes:
@@ -192,12 +209,11 @@ def _convert(name: str, value: Any, origin: str, strict: bool) -> Any:
         converted = msgspec.convert(value, hint, strict=strict, dec_hook=_decode_path)
         if isinstance(converted, float) and not math.isfinite(converted):
             raise ValueError(converted)
-        if name == "valkey_url":
-            _check_url(converted)
+        if name in _ADDRESSES:
+            _ADDRESSES[name](converted)
     except ValueError as error:
-        # The URL may hold a password, so it is never repeated in a message.
-        told = "" if name == "valkey_url" else f", not {value!r}"
-        wanted = str(error) if name == "valkey_url" else f"must be {_wanted(hint)}{told}"
+        # An address may hold a password, so it is never repeated in a message.
+        wanted = str(error) if name in _ADDRESSES else f"must be {_wanted(hint)}, not {value!r}"
         raise StartRefused(f"{origin}: {name} {wanted}") from None
     return converted
 
@@ -215,6 +231,20 @@ def _check_url(url: str) -> None:
         if name not in URL_PARAMETERS:
             known = ", ".join(sorted(URL_PARAMETERS))
             raise ValueError(f"has the parameter {name!r}; there are {known}")
+
+
+def _check_dsn(dsn: str) -> None:
+    """Raise ValueError unless ``dsn`` names a PostgreSQL server, by host or by ``?host=``."""
+    try:
+        parts = urlsplit(dsn)
+        hosts = parts.netloc.rpartition("@")[2] or parse_qs(parts.query).get("host")
+    except ValueError:
+        hosts = None
+    if not hosts or parts.scheme not in ("postgresql", "postgres"):
+        raise ValueError(
+            "must be postgresql://USER:PASSWORD@HOST:PORT/DATABASE, "
+            "or postgresql://USER@/DATABASE?host=/DIRECTORY of its socket"
+        )
 
 
 def _wanted(hint: Any) -> str:
@@ -248,4 +278,10 @@ def _decode_path(kind: type, value: object) -> Path:
     raise ValueError(value)
 
 
+# What names a server and may hold a password, and how it is checked.
+_ADDRESSES: dict[str, Callable[[str], None]] = {
+    "valkey_url": _check_url,
+    "postgres_dsn": _check_dsn,
+    "postgres_owner_dsn": _check_dsn,
+}
 _HINTS: dict[str, Any] = get_type_hints(Settings, include_extras=True)

@@ -9,14 +9,18 @@ import asyncio
 import importlib.machinery
 import os
 import random
+import secrets
 import socket
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import asyncpg
 import hypothesis
 import pytest
 
+from core.embedded.postgres import Addresses, EmbeddedPostgres
 from core.embedded.valkey import EmbeddedValkey
 
 CORE = Path(__file__).parent.parent / "core"
@@ -94,6 +98,30 @@ def store_url(valkey: str) -> str:
         answer = connection.recv(100)
     assert answer == b"+OK\r\n", answer
     return valkey
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[EmbeddedPostgres]:
+    """One private PostgreSQL for the whole run, as the service starts it, but for the fsyncs."""
+    with asyncio.Runner() as runner, tempfile.TemporaryDirectory() as directory:
+        server = EmbeddedPostgres(Path(directory), fsync=False)
+        runner.run(server.start())
+        yield server
+        runner.run(server.stop())
+
+
+@pytest.fixture
+async def ledger_dsns(postgres: EmbeddedPostgres) -> AsyncIterator[Addresses]:
+    """A fresh database on it: the DSN of the service's role, and its owner's, who migrates."""
+    name = f"test_{secrets.token_hex(6)}"
+    admin = await asyncpg.connect(postgres.superuser_dsn)
+    # As a service finds its own at its first start: the same owner, the same grants.
+    await admin.execute(f"CREATE DATABASE {name} OWNER stockade_owner")
+    await admin.execute(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC")
+    await admin.execute(f"GRANT CONNECT ON DATABASE {name} TO stockade")
+    yield postgres.addresses(name)
+    await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await admin.close()
 
 
 @pytest.fixture

@@ -1,19 +1,19 @@
-"""The process between the service and its private server, so that no server is left behind.
+"""The process between the service and a private server of it, so that none is left behind.
 
 Run as a script, in a session of its own, with the standard library alone:
 
-    guard.py DATA RUNTIME SERVICE_PID PROGRAM [ARGUMENT…]
+    guard.py ORDER
 
-It takes the lock on DATA, makes RUNTIME for the server's socket, starts the server in
-DATA/valkey, writes what that says to DATA/valkey.log, and stops it when its own standard input
-ends: that is when the service closed it, or is gone by whatever death. It answers on standard
-output, with one line:
+ORDER is JSON: the fields of ``Order``. The guard takes the lock in the data directory, makes the
+runtime directory for the server's socket, starts the server, writes what that says to a log of
+bounded size, and stops it when its own standard input ends: that is when the service closed it,
+or is gone by whatever death. It answers on standard output, with one line:
 
     started               the server runs
     refused REASON        it does not, and REASON says why
 
-The lock is held by the guard *and* by the server, which inherits it. So it is free only when
-both are gone, even if one of them was killed. Its file says who holds it.
+The lock is held by the guard *and* by the server with all its children, which inherit it. So it
+is free only when all of them are gone, even if some were killed. Its file says who holds it.
 """
 
 from __future__ import annotations
@@ -30,24 +30,32 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
-LOCK_NAME = "lock"
-LOG_NAME = "valkey.log"
-SERVER_DIRECTORY = "valkey"
-SOCKET_NAME = "valkey.sock"
 RUNTIME_PREFIX = "stockade-"
 LOG_BYTES = 1 << 20  # per file, and one older file is kept: a year of a calm server's notices
-ORPHAN_SECONDS = 10.0  # how long a start waits for an orphan to end
-STOP_SECONDS = 8.0  # then the server is killed; less than a start waits for it
+# How long a start waits for an orphan to end, beyond what its guard may take to stop it.
+ORPHAN_MARGIN_SECONDS = 2.0
 POLL_SECONDS = 0.05
 # A service that dies and a start that follows at once: the guard may not have noticed yet.
 NOTICE_SECONDS = 0.5
-# A script allocates and frees hundreds of small strings at once; glibc keeps only 7 of a size at
-# hand. With 8,000 the server commits about a fifth more reservations a second. Other C libraries
-# ignore this.
-_MALLOC = "glibc.malloc.tcache_count=8000"
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+class Order(NamedTuple):
+    """What to guard. ``lock``, ``log`` and ``directory`` are names in ``data``."""
+
+    service_pid: int
+    data: str
+    lock: str
+    log: str
+    directory: str  # where the server is started, made if it is missing; "" is data itself
+    runtime: str
+    sockets: list[str]  # what the server makes in runtime
+    command: list[str]
+    environ: dict[str, str]  # defaults: what the service's own environment says wins
+    stop: list[tuple[int, float]]  # signals that end the server, and the seconds that each gets
 
 
 class Refused(Exception):
@@ -55,11 +63,12 @@ class Refused(Exception):
 
 
 class LockFile:
-    """DATA/lock: an flock that says who holds it, and whether that one is on its way out."""
+    """An flock on a file that says who holds it, and whether that one is on its way out."""
 
-    def __init__(self, data: Path) -> None:
-        self.data = data
-        self.fd = os.open(data / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
+    def __init__(self, order: Order) -> None:
+        self.data = order.data
+        self.orphan_seconds = ORPHAN_MARGIN_SECONDS + sum(seconds for _, seconds in order.stop)
+        self.fd = os.open(Path(order.data, order.lock), os.O_RDWR | os.O_CREAT, 0o600)
 
     def acquire(self) -> dict[str, Any]:
         """Take the lock and return what the last holder wrote; Refused while a service lives."""
@@ -71,14 +80,14 @@ class LockFile:
                 waited = time.monotonic() - started
                 self._refuse_unless_orphaned(self.read(), waited)
                 if _stdin_ended(POLL_SECONDS):
-                    raise Refused("the service ended while its store was starting") from None
+                    raise Refused("the service ended while its server was starting") from None
             else:
                 return self.read()
 
     def _refuse_unless_orphaned(self, holder: dict[str, Any], waited: float) -> None:
         alive = _is_alive(holder.get("service_pid")) and _is_alive(holder.get("guard_pid"))
         if not alive or holder.get("stopping"):
-            if waited < ORPHAN_SECONDS:
+            if waited < self.orphan_seconds:
                 return
             raise Refused(
                 f"{self.data} is still held by the server of a service that ended "
@@ -122,55 +131,59 @@ class Log:
             self.file.write(text)
 
 
-def main(arguments: list[str]) -> int:
+def main(order: Order) -> int:
     """Lock, start, watch, stop. Returns the exit status."""
-    data, runtime, service_pid = Path(arguments[0]), Path(arguments[1]), int(arguments[2])
+    data = Path(order.data)
+    os.umask(0o077)  # what is made here, and by the server, is nobody else's to read
     wake = _signals_as_bytes()
     try:
-        lock = LockFile(data)
+        lock = LockFile(order)
         # Whoever held it before is gone, so what it left behind is nobody's.
-        _remove_runtime(lock.acquire().get("runtime"))
-        runtime.mkdir(mode=0o700)
+        _remove_runtime(lock.acquire().get("runtime"), order.sockets)
+        Path(order.runtime).mkdir(mode=0o700)
         holder = {
-            "service_pid": service_pid,
+            "service_pid": order.service_pid,
             "guard_pid": os.getpid(),
             "since": datetime.now(UTC).isoformat(timespec="seconds"),
-            "runtime": str(runtime),
+            "runtime": order.runtime,
         }
         lock.write(holder)
-        (data / SERVER_DIRECTORY).mkdir(mode=0o700, exist_ok=True)
-        log = Log(data / LOG_NAME)
+        (data / order.directory).mkdir(mode=0o700, exist_ok=True)
+        log = Log(data / order.log)
         try:
-            server = _start(arguments[3:], data / SERVER_DIRECTORY, lock.fd)
+            server = _start(order, lock.fd)
         except OSError:
-            _remove_runtime(str(runtime))
+            _remove_runtime(order.runtime, order.sockets)
             raise
     except (OSError, Refused) as error:
         _answer(f"refused {error}")
         return 1
     _answer("started")
-    _watch(server, log, wake)
+    _listen(server, log, wake)
     lock.write(holder | {"stopping": True})
-    _stop(server, log)
-    _remove_runtime(str(runtime))
+    _stop(server, log, wake, order.stop)
+    _remove_runtime(order.runtime, order.sockets)
     return 0
 
 
-def _start(command: list[str], directory: Path, lock_fd: int) -> subprocess.Popen[bytes]:
+def _start(order: Order, lock_fd: int) -> subprocess.Popen[bytes]:
     """The server as our child, with a pipe for what it says and the lock inherited."""
     guard_pid = os.getpid()
     prctl = getattr(ctypes.CDLL(None), "prctl", None)  # Linux has it, macOS does not
+    if prctl is not None:  # children of a server that was killed become ours, see _end_orphans
+        prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
     def die_with_guard() -> None:
         if prctl is not None:
-            prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+            prctl(_PR_SET_PDEATHSIG, order.stop[0][0])
             if os.getppid() != guard_pid:
                 os._exit(1)
 
     return subprocess.Popen(
-        command,
-        env={"GLIBC_TUNABLES": _MALLOC, **os.environ},
-        cwd=directory,  # so that the server is told no path that it would have to quote
+        order.command,
+        env=order.environ | os.environ,
+        # The server is started in its directory, so that it is told no path that needs quotes.
+        cwd=Path(order.data, order.directory),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -179,41 +192,70 @@ def _start(command: list[str], directory: Path, lock_fd: int) -> subprocess.Pope
     )
 
 
-def _watch(server: subprocess.Popen[bytes], log: Log, wake: int) -> None:
-    """Write the server's words down until it ends, our input ends, or a signal comes."""
+def _listen(
+    server: subprocess.Popen[bytes], log: Log, wake: int, seconds: float | None = None
+) -> None:
+    """Write the server's words down until it ends, or until ``seconds`` are over.
+
+    Without ``seconds`` also until our input ends, or a signal asks us to stop.
+    """
     assert server.stdout is not None
+    said = server.stdout.fileno()
+    until = None if seconds is None else time.monotonic() + seconds
     with selectors.DefaultSelector() as selector:
-        for source in (0, wake, server.stdout.fileno()):
+        for source in (said, wake) if until is not None else (said, wake, 0):
             selector.register(source, selectors.EVENT_READ)
-        while True:
-            for key, _ in selector.select():
+        while server.poll() is None:
+            left = None if until is None else until - time.monotonic()
+            if left is not None and left <= 0:
+                return
+            for key, _ in selector.select(left):
                 text = os.read(key.fd, 65_536)
-                if key.fd == server.stdout.fileno() and text:
+                if key.fd == said:
                     log.write(text)
-                elif key.fd != 0 or not text:
+                    if not text:
+                        selector.unregister(said)
+                elif until is None and (not text if key.fd == 0 else set(text) != {signal.SIGCHLD}):
                     return
 
 
-def _stop(server: subprocess.Popen[bytes], log: Log) -> None:
-    """End the server: it closes its log of writes on SIGTERM; one that hangs is killed."""
-    server.terminate()
-    try:
-        said, _ = server.communicate(timeout=STOP_SECONDS)
-    except subprocess.TimeoutExpired:
+def _stop(
+    server: subprocess.Popen[bytes], log: Log, wake: int, steps: list[tuple[int, float]]
+) -> None:
+    """End the server: ever less gently, and at last by killing it."""
+    assert server.stdout is not None
+    for number, seconds in steps:
+        if server.poll() is None:
+            server.send_signal(number)
+            _listen(server, log, wake, seconds)
+    if server.poll() is None:
         log.write(b"guard: the server did not stop in time and was killed\n")
         server.kill()
-        said, _ = server.communicate()
-    log.write(said)
-    if server.returncode:
-        log.write(f"guard: the server ended with status {server.returncode}\n".encode())
+    status = server.wait()
+    _end_orphans()
+    os.set_blocking(server.stdout.fileno(), False)
+    with contextlib.suppress(BlockingIOError):
+        while text := os.read(server.stdout.fileno(), 65_536):
+            log.write(text)
+    if status:
+        log.write(f"guard: the server ended with status {status}\n".encode())
+
+
+def _end_orphans() -> None:
+    """Kill what a server left that did not end its own children: some may be frozen."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
+    while children.exists() and (orphans := children.read_text().split()):
+        for pid in map(int, orphans):
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
 
 
 def _signals_as_bytes() -> int:
-    """The read end of a pipe that gets a byte for each signal that asks us to stop."""
+    """The read end of a pipe that gets the number of each signal that tells us something."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
         signal.signal(number, lambda *_: None)
     # A service that is gone reads no answer; that shows at our input, not as a deadly signal.
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
@@ -244,15 +286,17 @@ def _is_alive(pid: object) -> bool:
     return True
 
 
-def _remove_runtime(named: object) -> None:
-    """Remove a socket directory that is ours, and nothing else than its socket with it."""
+def _remove_runtime(named: object, sockets: list[str]) -> None:
+    """Remove a socket directory that is ours, and nothing else than its sockets with it."""
     if not isinstance(named, str) or not Path(named).name.startswith(RUNTIME_PREFIX):
         return
     with contextlib.suppress(OSError):
-        if os.lstat(named).st_uid == os.getuid():
-            Path(named, SOCKET_NAME).unlink(missing_ok=True)
+        # Root's may belong to the user that the server runs as.
+        if os.getuid() in (0, os.lstat(named).st_uid):
+            for socket in sockets:
+                Path(named, socket).unlink(missing_ok=True)
             os.rmdir(named)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(Order(**json.loads(sys.argv[1]))))

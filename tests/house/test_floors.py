@@ -244,7 +244,7 @@ EDGES = {
         "core.model": "bodies are decoded into these structs, answers encoded from them",
         "core.service": "the one thing that the door opens",
         "core.settings": "flags, environment and file",
-        "core.embedded": "`serve` owns a private server",
+        "core.embedded": "`serve` owns private servers, a command finds them",
         "core.stock_model": "bodies are decoded into these structs",
     },
     "loadtest": {},  # speaks HTTP, as any client

@@ -21,7 +21,8 @@ import pytest
 
 from core.embedded import guard
 from core.embedded.find import find_server
-from core.embedded.valkey import SOCKET_PATH_MAX_BYTES, EmbeddedValkey, find_running
+from core.embedded.server import SOCKET_PATH_MAX_BYTES
+from core.embedded.valkey import EmbeddedValkey, find_running
 from core.errors import StartRefused
 from tests.processes import ROOT, is_running, until
 
@@ -63,7 +64,7 @@ def server_pid(path: Path | str) -> int:
 
 def is_free(data: Path) -> bool:
     """True when neither guard nor server holds the data directory."""
-    with (data / guard.LOCK_NAME).open() as file:
+    with (data / EmbeddedValkey.lock_name).open() as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -98,7 +99,7 @@ class Holder:
         assert line, self.process.communicate()
         self.socket = Path(json.loads(line)["socket"])
         self.server_pid = server_pid(self.socket)
-        self.guard_pid = json.loads((data / guard.LOCK_NAME).read_text())["guard_pid"]
+        self.guard_pid = json.loads((data / EmbeddedValkey.lock_name).read_text())["guard_pid"]
 
     def end(self) -> None:
         self.process.kill()
@@ -226,7 +227,8 @@ async def test_a_killed_guard_leaves_nothing_behind(holder: Holder) -> None:
 async def test_a_start_waits_for_a_slow_orphan(holder: Holder) -> None:
     os.kill(holder.server_pid, signal.SIGSTOP)
     holder.process.kill()
-    until(lambda: "stopping" in (holder.data / guard.LOCK_NAME).read_text(), "the guard noticed")
+    lock = holder.data / EmbeddedValkey.lock_name
+    until(lambda: "stopping" in lock.read_text(), "the guard noticed")
     server = EmbeddedValkey(holder.data)
     start = asyncio.create_task(server.start())
     done, _ = await asyncio.wait([start], timeout=2 * guard.NOTICE_SECONDS)

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from core.embedded import guard
+from core.embedded.postgres import EmbeddedPostgres
+from core.embedded.postgres import find_running as find_postgres
 from core.embedded.valkey import EmbeddedValkey, find_running
 from tests.processes import Service, is_running, until
 
@@ -62,6 +63,7 @@ def test_it_says_where_it_listens_and_stops_with_status_0(
     assert (status, out) == (0, "")
     assert all(" INFO " in line for line in lines), lines
     assert find_running(tmp_path / "data") is None
+    assert find_postgres(tmp_path / "data") is None
 
 
 def test_a_restart_finds_what_was_acknowledged(tmp_path: Path) -> None:
@@ -93,7 +95,7 @@ def test_a_killed_store_is_started_again_with_its_data(tmp_path: Path) -> None:
     with Service("--data", str(tmp_path / "data")) as service:
         url = service.url()
         assert request(url, "PUT", "/v1/channels/web", CHANNEL)[0] in (200, 201)
-        holder = json.loads((tmp_path / "data" / guard.LOCK_NAME).read_text())
+        holder = json.loads((tmp_path / "data" / EmbeddedValkey.lock_name).read_text())
         os.kill(holder["guard_pid"], signal.SIGKILL)
         service.hears("the private store runs again")
         until(lambda: request(url, "GET", "/readyz")[0] == 200, "ready again")
@@ -174,22 +176,27 @@ def test_a_store_that_does_not_answer_is_refused(tmp_path: Path) -> None:
     assert "secret" not in refusal("--valkey-url", "redis://:secret@127.0.0.1:1")
 
 
-async def test_a_store_that_is_named_is_used_and_left_running(
-    fresh_valkey: Fresh, tmp_path: Path
+async def test_servers_that_are_named_are_used_and_left_running(
+    fresh_valkey: Fresh, postgres: EmbeddedPostgres, tmp_path: Path
 ) -> None:
     store = await fresh_valkey()
 
     def serve() -> None:
-        environ = {"STOCKADE_VALKEY_URL": store.url, "STOCKADE_DATA": str(tmp_path / "data")}
+        environ = {
+            "STOCKADE_VALKEY_URL": store.url,
+            "STOCKADE_POSTGRES_DSN": postgres.dsn,
+            "STOCKADE_DATA": str(tmp_path / "data"),
+        }
         with Service(environ=environ) as service:
             assert request(service.url(), "PUT", "/v1/channels/web", CHANNEL)[0] in (200, 201)
             service.signal(signal.SIGTERM)
             assert service.finish()[0] == 0
 
     await asyncio.to_thread(serve)
-    # No store is kept there, only the memory of the one that was named.
+    # No server is kept there, only the memory of the store that was named.
     assert [path.name[:6] for path in (tmp_path / "data").iterdir()] == ["epoch-"]
     assert find_running(store.data) == store.url
+    assert find_postgres(postgres.data) == postgres.addresses()
 
 
 async def test_a_store_too_weak_is_refused_with_the_setting_to_change(fresh_valkey: Fresh) -> None:
