@@ -1,4 +1,4 @@
-"""The supervisor: one port, private servers if none are named, and workers that are replaced.
+"""The supervisor: one port, private servers if none are named, workers and a scribe that are kept.
 
 It serves no request itself. ``serve`` binds the port, starts the servers, starts the workers with
 the port and the settings handed down, says that it listens, and keeps all of them running until
@@ -23,9 +23,10 @@ import msgspec
 from api.servers import private_postgres, private_store, with_postgres
 from core.embedded.server import EmbeddedServer
 from core.errors import StartRefused
+from core.opening import prepare_ledger
 from core.settings import Settings, encode
 
-START_SECONDS = 60.0  # for a worker to report: it connects, loads scripts, and no more
+START_SECONDS = 60.0  # for a child to report: it connects, loads scripts, and no more
 DRAIN_MARGIN_SECONDS = 5.0  # beyond drain_seconds, to close the service, before a worker is killed
 # A process that dies is started anew: at once, then ever later, so that one that cannot live
 # does not keep the machine busy. One that lived for a while starts over at the first pause.
@@ -77,10 +78,17 @@ async def _run(settings: Settings, listener: socket.socket) -> None:
         stack.push_async_callback(_all, [server.stop for server in servers])
         await _all([server.start for server in servers])
         kept.extend((server.name, server.start, server.wait) for server in servers)
-        workers = [_Worker(settings, listener) for _ in range(settings.workers)]
-        kept.extend(("a worker", worker.start, worker.wait) for worker in workers)
-        stack.push_async_callback(_all, [worker.stop for worker in workers])
-        await _all([worker.start for worker in workers])
+        await prepare_ledger(settings)
+        scribe = _Child("the scribe", "api.scribe", settings)
+        workers = [
+            _Child("a worker", "api.worker", settings, listener.fileno())
+            for _ in range(settings.workers)
+        ]
+        # The scribe stops last: it takes along what the workers still did.
+        for children in ([scribe], workers):
+            kept.extend((child.name, child.start, child.wait) for child in children)
+            stack.push_async_callback(_all, [child.stop for child in children])
+            await _all([child.start for child in children])
         print(f"listening on http://{_address(listener)}", flush=True)
         async with asyncio.TaskGroup() as group:
             for name, start, wait in kept:
@@ -122,13 +130,16 @@ async def _keep(name: str, start: _Start, wait: _Wait) -> None:
                 how = refused.detail
 
 
-class _Worker:
-    """One worker process: the settings go in and a report comes out through its standard input,
-    which is a socket. When our end of it closes, by whatever death, the worker drains."""
+class _Child:
+    """One process of ours: the settings go in and a report comes out through its standard input,
+    which is a socket. When our end of it closes, by whatever death, it finishes and ends."""
 
-    def __init__(self, settings: Settings, listener: socket.socket) -> None:
+    def __init__(self, name: str, module: str, settings: Settings, *descriptors: int) -> None:
+        """``descriptors``: open files that it inherits; it is told their numbers."""
+        self.name = name
+        self._module = module
         self._settings = settings
-        self._listener = listener
+        self._descriptors = descriptors
         self._process: Process | None = None
         self._control: asyncio.StreamWriter | None = None
 
@@ -140,14 +151,14 @@ class _Worker:
             try:
                 self._process = await asyncio.create_subprocess_exec(
                     # -P: a directory called api or core where we were started is none of ours.
-                    *(sys.executable, "-P", "-m", "api.worker", str(self._listener.fileno())),
+                    *(sys.executable, "-P", "-m", self._module, *map(str, self._descriptors)),
                     stdin=theirs.fileno(),
-                    pass_fds=(self._listener.fileno(),),
-                    process_group=0,  # a terminal's Ctrl-C is for us, and we tell the workers
+                    pass_fds=self._descriptors,
+                    process_group=0,  # a terminal's Ctrl-C is for us, and we tell our children
                 )
             except OSError as error:
                 self._control.close()
-                raise StartRefused(f"a worker cannot be started: {error.strerror}") from None
+                raise StartRefused(f"{self.name} cannot be started: {error.strerror}") from None
         self._control.write(encode(self._settings) + b"\n")
         try:
             async with asyncio.timeout(START_SECONDS):
@@ -156,14 +167,14 @@ class _Worker:
             report = reason = ""
         except TimeoutError:
             await self._kill()
-            raise StartRefused(f"a worker did not start within {START_SECONDS:g} s") from None
+            raise StartRefused(f"{self.name} did not start within {START_SECONDS:g} s") from None
         except BaseException:
             await self._kill()
             raise
         if report != "ready":
             how = await self.wait()
-            raise StartRefused(reason or f"a worker ended while it started: {how}")
-        _log.info("worker %d serves", self._process.pid)
+            raise StartRefused(reason or f"{self.name} ended while it started: {how}")
+        _log.info("%s runs as process %d", self.name, self._process.pid)
 
     async def wait(self) -> str:
         """Return when the process has ended, with how."""
@@ -182,7 +193,9 @@ class _Worker:
             async with asyncio.timeout(self._settings.drain_seconds + DRAIN_MARGIN_SECONDS):
                 await self.wait()
         except TimeoutError:
-            _log.error("worker %d did not drain in time and was killed", self._process.pid)
+            _log.error(
+                "%s, process %d, did not end in time and was killed", self.name, self._process.pid
+            )
             await self._kill()
 
     async def _kill(self) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import signal
 import socket
 import sys
@@ -21,6 +20,7 @@ import uvicorn
 import uvloop
 
 from api.app import create_app
+from api.control import CONTROL_FD, report
 from api.log import configure
 from core.errors import StockadeError
 from core.settings import Settings, decode
@@ -30,7 +30,6 @@ BACKLOG = 2_048  # connections that wait to be taken; the system may cap it lowe
 # is they who close it: a server that closes first can meet a request on its way.
 KEEP_ALIVE_SECONDS = 75
 
-_CONTROL_FD = 0
 _log = logging.getLogger("stockade.worker")
 
 _Message = MutableMapping[str, Any]
@@ -48,7 +47,7 @@ def main(listener_fd: int) -> int:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(server.serve(sockets=[listener]))
     except SystemExit:  # uvicorn's way to say that the application did not start
-        _report(f"refused {server.application.refusal}")
+        report(f"refused {server.application.refusal}")
         return 1
     return 0
 
@@ -81,11 +80,11 @@ class _Server(uvicorn.Server):
         """SIGTERM, and the end of the supervisor, drain. uvicorn's own would raise it again."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._drain)
-        loop.add_reader(_CONTROL_FD, self._drain)
+        loop.add_reader(CONTROL_FD, self._drain)
         try:
             yield
         finally:
-            loop.remove_reader(_CONTROL_FD)
+            loop.remove_reader(CONTROL_FD)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and tell the supervisor. What goes wrong is told by it, not by uvicorn."""
@@ -93,13 +92,13 @@ class _Server(uvicorn.Server):
         log.setLevel(logging.CRITICAL + 1)
         await super().startup(sockets)
         log.setLevel(logging.WARNING)
-        _report("ready")
+        report("ready")
 
     def _drain(self) -> None:
         # First of all: whoever balances the load shall see it before the last connection closes.
         self.application.app.draining = True
         self.should_exit = True
-        asyncio.get_running_loop().remove_reader(_CONTROL_FD)
+        asyncio.get_running_loop().remove_reader(CONTROL_FD)
 
 
 class _Application:
@@ -125,12 +124,6 @@ class _Application:
             self.refusal = f"{type(error).__name__}: {error}"
             _log.exception("the application failed")
             raise
-
-
-def _report(line: str) -> None:
-    """Tell the supervisor. One that is gone shows at the other end of the same socket."""
-    with contextlib.suppress(OSError):
-        os.write(_CONTROL_FD, (" ".join(line.split()) + "\n").encode())
 
 
 if __name__ == "__main__":

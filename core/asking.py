@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
+from core.backing import Backing
 from core.errors import (
     DurabilityUnavailable,
     HoldLimit,
@@ -50,14 +51,16 @@ class Asking:
         shard: Shard,
         refresh_policy: Callable[[], Awaitable[None]],
         open_pool: Callable[[str, str], Awaitable[None]],
+        backing: Backing,
     ) -> None:
         """``refresh_policy`` reads the policy again if it changed; ``open_pool`` sees to it that a
-        SKU has a pool at a location."""
+        SKU has a pool at a location; ``backing`` is what the ledger does for reservations."""
         self._lane = lane
         self._shard = shard
         self.durability: Final = lane.durability
         self._refresh_policy = refresh_policy
         self._open_pool = open_pool
+        self._backing = backing
         self._loop = asyncio.get_running_loop()
 
     @property
@@ -84,10 +87,16 @@ class Asking:
         return spec
 
     def _check_durability(self, wanted: Durability | None) -> None:
-        if wanted == "ledger" or (wanted == "fsync" and self.durability == "memory"):
-            raise DurabilityUnavailable(
-                f"The durability {wanted} cannot be had; this store gives {self.durability}"
-            )
+        if wanted == "ledger" and not self._backing.there:
+            raise DurabilityUnavailable("The durability ledger cannot be had: there is no ledger")
+        if wanted == "fsync" and self.durability == "memory":
+            raise DurabilityUnavailable("The durability fsync cannot be had of this store")
+
+    async def _in_ledger(self, receipt: Receipt) -> Receipt:
+        """The receipt, when the ledger has what it says. Raises LedgerUnavailable, unknown."""
+        await self._backing.has_all(receipt.id)
+        receipt.durability = "ledger"
+        return receipt
 
     # --- a verb on a record ----------------------------------------------------------------------
 
@@ -116,9 +125,17 @@ class Asking:
         return await self._settled(self._op(verb, id, key, if_version, parts, argument))
 
     async def _settled(self, op: SettleOp) -> tuple[str, bytes]:
-        """(code, record or detail) of a verb on a record. Raises what came instead."""
+        """(code, record or detail) of a verb on a record. Raises what came instead.
+
+        A reservation that ended long ago is brought back into the store, and asked again.
+        """
+        waiter = op.waiter
         self._lane.settle(op)
-        result = await op.waiter
+        result = await waiter
+        if type(result) is tuple and result[0] == "gone" and await self._backing.restored(op.id):
+            op.waiter = waiter = self._loop.create_future()
+            self._lane.settle(op)
+            result = await waiter
         if isinstance(result, StockadeError):
             raise result
         code, detail = result
@@ -171,6 +188,8 @@ class Asking:
         record, now_ms = await self._shard.record(id)
         if record is None:
             await self._refresh_policy()  # an empty store is no proof
+            record = await self._backing.record(id)
+        if record is None:
             raise UnknownReservation()
         return record, now_ms
 

@@ -57,6 +57,13 @@ class Changes(Asking):
         UnknownReservation or Unavailable.
         """
         self._check_durability(request.durability)
+        receipt = await self._committed(id, request, key, if_version)
+        safe = request.durability == "ledger" or self._backing.commits
+        return await self._in_ledger(receipt) if safe else receipt
+
+    async def _committed(
+        self, id: str, request: Commit, key: Key | None, if_version: int | None
+    ) -> Receipt:
         reference = wording.encode_text(request.reference) if request.reference else b""
         refused: tuple[bytes, InsufficientStock] | None = None
         for _ in range(TRIES_MAX):

@@ -61,9 +61,9 @@ class Engine(Changes):
             result = await self._reserved(request, key)
         except (InvalidRequest, UnknownChannel) as error:
             result = error
-        if type(result) is Receipt:
-            return result
-        return await self._answered(result, request, key)
+        if type(result) is not Receipt:
+            result = await self._answered(result, request, key)
+        return await self._in_ledger(result) if request.durability == "ledger" else result
 
     async def reserve_batch(
         self, requests: Sequence[Reserve], idempotency: Sequence[Key | None]
@@ -88,6 +88,11 @@ class Engine(Changes):
                     results[index] = await self._answered(
                         result, requests[index], idempotency[index]
                     )
+                except StockadeError as error:
+                    results[index] = error
+            if requests[index].durability == "ledger" and type(results[index]) is Receipt:
+                try:  # the first waits for all that was done before it
+                    await self._in_ledger(results[index])
                 except StockadeError as error:
                     results[index] = error
         return results

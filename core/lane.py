@@ -21,6 +21,7 @@ from core.clock import ServerClock, monotonic_ms
 from core.deadlines import Deadlines
 from core.errors import (
     Draining,
+    LedgerUnavailable,
     Outcome,
     Overloaded,
     StockadeError,
@@ -74,6 +75,7 @@ class Lane:
         self.seq = 0
         self.last_refusal = ""  # what the store said to a script that it would not run
         self.full = False  # the store's memory is nearly used up: no new reservations
+        self.behind = False  # the ledger is too far behind: no new reservations
         self.closed: StockadeError | None = Draining("this worker has not started yet")
         self.flight_stamp = (0, 0.0)  # of the pipeline that lands: its round, when it was sent
         self.short_window_ms, self._long_ms = short_window_ms, long_window_ms
@@ -138,6 +140,8 @@ class Lane:
         """Queues a demand. Raises Unavailable if there is no room or no store."""
         if self.full:
             raise Overloaded("The store's memory is nearly used up; no new reservations for now")
+        if self.behind:
+            raise LedgerUnavailable("the ledger is too far behind; no new reservations for now")
         if self.closed is not None or len(self.queues.reserves) >= self._queue_limit:
             self._admit()
         op.round = self._round

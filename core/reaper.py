@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from core.backlog import Backlog
 from core.errors import StockadeError
 from core.lane import Lane
 from core.store import keys, scripts
@@ -16,13 +17,11 @@ from core.store.shard import Shard
 
 TURN_SECONDS = 0.5  # a due reservation is expired within a second, also under load
 TIDY_SECONDS = 30.0  # how long one turn may wait for expiries
-EVENTS_MAX = 100_000  # entries of the event stream until something reads it
-EVENTS_SHARE = 0.125  # and at most this part of maxmemory: an entry can hold 2,000 records
 FULL_FROM = 0.90  # of maxmemory: no new reservations, so that commits have room
 PURGE_BATCH = 500
 PURGE_BATCHES = 4  # per turn
 WINDOWS_MAX = 4  # windows of idempotency keys removed per turn
-KEPT_WINDOWS = 2  # of keys: an ended record stays as long as a key may answer with it
+KEPT_WINDOWS = 2  # of keys: an ended record stays as long as most keys may answer with it
 
 log = logging.getLogger("stockade.reaper")
 
@@ -30,9 +29,10 @@ log = logging.getLogger("stockade.reaper")
 class Reaper:
     """Runs turns until it is cancelled; a turn that fails is logged and the next one tries."""
 
-    def __init__(self, lane: Lane, shard: Shard, purged_hour: int) -> None:
+    def __init__(self, lane: Lane, shard: Shard, backlog: Backlog, purged_hour: int) -> None:
         self._lane = lane
         self._shard = shard
+        self._backlog = backlog
         self._purged_hour = purged_hour
         self._clock_accepted: int | None = None
 
@@ -52,7 +52,16 @@ class Reaper:
         if lane.closed is None:
             async with asyncio.timeout(TIDY_SECONDS):
                 await lane.tidy()
-        share = await self._shard.memory_share()
+        await self._measure()
+        await self._shard.drop_old_windows(WINDOWS_MAX)
+        await self._purge()
+
+    async def _measure(self) -> None:
+        """No new reservations while the store is nearly full, or the ledger too far behind."""
+        lane, backlog = self._lane, self._backlog
+        memory = await self._shard.memory()
+        backlog.measured(memory)
+        share = memory.used_bytes / memory.limit_bytes if memory.limit_bytes else 0.0
         if (share >= FULL_FROM) is not lane.full:
             lane.full = not lane.full
             log.log(
@@ -60,9 +69,14 @@ class Reaper:
                 "the store uses %.0f %% of its memory; new reservations are %s",
                 100 * share, "refused" if lane.full else "taken again",
             )  # fmt: skip
-        await self._shard.trim_events(EVENTS_MAX, EVENTS_SHARE)
-        await self._shard.drop_old_windows(WINDOWS_MAX)
-        await self._purge()
+        if backlog.too_long is not lane.behind:
+            lane.behind = backlog.too_long
+            log.log(
+                logging.ERROR if lane.behind else logging.WARNING,
+                "the ledger is %d events and %d bytes behind; new reservations are %s",
+                lane.seq - backlog.mark, backlog.size_bytes,
+                "refused" if lane.behind else "taken again",
+            )  # fmt: skip
 
     async def _check_clock(self) -> None:
         """An operator may have taken a jumped clock for the true one."""
@@ -72,21 +86,18 @@ class Reaper:
         self._clock_accepted = accepted
 
     async def _purge(self) -> None:
-        """Removes records that ended before any late commit or key could want them."""
+        """Removes records that ended before most keys could want them, once the ledger has them; a
+        verb that comes later brings one back."""
         lane = self._lane
-        policy = lane.snapshot.policy
-        if policy is None or lane.clock.suspect:
+        if lane.clock.suspect:
             return
-        late_ms = max(
-            [spec.late_window_seconds * 1000 for spec in policy.specs.values()], default=0
-        )
-        before_ms = lane.now_ms - max(late_ms, KEPT_WINDOWS * lane.short_window_ms)
+        before_ms = lane.now_ms - KEPT_WINDOWS * lane.short_window_ms
         for _ in range(PURGE_BATCHES):
             hour = self._purged_hour + 1
             if (hour + 1) * keys.HOUR_MS > before_ms:
                 return
             ids = await self._shard.ended(hour, PURGE_BATCH)
-            names = [keys.META, keys.done_at(hour), keys.KEPT]
+            names = [keys.META, keys.done_at(hour)]
             places: dict[bytes, int] = {}
             args: list[object] = [before_ms, hour, len(ids)]
             for each in ids:

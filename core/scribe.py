@@ -15,6 +15,7 @@ from core.chronicle import Chronicle
 from core.errors import LedgerBroken, StockadeError, Unavailable
 from core.ledger.books import Books
 from core.ledger.journal import Journal, Mark
+from core.store import events
 from core.store.events import Entry, EventStream
 
 ENTRIES_FIRST = 32  # of one transaction; then as many as it takes to stay near the aim
@@ -23,6 +24,7 @@ AIM_SECONDS = 0.25  # of one transaction: short enough for who waits, long enoug
 PAUSE_SECONDS = 0.5  # between tries while a server is away
 STANDBY_SECONDS = 5.0  # another scribe is writing: look again after this
 SEE_SECONDS = 10.0  # an idle scribe notes this often that there was nothing more
+DROP_KEYS_SECONDS = 60.0
 POOLS_MAX = 100_000  # rows kept at hand
 
 log = logging.getLogger("stockade.scribe")
@@ -40,7 +42,9 @@ class Scribe:
         self._windows_ms = (short_window_ms, long_window_ms)
         self._count = ENTRIES_FIRST
         self._seen_at = 0.0
+        self._dropped_at = 0.0
         self._chronicle: Chronicle | None = None
+        self._known: Mark | None = None  # the last that was read or written, if only to be told
         self.mark: Mark | None = None
 
     async def run(self) -> None:
@@ -59,11 +63,31 @@ class Scribe:
                 if words != told:
                     level = logging.WARNING if isinstance(error, Unavailable) else logging.CRITICAL
                     log.log(level, "the scribe waits: %s", words)
+                    await self._tell(words)
                 told = words
                 await asyncio.sleep(PAUSE_SECONDS)
 
-    async def turn(self) -> int:
-        """Reads what there is, up to a bound, and writes it; how many events that were.
+    async def finish(self, seconds: float) -> None:
+        """Writes what there is before the end, for as long as that may take."""
+        try:
+            async with asyncio.timeout(seconds):
+                while await self.turn(wait=False):
+                    pass
+        except (StockadeError, TimeoutError) as error:
+            log.warning("events are left for the next start: %s", error or "no time")
+
+    async def _tell(self, trouble: str) -> None:
+        """Lets the workers know, so that /readyz says it."""
+        known = self._known
+        try:
+            if known is not None:
+                await self._stream.mark(known.epoch, known.seq, known.time_ms, trouble)
+        except StockadeError as error:
+            log.warning("the workers could not be told: %s", error)
+
+    async def turn(self, wait: bool = True) -> int:
+        """Reads what there is, up to a bound, and writes it; how many events that were. May wait a
+        moment for the first.
 
         Raises Unavailable when a server is away, LedgerBroken for a stream that does not fit.
         """
@@ -72,12 +96,13 @@ class Scribe:
         mark, chronicle = self.mark, self._chronicle
         assert mark is not None
         assert chronicle is not None
-        entries = await self._stream.read(mark.epoch, mark.seq, self._count)
+        entries = await self._stream.read(mark.epoch, mark.seq, self._count, wait)
         if not entries:
             await self._nothing_new(mark)
             return 0
         _check_order(mark, entries)
         await self._write(mark, chronicle, entries)
+        await self._drop_keys(entries[-1].time_ms)
         return len(entries)
 
     async def _take_over(self) -> None:
@@ -87,9 +112,10 @@ class Scribe:
             raise LedgerBroken("the store is empty: it must be rebuilt from the ledger")
         mark = await self._journal.mark()
         if mark is None:
-            await self._books.begin(position.epoch, position.time_ms)
+            await self._books.begin(position.epoch, position.time_ms, events.MAIN_ENTRY)
             mark = await self._journal.mark()
             assert mark is not None
+        self._known = mark
         if position.epoch != mark.epoch:
             raise LedgerBroken(
                 f"the store has epoch {position.epoch}, the ledger {mark.epoch}: rebuild the store "
@@ -123,7 +149,7 @@ class Scribe:
             log.warning("another scribe writes; standing by")
             await asyncio.sleep(STANDBY_SECONDS)
             return
-        self.mark = new
+        self.mark = self._known = new
         if not await self._stream.mark(new.epoch, new.seq, new.time_ms):
             self.mark = None
         took = loop.time() - started
@@ -142,12 +168,18 @@ class Scribe:
         if position.seq > mark.seq:
             return  # it came meanwhile
         self._seen_at = loop.time()
-        now_ms = position.time_ms
-        if not await self._books.see(mark, now_ms):
+        if not await self._books.see(mark, position.time_ms):
             self.mark = None
             return
-        short_ms, long_ms = self._windows_ms
-        await self._books.drop_keys(now_ms - 2 * short_ms, now_ms - 2 * long_ms)
+        await self._stream.mark(mark.epoch, mark.seq, position.time_ms)
+
+    async def _drop_keys(self, now_ms: int) -> None:
+        """Now and then, also under load: keys of windows that are out of use."""
+        loop = asyncio.get_running_loop()
+        if loop.time() >= self._dropped_at + DROP_KEYS_SECONDS:
+            self._dropped_at = loop.time()
+            short_ms, long_ms = self._windows_ms
+            await self._books.drop_keys(now_ms - 2 * short_ms, now_ms - 2 * long_ms)
 
 
 def _check_order(mark: Mark, entries: Sequence[Entry]) -> None:

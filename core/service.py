@@ -14,6 +14,8 @@ from typing import Any
 
 from redis.asyncio.connection import parse_url
 
+from core.backing import Backing
+from core.backlog import Backlog
 from core.catalogue import Catalogue, kernel_policy
 from core.clock import monotonic_ms
 from core.embedded.guard import RUNTIME_PREFIX
@@ -22,7 +24,9 @@ from core.engine import Engine
 from core.errors import Draining, StartRefused, StockUnavailable, Unavailable
 from core.importing.importer import Importer
 from core.lane import RESEND_SECONDS, Lane
+from core.ledger.journal import Journal
 from core.model import Durability
+from core.opening import open_journal
 from core.reaper import Reaper
 from core.settings import Settings, masked_url
 from core.stock import Stock
@@ -40,7 +44,14 @@ log = logging.getLogger("stockade.service")
 class Service:
     """One worker's core: engine, stock and catalogue over one lane."""
 
-    def __init__(self, settings: Settings, url: str, shard: Shard, durability: Durability) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        url: str,
+        shard: Shard,
+        durability: Durability,
+        journal: Journal | None,
+    ) -> None:
         self._settings = settings
         self._url = url
         self._shard = shard
@@ -59,7 +70,16 @@ class Service:
             trouble=self._on_trouble,
         )
         self.stock = Stock(self.lane, shard, self._refresh_policy)
-        self.engine = Engine(self.lane, shard, self._refresh_policy, self.stock.open_pool)
+        self.journal = journal
+        self.backlog = Backlog(
+            self.lane, shard, settings.backlog_bytes, settings.ledger_wait_seconds
+        )
+        self.engine = Engine(
+            self.lane, shard, self._refresh_policy, self.stock.open_pool,
+            Backing(
+                self.lane, shard, self.backlog, journal, settings.commit_durability == "ledger"
+            ),
+        )  # fmt: skip
         self.catalogue = Catalogue(self.lane, shard, self._use_policy)
         self.importer = Importer(self.lane, shard, self._refresh_policy)
 
@@ -79,7 +99,18 @@ class Service:
                 "seq": self.lane.seq,
             },
             "scripts": "loaded" if closed is None else "unknown",
+            "ledger": self._ledger_readiness(),
             "clock": "suspect" if self.lane.clock.suspect else "ok",
+        }
+
+    def _ledger_readiness(self) -> dict[str, Any]:
+        """The ledger may be away for a while: what it does not have waits in the store."""
+        if self.journal is None:
+            return {"state": "none"}
+        return {
+            "url": masked_url(self._settings.postgres_dsn or ""),
+            "state": self.backlog.trouble or "ok",
+            "lag": self.backlog.shown(),
         }
 
     async def open(self) -> None:
@@ -102,11 +133,12 @@ class Service:
         self.lane.use(await open_link(self._url, self._settings.store_timeout_seconds))
         self.lane.closed = None
         await self.lane.tidy()
-        self._spawn(Reaper(self.lane, self._shard, meta.purged).run())
+        self._spawn(Reaper(self.lane, self._shard, self.backlog, meta.purged).run())
 
     async def close(self) -> None:
         """Answers what waits, then stops everything."""
         await self.lane.drain(self._settings.drain_seconds)
+        self.backlog.close()
         # On Python 3.11 wait_for, which redis-py writes with, may swallow a cancellation.
         while self._tasks:
             for task in self._tasks:
@@ -319,8 +351,10 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
     """
     if settings.valkey_url is None:
         raise StartRefused("no store: valkey_url is not set")
-    shard = Shard(settings.valkey_url, settings.store_timeout_seconds)
-    try:
+    async with contextlib.AsyncExitStack() as stack:
+        journal = await stack.enter_async_context(open_journal(settings))
+        shard = Shard(settings.valkey_url, settings.store_timeout_seconds)
+        stack.push_async_callback(shard.close)
         try:
             version = await shard.version()
             durability, why = await shard.durability()
@@ -328,7 +362,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
                 raise StartRefused(
                     f"durability fsync cannot be had: {why}, or set STOCKADE_DURABILITY=memory"
                 )
-            service = Service(settings, settings.valkey_url, shard, durability)
+            service = Service(settings, settings.valkey_url, shard, durability, journal)
             service.version = version
             try:
                 await service.open()
@@ -337,12 +371,8 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
                 raise
         except (Unavailable, ConnectionError, ReplyError) as error:
             raise StartRefused(f"{masked_url(settings.valkey_url)}: {error}") from error
-        try:
-            yield service
-        finally:
-            await service.close()
-    finally:
-        await shard.close()
+        stack.push_async_callback(service.close)
+        yield service
 
 
 async def accept_clock(settings: Settings) -> None:

@@ -70,6 +70,20 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Literal["fsync", "memory"],
         Meta(description="the least that must hold before a change is acknowledged"),
     ] = "fsync"
+    commit_durability: Annotated[
+        Literal["store", "ledger"],
+        Meta(description="what must have a commit before it is acknowledged, unless it says more"),
+    ] = "store"
+    ledger_wait_seconds: Annotated[
+        float, Meta(gt=0, le=60, description="how long a request may wait for the ledger")
+    ] = 5.0
+    ledger_timeout_seconds: Annotated[
+        float, Meta(gt=0, le=600, description="how long one call to the ledger may take")
+    ] = 30.0
+    backlog_bytes: Annotated[
+        Annotated[int, Meta(ge=2**20, le=2**53)] | None,
+        Meta(description="events that may wait for the ledger; none: a quarter of maxmemory"),
+    ] = None
     staleness_ms: Annotated[
         int, Meta(ge=0, le=1_000, description="how old a row may be that refuses a demand")
     ] = 3

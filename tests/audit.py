@@ -12,6 +12,7 @@ from collections.abc import Collection
 
 import redis.asyncio as redis
 
+from tests.chronicled import check_chronicle
 from tests.stored import (
     ALIVE,
     ID,
@@ -63,6 +64,7 @@ def inspect(store: Store, edited: Collection[str] = ()) -> Audit:
     _check_due(found)
     _check_catalogue(found)
     Fold(found).run()
+    check_chronicle(found)
     _check_keys(found)
     return found
 

@@ -22,6 +22,8 @@ import pytest
 
 from core.embedded.postgres import Addresses, EmbeddedPostgres
 from core.embedded.valkey import EmbeddedValkey
+from core.ledger.migrating import migrate
+from tests.ledgered import Ledger
 
 CORE = Path(__file__).parent.parent / "core"
 
@@ -122,6 +124,15 @@ async def ledger_dsns(postgres: EmbeddedPostgres) -> AsyncIterator[Addresses]:
     yield postgres.addresses(name)
     await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
     await admin.close()
+
+
+@pytest.fixture
+async def ledger(ledger_dsns: Addresses) -> AsyncIterator[Ledger]:
+    """A ledger with its schema and nothing in it."""
+    await migrate(ledger_dsns.owner_dsn, "stockade")
+    made = Ledger(ledger_dsns)
+    yield made
+    await made.close()
 
 
 @pytest.fixture

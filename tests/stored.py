@@ -176,7 +176,7 @@ class Audit:
     @property
     def trimmed(self) -> bool:
         """True if the stream does not reach back to the first event."""
-        return bool(self.events) and self.events[0].seq != 1
+        return self.events[0].seq != 1 if self.events else self.meta.get("seq", "0") != "0"
 
     def check(self, true: bool, difference: str) -> None:
         """Note a difference unless it is ``true`` that all is well."""

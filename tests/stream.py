@@ -59,7 +59,7 @@ class Fold:
 
     def run(self) -> None:
         found = self.found
-        seq = found.events[0].seq - 1 if found.events else 0
+        seq = found.events[0].seq - 1 if found.events else int(found.meta.get("seq", 0))
         for event in found.events:
             self.here = f"{event.seq} {event.verb}"
             self.check(event.seq == seq + 1, f"follows {seq}")

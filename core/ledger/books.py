@@ -68,9 +68,10 @@ class Books:
         self._journal = journal
         self._months: set[date] = set()
 
-    async def begin(self, epoch: int, now_ms: int) -> None:
-        """Makes the mark of a shard that the ledger never saw."""
-        await self._journal.fetch("begin_mark", SHARD, epoch, now_ms)
+    async def begin(self, epoch: int, now_ms: int, main: str) -> None:
+        """Makes the mark of a shard that the ledger never saw. It begins with one location, which
+        no event tells of: ``main``, its entry."""
+        await self._journal.fetch("begin_mark", SHARD, epoch, now_ms, main)
 
     async def see(self, mark: Mark, now_ms: int) -> bool:
         """Notes that the store holds no more than this now; False if the mark is another."""

@@ -9,35 +9,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
 
 import asyncpg
 from msgspec import Struct
 
-from core.errors import LedgerUnavailable, StartRefused
+from core.errors import StartRefused
 from core.ledger import migrating, queries
+from core.ledger.answering import answering
 
 SHARD = 0
 CONNECTIONS_MAX = 4  # of one process
 IDLE_SECONDS = 300.0
 VERSION_MIN = 15
-# What a lost or refusing server raises. A mistake of ours (a wrong query, a broken law) is none.
-_LOST = (
-    OSError,
-    TimeoutError,
-    asyncpg.InterfaceError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.InsufficientResourcesError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.exceptions.InternalClientError,
-    asyncpg.TransactionRollbackError,
-    asyncpg.exceptions.PostgresIOError,
-    asyncpg.InvalidAuthorizationSpecificationError,
-    asyncpg.InvalidCatalogNameError,
-    asyncpg.QueryCanceledError,
-    asyncpg.ReadOnlySQLTransactionError,
-)
-
 Connection = asyncpg.pool.PoolConnectionProxy
 
 
@@ -101,12 +84,10 @@ class Journal:
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         """A connection from the pool. What goes wrong with the server is a LedgerUnavailable."""
-        try:
+        with answering():
             pool = self._pool or await self._open_pool()
             async with pool.acquire(timeout=self._timeout_seconds) as connection:
                 yield connection
-        except _LOST as error:
-            raise unavailable(error) from error
 
     async def _open_pool(self) -> asyncpg.Pool:
         async with self._opening:
@@ -145,8 +126,3 @@ class Journal:
         found = await self.fetch("record", reservation_id)
         return found[0]["record"].encode() if found else None
 
-
-def unavailable(error: BaseException) -> LedgerUnavailable:
-    """What a failed call means."""
-    words: Any = str(error) or type(error).__name__
-    return LedgerUnavailable(f"the ledger does not answer: {words}")

@@ -14,6 +14,7 @@ import asyncpg
 from msgspec import Struct
 
 from core.errors import StartRefused
+from core.ledger.answering import answering
 
 _LOCK = 0x53_74_6F_63_6B_61_64_65  # "Stockade", so that no other program's lock is taken for it
 _FILE = re.compile(r"(\d{4})_(\w+)\.sql")
@@ -62,27 +63,37 @@ async def migrate(owner_dsn: str, service_role: str) -> int:
     if _ROLE.fullmatch(service_role) is None:
         raise StartRefused(f"postgres_dsn: the role {service_role!r} cannot be granted anything")
     known = migrations()
-    connection = await asyncpg.connect(owner_dsn, statement_cache_size=0)
-    try:
-        async with connection.transaction():
-            await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
-            await connection.execute(_SCHEMA)
-            applied = await connection.fetch(
-                "SELECT number, name, checksum FROM stockade.migration ORDER BY number"
-            )
-            _check(known, applied)
-            await connection.execute("SET LOCAL search_path TO stockade")
-            for each in known[len(applied):]:
-                await connection.execute(each.text)
-                await connection.execute(
-                    "INSERT INTO stockade.migration (number, name, checksum) VALUES ($1, $2, $3)",
-                    each.number, each.name, each.checksum,
-                )  # fmt: skip
-            grants = (resources.files("core.ledger") / "grants.sql").read_text()
-            await connection.execute(grants.replace("{role}", f'"{service_role}"'))
-    finally:
-        await connection.close()
+    with answering():
+        connection = await asyncpg.connect(owner_dsn, statement_cache_size=0)
+        try:
+            async with connection.transaction():
+                await _apply(connection, known)
+                grants = (resources.files("core.ledger") / "grants.sql").read_text()
+                await connection.execute(grants.replace("{role}", f'"{service_role}"'))
+        except asyncpg.InsufficientPrivilegeError as error:
+            raise StartRefused(f"postgres_owner_dsn: its role may not migrate: {error}") from None
+        except asyncpg.UndefinedObjectError as error:
+            raise StartRefused(f"postgres_dsn: {error}; create the role first") from None
+        finally:
+            connection.terminate()
     return len(known)
+
+
+async def _apply(connection: asyncpg.Connection, known: list[Migration]) -> None:
+    """All that is missing, with the lock held until the end of the transaction."""
+    await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
+    await connection.execute(_SCHEMA)
+    applied = await connection.fetch(
+        "SELECT number, name, checksum FROM stockade.migration ORDER BY number"
+    )
+    _check(known, applied)
+    await connection.execute("SET LOCAL search_path TO stockade")
+    for each in known[len(applied) :]:
+        await connection.execute(each.text)
+        await connection.execute(
+            "INSERT INTO stockade.migration (number, name, checksum) VALUES ($1, $2, $3)",
+            each.number, each.name, each.checksum,
+        )  # fmt: skip
 
 
 def _check(known: list[Migration], applied: list[asyncpg.Record]) -> None:

@@ -13,9 +13,13 @@ SELECT has_table_privilege(current_user, 'stockade.movement', 'UPDATE')
 SELECT epoch, seq, position, policy, time_ms, seen_ms FROM stockade.mark WHERE shard = $1
 
 -- name: begin_mark
-INSERT INTO stockade.mark (shard, epoch, seq, position, policy, time_ms, seen_ms)
-VALUES ($1, $2, 0, 0, 1, $3, $3)
-ON CONFLICT (shard) DO NOTHING
+WITH begun AS (
+  INSERT INTO stockade.mark (shard, epoch, seq, position, policy, time_ms, seen_ms)
+  VALUES ($1, $2, 0, 0, 1, $3, $3)
+  ON CONFLICT (shard) DO NOTHING
+  RETURNING shard
+)
+INSERT INTO stockade.policy (kind, name, entry) SELECT 'location', 'main', $4 FROM begun
 
 -- name: move_mark
 UPDATE stockade.mark
@@ -68,7 +72,7 @@ INSERT INTO stockade.import (field, value) VALUES ($1, $2)
 ON CONFLICT (field) DO UPDATE SET value = excluded.value
 
 -- name: drop_keys
-DELETE FROM stockade.idempotency_keys WHERE time_ms < $1 AND NOT long OR time_ms < $2
+DELETE FROM stockade.idempotency_keys WHERE time_ms < $1 AND (NOT long OR time_ms < $2)
 
 -- name: record
 SELECT record FROM stockade.reservation WHERE id = $1

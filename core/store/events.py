@@ -11,8 +11,11 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from core.errors import StockUnavailable
-from core.store import keys, scripts
+from core.model import LocationSpec
+from core.store import keys, scripts, wording
 
+# What a new shard begins with; no event tells of it.
+MAIN_ENTRY = wording.location_entry(1, LocationSpec()).decode()
 BLOCK_SECONDS = 1.0  # how long a read waits for the next event
 
 
@@ -69,11 +72,12 @@ class EventStream:
             return None
         return Position(int(epoch), int(seq), seconds * 1000 + microseconds // 1000)
 
-    async def read(self, epoch: int, seq: int, count: int) -> list[Entry]:
-        """Up to ``count`` events behind (epoch, seq); waits up to BLOCK_SECONDS for the first."""
+    async def read(self, epoch: int, seq: int, count: int, wait: bool = True) -> list[Entry]:
+        """Up to ``count`` events behind (epoch, seq); may wait BLOCK_SECONDS for the first."""
+        block = int(1000 * BLOCK_SECONDS) if wait else None
         try:
             found = await self._redis.xread(
-                {keys.EVENTS: f"{epoch}-{seq}"}, count=count, block=int(1000 * BLOCK_SECONDS)
+                {keys.EVENTS: f"{epoch}-{seq}"}, count=count, block=block
             )
         except RedisError as error:
             raise _error(error) from error
@@ -81,10 +85,10 @@ class EventStream:
         streams = cast("list[tuple[bytes, list[tuple[bytes, dict[bytes, bytes]]]]]", found or [])
         return [_entry(name, fields) for _, entries in streams for name, fields in entries]
 
-    async def mark(self, epoch: int, seq: int, time_ms: int) -> bool:
+    async def mark(self, epoch: int, seq: int, time_ms: int, trouble: str = "") -> bool:
         """Tells the shard how far the ledger is, and trims the stream up to there. False if the
-        shard has another epoch."""
-        args: list[Any] = [epoch, seq, time_ms]
+        shard has another epoch. ``trouble``: why it goes no further for now."""
+        args: list[Any] = [epoch, seq, time_ms, trouble]
         try:
             try:
                 done = await self._mark(args)

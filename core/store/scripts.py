@@ -48,8 +48,9 @@ PURGE: Final = Script("purge")
 DROP: Final = Script("drop")
 IMPORT: Final = Script("import")
 MARK: Final = Script("mark")
+RESTORE: Final = Script("restore")
 
 ALL: Final = (
     START, LOOK, STOCK, RESERVE, REPLAN, JUDGE, COMMIT, FULFIL, GIVEBACK, EXTEND, DUE, SKU, POLICY,
-    PURGE, DROP, IMPORT, MARK,
+    PURGE, DROP, IMPORT, MARK, RESTORE,
 )  # fmt: skip

@@ -12,8 +12,9 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from core.errors import StartRefused, StockUnavailable
-from core.model import Channel, Durability, LocationSpec, LocationView
+from core.model import Channel, Durability, LocationView
 from core.store import keys, scripts, wording
+from core.store.events import MAIN_ENTRY
 
 CONNECTIONS_MAX = 32  # of one worker; who finds none free waits, as long as one call may take
 
@@ -29,6 +30,19 @@ class Meta(Struct, frozen=True):
     purged: int
     time_ms: int
     run_id: str
+
+
+class Memory(Struct, frozen=True):
+    """What the store holds. ``mark``: the last event in the ledger, ``mark_ms`` its time, or when
+    the ledger was last seen to have all; ``trouble``: why it goes no further."""
+
+    used_bytes: int
+    limit_bytes: int
+    events_bytes: int
+    epoch: str
+    mark: int
+    mark_ms: int
+    trouble: str
 
 
 class PolicyEntries(Struct, frozen=True):
@@ -81,9 +95,8 @@ class Shard:
             run_id = (await self._redis.info("server"))["run_id"]
             if not create and not await self._redis.exists(keys.META):
                 return Meta("", "", 0, 0, 0, 0, 0, run_id)
-            main = wording.location_entry(1, LocationSpec())
             found = await self._redis.evalsha(
-                scripts.START.sha.decode(), 2, keys.META, keys.LOCATIONS, scripts.FORMAT, main
+                scripts.START.sha.decode(), 2, keys.META, keys.LOCATIONS, scripts.FORMAT, MAIN_ENTRY
             )
         except RedisError as error:
             raise _error(error) from error
@@ -127,30 +140,28 @@ class Shard:
             return "memory", f"appendfsync is {config.get('appendfsync')}; set `appendfsync always`"
         return "fsync", ""
 
-    async def memory_share(self) -> float:
-        """Used memory as a part of maxmemory; 0 if there is no limit."""
-        try:
-            info = await self._redis.info("memory")
-        except RedisError as error:
-            raise _error(error) from error
-        limit = int(info.get("maxmemory", 0))
-        return int(info["used_memory"]) / limit if limit else 0.0
-
-    async def trim_events(self, entries: int, share: float) -> None:
-        """Keeps about the newest ``entries`` of the event stream, in ``share`` of maxmemory."""
+    async def memory(self) -> Memory:
+        """What the store holds, and how far the ledger is behind it."""
         try:
             pipe = self._redis.pipeline(transaction=False)
-            pipe.xlen(keys.EVENTS)
-            pipe.memory_usage(keys.EVENTS)
             pipe.info("memory")
-            length, used, info = await pipe.execute()
-            room = int(info.get("maxmemory", 0)) * share
-            if room and used and used > room:
-                entries = min(entries, int(length * room / used))
-            if length > entries:
-                await self._redis.xtrim(keys.EVENTS, maxlen=entries, approximate=True)
+            pipe.memory_usage(keys.EVENTS)
+            pipe.hmget(keys.META, "epoch", "mark", "mark_ms", "ledger")
+            info, events, (epoch, mark, mark_ms, trouble) = await pipe.execute()
         except RedisError as error:
-            raise _error(error, keys.EVENTS) from error
+            raise _error(error) from error
+        return Memory(
+            int(info["used_memory"]), int(info.get("maxmemory", 0)), int(events or 0),
+            (epoch or b"").decode(), int(mark or 0), int(mark_ms or 0), (trouble or b"").decode(),
+        )  # fmt: skip
+
+    async def mark(self) -> tuple[str, int]:
+        """The epoch, and the seq of the last event that the ledger has."""
+        try:
+            epoch, mark = await self._hmget(keys.META, ("epoch", "mark"))
+        except RedisError as error:
+            raise _error(error, keys.META) from error
+        return (epoch or b"").decode(), int(mark or 0)
 
     async def policy(self) -> PolicyEntries:
         """Channels and locations, read at one instant."""

@@ -188,7 +188,7 @@ async def test_reserves_end_before_the_memory_does(
     service = await workers(server.url, reaper=False)
     await furnish(service, {"tee": 20})
     held = await service.engine.reserve(demand())
-    reaper, plain = Reaper(service.lane, service._shard, 10**9), client(server.url)
+    reaper, plain = Reaper(service.lane, service._shard, service.backlog, 10**9), client(server.url)
     used = int(plain.info("memory")["used_memory"])
     for share, full in ((0.5, False), (0.95, True), (0.5, False)):
         plain.config_set("maxmemory", int(used / share))

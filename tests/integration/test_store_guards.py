@@ -16,6 +16,8 @@ import hiredis
 import pytest
 import redis
 
+from core.backing import Backing
+from core.ledger.journal import Journal
 from core.model import (
     Amend,
     AmendLine,
@@ -29,6 +31,7 @@ from core.model import (
     Return,
     ReturnLine,
 )
+from core.ops import Receipt
 from core.reaper import Reaper
 from core.service import Service
 from core.store import keys, scripts
@@ -38,6 +41,17 @@ from tests.workers import Store, demand, furnish, key, make_due, picture, receiv
 
 HEAD = 10
 PLANNED = {"reserve", "replan"}  # what says which policy it was planned on, and when
+
+
+class Ledger(Journal):
+    """One that has one record."""
+
+    def __init__(self, receipt: Receipt) -> None:
+        super().__init__("postgresql://nobody@nowhere/none", 1.0)
+        self._receipt = receipt
+
+    async def record(self, reservation_id: str) -> bytes | None:
+        return self._receipt.record if reservation_id == self._receipt.id else None
 
 
 class Command:
@@ -124,8 +138,12 @@ async def every_script(service: Service, store: Store) -> set[str]:
     done.append(await engine.reservation(fourth))
     done.append(await engine.commit(fourth, Commit(), key("late")))
     done.append(await engine.amend(fifth, Amend([AmendLine("tee", 3)], 1700), key("a")))
-    reaper = Reaper(lane, service._shard, lane.now_ms // keys.HOUR_MS - 6)
+    reaper = Reaper(lane, service._shard, service.backlog, lane.now_ms // keys.HOUR_MS - 6)
     await reaper._purge()
+    ended = await engine.release((await engine.reserve(demand())).id, Release())
+    assert await Backing(lane, service._shard, service.backlog, Ledger(ended), False).restored(
+        ended.id
+    )
     with tempfile.TemporaryDirectory() as directory:
         for orders, path in enumerate(files(Path(directory))):
             await service.importer.run(

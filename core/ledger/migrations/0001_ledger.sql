@@ -147,6 +147,7 @@ DECLARE
   next  timestamptz := (date_trunc('month', month::timestamp) + interval '1 month') AT TIME ZONE 'UTC';
   parent text;
 BEGIN
+  PERFORM pg_advisory_xact_lock(hashtext('stockade.open_month'));  -- two who ask at once
   FOREACH parent IN ARRAY ARRAY['movement', 'balance', 'reservation_version', 'policy_version'] LOOP
     EXECUTE format('CREATE TABLE IF NOT EXISTS stockade.%I PARTITION OF stockade.%I FOR VALUES FROM (%L) TO (%L)',
       parent || to_char(month, '_YYYY_MM'), parent, first, next);

@@ -3,7 +3,7 @@
 --
 -- Guarantees: only in the epoch that the ledger is in, and never back.
 -- KEYS 1 meta 2 events
--- ARGV epoch, seq, time of that event in ms
+-- ARGV epoch, seq, time of that event in ms, why it goes no further for now or ""
 -- Returns 1, or 0 if the shard has another epoch
 -- Event: none
 
@@ -18,6 +18,6 @@ local meta = redis.call('HMGET', KEYS[1], 'epoch', 'mark')
 if meta[1] ~= ARGV[1] then return 0 end
 if tonumber(ARGV[2]) < tonumber(meta[2] or '0') then return 1 end
 local next = string.format('%d', tonumber(ARGV[2]) + 1)
-redis.call('HSET', KEYS[1], 'mark', ARGV[2], 'mark_ms', ARGV[3])
+redis.call('HSET', KEYS[1], 'mark', ARGV[2], 'mark_ms', ARGV[3], 'ledger', ARGV[4])
 redis.call('XTRIM', KEYS[2], 'MINID', '~', ARGV[1] .. '-' .. next)
 return 1

@@ -1,0 +1,61 @@
+"""The scribe's process: carries events from the store into the ledger, behind everybody else.
+
+Run by ``api.serve`` as ``python -m api.scribe``, with the same standard input as a worker: settings
+come in, ``ready`` goes out, and its end means that the supervisor is gone. Then, and on SIGTERM, it
+writes what there is and ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+
+import uvloop
+
+from api.control import CONTROL_FD, report
+from api.log import configure
+from core.errors import StockadeError
+from core.opening import open_scribe
+from core.settings import Settings, decode
+
+NICENESS = 10  # whoever waits for a reservation goes first
+
+
+def main() -> int:
+    """Write until told to stop. Returns the exit status."""
+    settings = decode(sys.stdin.buffer.readline())
+    configure(settings.log_level)
+    os.nice(NICENESS)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        try:
+            runner.run(_run(settings))
+        except StockadeError as error:
+            report(f"refused {error.detail}")
+            return 1
+    return 0
+
+
+async def _run(settings: Settings) -> None:
+    asked = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, asked.set)
+    loop.add_reader(CONTROL_FD, asked.set)
+    try:
+        async with open_scribe(settings) as scribe:
+            report("ready")
+            running = asyncio.create_task(scribe.run())
+            asking = asyncio.create_task(asked.wait())
+            await asyncio.wait((running, asking), return_when=asyncio.FIRST_COMPLETED)
+            running.cancel()
+            await asyncio.wait((running,))
+            if not running.cancelled():
+                running.result()
+            await scribe.finish(settings.drain_seconds)
+    finally:
+        loop.remove_reader(CONTROL_FD)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

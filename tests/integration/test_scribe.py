@@ -1,0 +1,238 @@
+"""The scribe: every event once, in order, whatever breaks; and it stops for what it cannot believe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Any
+
+import asyncpg
+import pytest
+
+from core.chronicle import Chronicle
+from core.errors import LedgerBroken, LedgerUnavailable, StockadeError
+from core.ledger.journal import Mark
+from core.model import (
+    Amend,
+    AmendLine,
+    Cancel,
+    ChannelSpec,
+    Commit,
+    Extend,
+    Fulfil,
+    LocationSpec,
+    PartLine,
+    Release,
+    Return,
+    ReturnLine,
+    SkuSpec,
+)
+from core.service import Service
+from core.store import keys
+from core.store.events import Entry
+from tests.ledgered import Ledger, audit_ledger
+from tests.workers import Store, Workers, demand, furnish, key, make_due, moved, receive, until
+
+CALLERS = 8
+VERBS = 30  # of each caller
+
+
+async def history(worker: Service, store: Store, seed: int) -> None:
+    """Callers who do at random what callers do, at once; refusals are a part of it."""
+    dice = random.Random(seed)
+    engine, catalogue = worker.engine, worker.catalogue
+    await catalogue.put_location("back", LocationSpec())
+    walls = {"web": ChannelSpec(floor_share=0.5, ceiling_share=0.8, locations=["main", "back"])}
+    await furnish(worker, {"tee": 60, "cap": 30, "mug": 5}, **walls)
+    await catalogue.put_sku("tee", SkuSpec(safety_stock=4))
+
+    refused: list[str] = []
+
+    async def caller(number: int) -> None:
+        held: list[str] = []
+        for turn in range(VERBS):
+            name = f"{number}.{turn}"
+            one = dice.choice(held) if held else None
+            verb = dice.randrange(12)
+            try:
+                if verb < 4 or one is None:
+                    sku = dice.choice(("tee", "cap", "mug"))
+                    wanted = demand(sku, dice.randint(1, 3), reference=f"cart {name} \\ n")
+                    held.append((await engine.reserve(wanted, key(name))).id)
+                elif verb == 4:
+                    await engine.commit(one, Commit(reference="paid"), key(name))
+                elif verb == 5:
+                    await engine.release(one, Release())
+                elif verb == 6:
+                    await engine.amend(one, Amend([AmendLine("tee", dice.randint(1, 4))]))
+                elif verb == 7:
+                    await engine.fulfil(one, Fulfil([PartLine("tee", 1)]), key(name))
+                elif verb == 8:
+                    await engine.cancel(one, Cancel([PartLine("tee", 1)], "a dear %"), key(name))
+                elif verb == 9:
+                    await engine.return_(one, Return([ReturnLine("tee", 1)], "rma 1"), key(name))
+                elif verb == 10:
+                    await engine.extend(one, Extend(ttl_seconds=dice.randint(100, 2_000)))
+                elif store.hget(keys.bucket_of(one), one)[:1] == b"R":
+                    make_due(store, one)
+                    await engine.commit(one, Commit(), key(name))
+            except StockadeError:
+                refused.append(name)
+
+    await asyncio.gather(*map(caller, range(CALLERS)))
+    assert 0 < len(refused) < CALLERS * VERBS
+    await receive(worker, {"tee": 7})
+    await catalogue.put_sku("tee", SkuSpec(safety_stock=1))
+
+
+async def test_the_ledger_is_what_the_store_is(
+    worker: Service, workers: Workers, store: Store, store_url: str, ledger: Ledger, seed: int
+) -> None:
+    """All verbs, several callers: pool by pool, reservation by reservation, field by field."""
+    await history(worker, store, seed)
+    mark = await ledger.catch_up(store_url)
+    looked = await audit_ledger(ledger.dsn, store_url, moved)
+    assert looked["movement"] > CALLERS * VERBS / 4
+    assert store.hget(keys.META, "mark") == str(mark.seq).encode()
+    # The stream is trimmed up to the mark, node by node, and never beyond.
+    assert store.xrange(keys.EVENTS, f"{mark.epoch}-{mark.seq + 1}") == []
+
+
+async def test_small_batches_and_one_large_one_make_the_same_ledger(
+    worker: Service, store: Store, store_url: str, ledger: Ledger, seed: int
+) -> None:
+    """Turn by turn while callers go on; what a page holds does not depend on where it was cut."""
+    scribe = ledger.scribe(store_url)
+    scribe._count = 1
+    writing = asyncio.create_task(scribe.run())
+    await history(worker, store, seed)
+    await audit_ledger(ledger.dsn, store_url, moved)
+    writing.cancel()
+
+
+async def test_two_scribes_write_each_event_once(
+    worker: Service, store: Store, store_url: str, ledger: Ledger, seed: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """One of them finds the mark moved, writes nothing and stands by."""
+    monkeypatch.setattr("core.scribe.STANDBY_SECONDS", 0.0)
+    await history(worker, store, seed)
+    scribes = [ledger.scribe(store_url) for _ in range(2)]
+    for scribe in scribes:
+        scribe._count = 3
+    turns = [0, 0]
+
+    async def work(number: int) -> None:
+        while await scribes[number].turn(wait=False):
+            turns[number] += 1
+
+    await asyncio.gather(work(0), work(1))
+    await ledger.catch_up(store_url)
+    await audit_ledger(ledger.dsn, store_url, moved)
+    assert all(turns), turns
+
+
+@pytest.mark.parametrize("when", ["before", "behind"])
+async def test_a_commit_whose_answer_was_lost_counts_once(
+    worker: Service, store: Store, store_url: str, ledger: Ledger, when: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The ledger's mark alone says whether it was done."""
+    await furnish(worker, {"tee": 10})
+    await worker.engine.reserve(demand(), key(1))
+    scribe = ledger.scribe(store_url)
+    await scribe.turn(wait=False)
+    write, lost = scribe._books.write, 0
+
+    async def broken(page: Any, old: Mark, new: Mark) -> bool:
+        nonlocal lost
+        lost += 1
+        if when == "behind":
+            await write(page, old, new)
+        raise LedgerUnavailable("the connection was lost")
+
+    monkeypatch.setattr(scribe._books, "write", broken)
+    await worker.engine.reserve(demand(), key(2))
+    with pytest.raises(LedgerUnavailable):
+        await scribe.turn(wait=False)
+    monkeypatch.setattr(scribe._books, "write", write)
+    assert lost == 1
+    while await scribe.turn(wait=False):
+        pass
+    await audit_ledger(ledger.dsn, store_url)
+
+
+async def test_a_gap_stops_it_and_is_told(
+    worker: Service, workers: Workers, store: Store, store_url: str, ledger: Ledger
+) -> None:
+    """It never skips: nothing is written until the stream goes on where it was."""
+    await furnish(worker, {"tee": 10})
+    mark = await ledger.catch_up(store_url)
+    for n in range(3):
+        await worker.engine.reserve(demand(), key(n))
+    entries = store.xrange(keys.EVENTS, f"{mark.epoch}-{mark.seq + 1}")
+    store.xdel(keys.EVENTS, entries[1][0])
+    scribe = ledger.scribe(store_url)
+    with pytest.raises(LedgerBroken, match=f"event {mark.epoch}-{mark.seq + 2} is missing"):
+        await scribe.turn(wait=False)
+    found = await ledger.journal.mark()
+    assert found is not None
+    assert (found.seq, found.position) == (mark.seq, mark.position)
+    running = asyncio.create_task(scribe.run())
+    await until(lambda: b"is missing" in (store.hget(keys.META, "ledger") or b""), "it is told")
+    running.cancel()
+    workers.forget(store_url)  # the stream was broken by hand
+
+
+@pytest.mark.parametrize(
+    ("field", "broken", "told"),
+    [
+        ("p", lambda text: text.replace(" 9,", " 8,", 1), "is not what moved"),
+        ("p", lambda text: text.replace("@main\n2 ", "@main\n7 ", 1), "goes from version"),
+        ("m", lambda text: text + "\ntee@main shared outside 1 x", "cannot be read"),
+        ("r", lambda text: text.replace(" ", "  ", 1), "cannot be read"),
+    ],
+)  # fmt: skip
+async def test_an_event_that_is_not_to_be_believed_stops_it(
+    field: str, broken: Callable[[str], str], told: str
+) -> None:
+    """Its rows changed by anything but what moved, or it cannot be read at all."""
+    first = Entry(5, 1, {
+        "v": "stock", "t": "1700000000000", "s": "",
+        "m": "receive tee@main outside shared 10 - - -",
+        "p": "tee@main\n1 1 1 10,0,0,0,0,0",
+    })  # fmt: skip
+    fields = {
+        "v": "reserve", "t": "1700000000001", "m": "",
+        "p": "tee@main\n2 1 1 9,0,0,0,0,0 web@0,1,0,0",
+        "r": "0193c3f4-0000-7000-8000-000000000000\nR 1 - 1700000900000 - - web - - tee@main@0,1",
+    }  # fmt: skip
+
+    def told_of(event: Entry) -> None:
+        chronicle = Chronicle(0, 1)
+        chronicle.know(["tee@main"], {})
+        chronicle.page([first, event])
+
+    told_of(Entry(5, 2, fields))
+    with pytest.raises(LedgerBroken, match=told):
+        told_of(Entry(5, 2, fields | {field: broken(fields[field])}))
+
+
+async def test_the_service_can_add_to_what_happened_and_never_change_it(
+    worker: Service, store_url: str, ledger: Ledger
+) -> None:
+    """Its role has no UPDATE, DELETE or TRUNCATE there, and is not the one that migrates."""
+    await furnish(worker, {"tee": 10})
+    await ledger.catch_up(store_url)
+    connection = await asyncpg.connect(ledger.dsn)
+    for table in ("movement", "balance", "reservation_version", "policy_version"):
+        for statement in (f"UPDATE stockade.{table} SET position = 1",
+                          f"DELETE FROM stockade.{table}", f"TRUNCATE stockade.{table}"):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.execute(statement)
+    for statement in ("CREATE TABLE stockade.other (x int)", "DROP TABLE stockade.mark"):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute(statement)
+    await connection.close()
