@@ -20,6 +20,7 @@ from core.errors import StockadeError
 from core.opening import open_scribe
 from core.settings import Settings, decode
 
+CANCEL_SECONDS = 0.1
 NICENESS = 10  # whoever waits for a reservation goes first
 
 
@@ -40,21 +41,25 @@ def main() -> int:
 async def _run(settings: Settings) -> None:
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, asked.set)
-    loop.add_reader(CONTROL_FD, asked.set)
-    try:
-        async with open_scribe(settings) as scribe:
-            report("ready")
-            running = asyncio.create_task(scribe.run())
-            asking = asyncio.create_task(asked.wait())
-            await asyncio.wait((running, asking), return_when=asyncio.FIRST_COMPLETED)
-            running.cancel()
-            await asyncio.wait((running,))
-            if not running.cancelled():
-                running.result()
-            await scribe.finish(settings.drain_seconds)
-    finally:
+
+    def stop() -> None:
         loop.remove_reader(CONTROL_FD)
+        asked.set()
+
+    loop.add_signal_handler(signal.SIGTERM, stop)
+    loop.add_reader(CONTROL_FD, stop)
+    async with open_scribe(settings) as scribe:
+        report("ready")
+        running = asyncio.create_task(scribe.run())
+        asking = asyncio.create_task(asked.wait())
+        await asyncio.wait((running, asking), return_when=asyncio.FIRST_COMPLETED)
+        # On Python 3.11 wait_for, which redis-py writes with, may swallow a cancellation.
+        while not running.done():
+            running.cancel()
+            await asyncio.wait((running,), timeout=CANCEL_SECONDS)
+        if not running.cancelled():
+            running.result()
+        await scribe.finish(settings.drain_seconds)
 
 
 if __name__ == "__main__":

@@ -84,11 +84,12 @@ async def _run(settings: Settings, listener: socket.socket) -> None:
             _Child("a worker", "api.worker", settings, listener.fileno())
             for _ in range(settings.workers)
         ]
-        # The scribe stops last: it takes along what the workers still did.
-        for children in ([scribe], workers):
-            kept.extend((child.name, child.start, child.wait) for child in children)
-            stack.push_async_callback(_all, [child.stop for child in children])
-            await _all([child.start for child in children])
+        # The scribe starts when there is a shard, and stops last: it takes along what workers did.
+        stack.push_async_callback(scribe.stop)
+        stack.push_async_callback(_all, [worker.stop for worker in workers])
+        await _all([worker.start for worker in workers])
+        await scribe.start()
+        kept.extend((child.name, child.start, child.wait) for child in (*workers, scribe))
         print(f"listening on http://{_address(listener)}", flush=True)
         async with asyncio.TaskGroup() as group:
             for name, start, wait in kept:

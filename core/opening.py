@@ -38,7 +38,7 @@ async def open_journal(settings: Settings) -> AsyncIterator[Journal | None]:
     journal = Journal(settings.postgres_dsn, settings.ledger_timeout_seconds)
     try:
         try:
-            log.info("the ledger is %s", await journal.open())
+            await journal.open()
         except LedgerUnavailable as error:
             log.error("%s", error)
         yield journal

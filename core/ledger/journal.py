@@ -74,7 +74,7 @@ class Journal:
                     "postgres_dsn: its role may change what happened; name one that is neither a "
                     "superuser nor the owner of the ledger"
                 )
-            return f"postgresql {version.major}.{version.minor}"
+            return f"postgresql {version.major}.{version.micro}"
 
     async def close(self) -> None:
         """Closes all connections, whatever they are doing."""

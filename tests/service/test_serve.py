@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from core.embedded.postgres import EmbeddedPostgres
+from core.embedded.postgres import Addresses, EmbeddedPostgres
 from core.embedded.postgres import find_running as find_postgres
 from core.embedded.valkey import EmbeddedValkey, find_running
 from tests.processes import Service, is_running, until
@@ -35,7 +35,7 @@ def request(url: str, method: str, path: str, body: str | None = None) -> tuple[
 
 
 def worker_pid(line: str) -> int:
-    found = re.search(r"worker (\d+) serves", line)
+    found = re.search(r"a worker runs as process (\d+)", line)
     assert found is not None, line
     return int(found[1])
 
@@ -79,11 +79,11 @@ def test_a_restart_finds_what_was_acknowledged(tmp_path: Path) -> None:
 def test_a_killed_worker_is_replaced(tmp_path: Path) -> None:
     with Service("--data", str(tmp_path / "data"), "--workers", "2") as service:
         url = service.url()
-        first, second = (worker_pid(service.hears("serves")) for _ in range(2))
+        first, second = (worker_pid(service.hears("a worker runs")) for _ in range(2))
         assert first != second
         os.kill(first, signal.SIGKILL)
         assert f"process {first}, status -9" in service.hears("a worker ended")
-        third = worker_pid(service.hears("serves"))
+        third = worker_pid(service.hears("a worker runs"))
         assert third not in (first, second)
         assert request(url, "GET", "/readyz")[0] == 200
         service.signal(signal.SIGTERM)
@@ -135,7 +135,7 @@ def test_a_request_that_never_ends_is_cut_off(tmp_path: Path) -> None:
 def test_a_killed_supervisor_leaves_nothing_behind(tmp_path: Path) -> None:
     with Service("--data", str(tmp_path / "data"), "--workers", "2") as service:
         url = service.url()
-        workers = [worker_pid(service.hears("serves")) for _ in range(2)]
+        workers = [worker_pid(service.hears("a worker runs")) for _ in range(2)]
         assert request(url, "PUT", "/v1/channels/web", CHANNEL)[0] in (200, 201)
         os.killpg(service.process.pid, signal.SIGKILL)
         with Service("--data", str(tmp_path / "data")) as next_service:
@@ -177,14 +177,15 @@ def test_a_store_that_does_not_answer_is_refused(tmp_path: Path) -> None:
 
 
 async def test_servers_that_are_named_are_used_and_left_running(
-    fresh_valkey: Fresh, postgres: EmbeddedPostgres, tmp_path: Path
+    fresh_valkey: Fresh, postgres: EmbeddedPostgres, ledger_dsns: Addresses, tmp_path: Path
 ) -> None:
     store = await fresh_valkey()
 
     def serve() -> None:
         environ = {
             "STOCKADE_VALKEY_URL": store.url,
-            "STOCKADE_POSTGRES_DSN": postgres.dsn,
+            "STOCKADE_POSTGRES_DSN": ledger_dsns.dsn,
+            "STOCKADE_POSTGRES_OWNER_DSN": ledger_dsns.owner_dsn,
             "STOCKADE_DATA": str(tmp_path / "data"),
         }
         with Service(environ=environ) as service:

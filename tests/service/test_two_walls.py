@@ -48,7 +48,7 @@ async def test_each_channel_sells_its_share_and_no_unit_more(tmp_path: Path) -> 
     with Service("--data", str(tmp_path / "data"), "--workers", "2") as service:
         url = service.url()
         for _ in range(2):
-            service.hears("serves")
+            service.hears("a worker runs")
         limits = httpx2.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
         async with (
             asyncio.timeout(PATIENCE_SECONDS),

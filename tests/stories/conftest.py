@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import httpx2
 import pytest
 
-from core.embedded.valkey import find_running
+from core.embedded import postgres, valkey
 from tests.audit import audit
+from tests.ledgered import audit_ledger
 from tests.processes import Service
 from tests.stories.storefront import Storefront
 
@@ -23,6 +24,7 @@ class Running:
 
     url: str
     store: str
+    ledger: str
     moved: set[str] = field(default_factory=set)  # see Storefront.moved
 
 
@@ -33,16 +35,17 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     flags = ("--data", str(data), "--workers", "2", "--staleness-ms", "0")
     with Service(*flags) as service:
         url = service.url()
-        store = find_running(data)
+        store, ledger = valkey.find_running(data), postgres.find_running(data)
         assert store is not None
-        yield Running(url, store)
+        assert ledger is not None
+        yield Running(url, store, ledger.dsn)
 
 
 @pytest.fixture
 async def storefront(running: Running) -> AsyncIterator[Storefront]:
     """The shop's counter. After each story every unit is recounted, twice.
 
-    Once from the reservations that there are, once from all that the stream says happened; both
+    Once from the reservations that there are, once from all that the ledger says happened; both
     must make what lies in the pools, and the laws must hold at every step.
     """
     limits = httpx2.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
@@ -52,5 +55,6 @@ async def storefront(running: Running) -> AsyncIterator[Storefront]:
         shop = Storefront(client, running.store)
         shop.moved = running.moved
         yield shop
-    found = await audit(running.store, running.moved)
-    assert found.events, "nothing happened"
+    await audit(running.store, running.moved)
+    looked = await audit_ledger(running.ledger, running.store, running.moved)
+    assert looked["movement"], "nothing happened"
