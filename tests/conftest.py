@@ -47,6 +47,11 @@ def pytest_configure(config: pytest.Config) -> None:
     # A setting in the caller's shell would reach the services under test.
     for variable in [name for name in os.environ if name.startswith("STOCKADE_")]:
         del os.environ[variable]
+    # Where root's PostgreSQL can run nowhere else, see core.embedded.cluster; everybody may pass.
+    state = tempfile.TemporaryDirectory(prefix="stockade-state-")
+    config.add_cleanup(state.cleanup)
+    Path(state.name).chmod(0o711)
+    os.environ["STATE_DIRECTORY"] = state.name
     if config.option.seed is None:
         config.option.seed = random.SystemRandom().randrange(2**32)
     if config.option.hypothesis_seed is None:

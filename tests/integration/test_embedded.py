@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import importlib.util
-import json
 import os
 import shutil
 import signal
 import socket
 import stat
-import subprocess
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
@@ -24,25 +21,10 @@ from core.embedded.find import find_server
 from core.embedded.server import SOCKET_PATH_MAX_BYTES
 from core.embedded.valkey import EmbeddedValkey, find_running
 from core.errors import StartRefused
-from tests.processes import ROOT, is_running, until
+from tests.holders import NOBODY, Holder, anybodys_checkout, python_for
+from tests.processes import is_running, until
 
 Fresh = Callable[..., Awaitable[EmbeddedValkey]]
-
-# A service in miniature: starts a server, writes a key, says who is who, and never stops it.
-HOLDER = """
-import asyncio, json, os, sys
-from pathlib import Path
-from core.embedded.valkey import EmbeddedValkey
-
-async def main():
-    binary = Path(sys.argv[2]) if sys.argv[2] else None
-    server = EmbeddedValkey(Path(sys.argv[1]), binary=binary)
-    await server.start()
-    print(json.dumps({"pid": os.getpid(), "socket": str(server.socket)}), flush=True)
-    await asyncio.Event().wait()
-
-asyncio.run(main())
-"""
 
 
 def ask(path: Path | str, *words: str) -> str:
@@ -62,54 +44,9 @@ def server_pid(path: Path | str) -> int:
     return int(info["process_id"])
 
 
-def is_free(data: Path) -> bool:
-    """True when neither guard nor server holds the data directory."""
-    with (data / EmbeddedValkey.lock_name).open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-    return True
-
-
-class Holder:
-    """A process of its own that holds a running server."""
-
-    def __init__(
-        self,
-        data: Path,
-        *,
-        python: str = sys.executable,
-        path: Path | str = ROOT,
-        binary: str = "",
-        **options: object,
-    ) -> None:
-        self.data = data
-        self.process = subprocess.Popen(
-            [python, "-c", HOLDER, str(data), binary],
-            cwd=path,
-            env=os.environ | {"PYTHONPATH": str(path)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            **options,  # type: ignore[call-overload]
-        )
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line, self.process.communicate()
-        self.socket = Path(json.loads(line)["socket"])
-        self.server_pid = server_pid(self.socket)
-        self.guard_pid = json.loads((data / EmbeddedValkey.lock_name).read_text())["guard_pid"]
-
-    def end(self) -> None:
-        self.process.kill()
-        self.process.communicate()
-        until(lambda: is_free(self.data), "the data directory is free")
-
-
 @pytest.fixture
 def holder(tmp_path: Path) -> Iterator[Holder]:
-    started = Holder(tmp_path / "data")
+    started = Holder(EmbeddedValkey, tmp_path / "data")
     yield started
     started.end()
 
@@ -315,42 +252,16 @@ def test_the_log_stays_small(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
 def test_somebody_else_than_root_can_run_it() -> None:
-    nobody = {"user": 65_534, "group": 65_534, "extra_groups": []}
-    with tempfile.TemporaryDirectory() as directory:
-        # Copied to where anybody can read it, as a checkout of root's own need not be.
-        Path(directory).chmod(0o755)
-        shutil.copytree(ROOT / "core", Path(directory, "core"))
-        shutil.copy(find_server(), Path(directory, "valkey-server"))
-        home = Path(directory, "home")
-        home.mkdir()
-        os.chown(home, 65_534, 65_534)
-        python = _python_for(nobody)
-        if python is None:
-            pytest.skip("there is no Python 3.11 that others than root can run")
+    with anybodys_checkout() as directory:
+        shutil.copy(find_server(), directory / "valkey-server")
         started = Holder(
-            home / "data",
-            python=python,
+            EmbeddedValkey,
+            directory / "home" / "data",
+            python=python_for(NOBODY),
             path=directory,
-            binary=f"{directory}/valkey-server",
-            **nobody,
+            options={"binary": f"{directory}/valkey-server"},
+            **NOBODY,
         )
         assert ask(started.socket, "SET", "k", "v") == "OK"
-        assert started.socket.stat().st_uid == 65_534
+        assert started.socket.stat().st_uid == NOBODY["user"]
         started.end()
-
-
-def _python_for(identity: dict[str, object]) -> str | None:
-    """An interpreter that ``identity`` may run: ours, or the system's if it is new enough."""
-    for python in (sys.executable, "/usr/bin/python3"):
-        try:
-            subprocess.run(
-                [python, "-c", "import asyncio; asyncio.Runner"],
-                cwd="/",
-                check=True,
-                capture_output=True,
-                **identity,  # type: ignore[call-overload]
-            )
-        except (OSError, subprocess.CalledProcessError):
-            continue
-        return python
-    return None

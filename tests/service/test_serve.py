@@ -102,6 +102,18 @@ def test_a_killed_store_is_started_again_with_its_data(tmp_path: Path) -> None:
         assert request(url, "GET", "/v1/channels/web")[0] == 200
 
 
+def test_a_killed_postgres_is_started_again_at_its_address(tmp_path: Path) -> None:
+    with Service("--data", str(tmp_path / "data")) as service:
+        url = service.url()
+        before = find_postgres(tmp_path / "data")
+        assert before is not None
+        holder = json.loads((tmp_path / "data" / EmbeddedPostgres.lock_name).read_text())
+        os.kill(holder["guard_pid"], signal.SIGKILL)
+        service.hears("the private PostgreSQL runs again")
+        assert find_postgres(tmp_path / "data") == before
+        assert request(url, "GET", "/readyz")[0] == 200
+
+
 def test_an_open_request_is_answered_before_the_end(tmp_path: Path) -> None:
     with Service("--data", str(tmp_path / "data")) as service:
         url = service.url()

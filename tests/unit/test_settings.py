@@ -158,6 +158,53 @@ def test_passwords_are_masked(url: str, shown: str) -> None:
     assert module.shown(Settings(valkey_url=url))["valkey_url"] == shown
 
 
+@pytest.mark.parametrize("name", ["postgres_dsn", "postgres_owner_dsn"])
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "mysql://u:secret@h/d",
+        "secret",
+        "postgresql://",
+        "postgres:///d",
+        "postgresql://u:secret@[/d",
+    ],
+)
+def test_a_wrong_dsn_is_refused_and_not_repeated(name: str, dsn: str, tmp_path: Path) -> None:
+    told = refusal({"postgres_dsn": "postgresql://h", name: dsn}, {}, tmp_path)
+    assert f"{name} must be postgresql://USER:PASSWORD@HOST:PORT/DATABASE" in told
+    assert "secret" not in told
+    with pytest.raises(ValueError, match="must be postgresql"):
+        Settings(**{name: dsn})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("dsn", "shown"),
+    [
+        ("postgresql://h/d", "postgresql://h/d"),
+        ("postgres://u:p@w@h:5432/d?sslmode=require", "postgres://u:***@h:5432/d?sslmode=require"),
+        ("postgresql://u:pw@h1:1,h2:2/d", "postgresql://u:***@h1:1,h2:2/d"),
+        ("postgresql://u@/d?host=/run&port=5432", "postgresql://u@/d?host=/run&port=5432"),
+        (
+            "postgresql://h/d?user=u&password=p&sslpassword=q",
+            "postgresql://h/d?user=u&password=***&sslpassword=***",
+        ),
+    ],
+)
+def test_good_dsns_are_taken_as_they_are_and_shown_masked(
+    dsn: str, shown: str, tmp_path: Path
+) -> None:
+    flags = {"postgres_dsn": dsn, "postgres_owner_dsn": dsn}
+    settings = load(flags, {}, tmp_path).settings
+    assert settings.postgres_dsn == settings.postgres_owner_dsn == dsn
+    table = module.shown(settings)
+    assert table["postgres_dsn"] == table["postgres_owner_dsn"] == shown
+
+
+def test_an_owner_of_no_database_is_refused(tmp_path: Path) -> None:
+    told = refusal({"postgres_owner_dsn": "postgresql://h/d"}, {}, tmp_path)
+    assert told == "flag --postgres-owner-dsn: it needs a postgres_dsn beside it"
+
+
 def test_a_worker_reads_what_the_supervisor_wrote() -> None:
     settings = Settings(data=Path("/a b"), valkey_url="redis://:pw@h", valkey_bin=Path("/v"))
     assert module.decode(module.encode(settings)) == settings
