@@ -57,7 +57,8 @@ async def test_workers_die_during_the_sale(tmp_path: Path) -> None:
     with Service(*flags) as service:
         url, store = service.url(), find_running(data)
         assert store is not None
-        pids = [re.findall(r"a worker runs as process (\d+)", service.hears("a worker runs"))[0] for _ in range(2)]
+        told = [service.hears("a worker runs") for _ in range(2)]
+        pids = [re.findall(r"process (\d+)", line)[0] for line in told]
         async with httpx2.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as client:
             shop = Storefront(client, store)
             await shop.channel("web")
