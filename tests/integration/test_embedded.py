@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from core.embedded import guard
+from core.embedded import guard, valkey
 from core.embedded.find import find_server
 from core.embedded.server import SOCKET_PATH_MAX_BYTES
 from core.embedded.valkey import EmbeddedValkey, find_running
@@ -175,7 +175,10 @@ async def test_a_start_waits_for_a_slow_orphan(holder: Holder) -> None:
     await server.stop()
 
 
-async def test_a_server_that_hangs_is_killed(fresh_valkey: Fresh) -> None:
+async def test_a_server_that_hangs_is_killed(
+    fresh_valkey: Fresh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(valkey, "STOP_SECONDS", 0.2)
     server = await fresh_valkey()
     pid = server_pid(server.socket)
     os.kill(pid, signal.SIGSTOP)
