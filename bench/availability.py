@@ -41,7 +41,7 @@ async def availability(rounds: int) -> AsyncIterator[Figure]:
         return
     many: list[Wrk] = []
     one: list[Wrk] = []
-    with stockade() as port:
+    with stockade() as (port, _):
         fill(port)
         for _ in range(rounds):
             many.append(wrk(port, page(TILES), None, CONNECTIONS))

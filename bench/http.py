@@ -87,8 +87,9 @@ def ask(port: int, method: str, path: str, payload: bytes) -> tuple[int, Any]:
 
 
 @contextmanager
-def stockade() -> Iterator[int]:
-    """``stockade serve`` on its private store, with stock and a sold-out SKU: the port."""
+def stockade() -> Iterator[tuple[int, str]]:
+    """``stockade serve`` on private servers, with stock and a sold-out SKU: the port, the data
+    directory."""
     with tempfile.TemporaryDirectory(prefix="stockade-bench-") as directory:
         process = subprocess.Popen(
             [sys.executable, "-m", "api.cli", "serve", "--port", "0", "--data", directory,
@@ -99,7 +100,7 @@ def stockade() -> Iterator[int]:
             assert process.stdout is not None
             port = int(process.stdout.readline().rpartition(":")[2])
             _stock(port)
-            yield port
+            yield port, directory
         finally:
             process.send_signal(signal.SIGTERM)
             process.communicate()
@@ -151,7 +152,7 @@ async def http_suite(rounds: int) -> AsyncIterator[Figure]:
         return
     granted, refused, batches, echoed = [], [], [], []
     with ExitStack() as stack:
-        port = stack.enter_context(stockade())
+        port, _ = stack.enter_context(stockade())
         echo = stack.enter_context(starlette_echo())
         one, gone, many = body(IN_STOCK), body(SOLD_OUT), batch_body()
         for _ in range(rounds):

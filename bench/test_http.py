@@ -16,7 +16,7 @@ BATCH_ROUNDS = 20
 
 @pytest.fixture(scope="module")
 def connection() -> Iterator[http.client.HTTPConnection]:
-    with stockade() as port:
+    with stockade() as (port, _):
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
         try:
             yield connection
