@@ -6,7 +6,6 @@ its accounts gained and lost must be what moved, unit by unit, or the event is n
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Final
@@ -27,51 +26,43 @@ ID_LENGTH: Final = 36
 
 
 class Accounts:
-    """A pool's row, by the names that movements use; ``deficit`` counts what is missing."""
+    """A pool's row, by the names that movements use; ``deficit`` counts what is missing.
 
-    __slots__ = ("numbers", "text", "units", "version")
+    ``on_hand``, ``promised`` (reserved and committed) and ``sellable`` (free, shared and safety)
+    are sums of them.
+    """
+
+    __slots__ = (
+        "deficit", "numbers", "on_hand", "promised", "sellable", "text", "units", "version",
+    )  # fmt: skip
 
     def __init__(self, text: str) -> None:
         """``text``: as the store has it; empty for a pool that never was."""
         self.text = text
+        self.version, self.numbers = 0, ("0", "0")
         self.units: dict[str, int] = {}
-        self.version = 0
-        self.numbers = ("0", "0")
+        self.on_hand = self.promised = self.sellable = self.deficit = 0
         if not text:
             return
-        words = text.split(" ")
-        self.version, self.numbers = int(words[0]), (words[1], words[2])
-        shared, safety, damaged, quarantine, deficit, _ = words[3].split(",")
-        self.units = {
-            "shared": int(shared), "safety": int(safety), "damaged": int(damaged),
-            "quarantine": int(quarantine), "deficit": -int(deficit),
+        version, sku_number, policy_number, head, *quotas = text.split(" ")
+        self.version, self.numbers = int(version), (sku_number, policy_number)
+        shared, safety, damaged, quarantine, deficit, _ = map(int, head.split(","))
+        units = self.units = {
+            "shared": shared, "safety": safety, "damaged": damaged, "quarantine": quarantine,
+            "deficit": -deficit,
         }  # fmt: skip
-        for word in words[4:]:
+        promised, sellable = 0, shared + safety
+        for word in quotas:
             name, _, body = word.partition("@")
-            free, reserved, committed, _ = body.split(",", 3)
-            self.units[f"free:{name}"] = int(free)
-            self.units[f"reserved:{name}"] = int(reserved)
-            self.units[f"committed:{name}"] = int(committed)
-
-    @property
-    def deficit(self) -> int:
-        return -self.units.get("deficit", 0)
-
-    @property
-    def on_hand(self) -> int:
-        return sum(self.units.values())
-
-    @property
-    def promised(self) -> int:
-        return sum(
-            units for name, units in self.units.items() if name.startswith(("reserved:", "comm"))
-        )
-
-    @property
-    def sellable(self) -> int:
-        units = self.units
-        free = sum(each for name, each in units.items() if name.startswith("free:"))
-        return free + units.get("shared", 0) + units.get("safety", 0)
+            words = body.split(",", 3)
+            free, reserved, committed = int(words[0]), int(words[1]), int(words[2])
+            units["free:" + name] = free
+            units["reserved:" + name] = reserved
+            units["committed:" + name] = committed
+            promised += reserved + committed
+            sellable += free
+        self.promised, self.sellable, self.deficit = promised, sellable, deficit
+        self.on_hand = promised + sellable + damaged + quarantine - deficit
 
 
 class Chronicle:
@@ -132,7 +123,7 @@ class _Event:
         self.rows = dict(zip(rows[::2], map(Accounts, rows[1::2]), strict=True))
         records = _lines(entry, "r")
         self.records = dict(zip(records[::2], records[1::2], strict=True))
-        self.moved: dict[str, Counter[str]] = {pool: Counter() for pool in self.rows}
+        self.moved: dict[str, dict[str, int]] = {pool: {} for pool in self.rows}
 
     def write(self) -> None:
         self._write_movements()
@@ -195,15 +186,16 @@ class _Event:
     def _write_takes(self, verb: str, id: str, record: str, notes: dict[str, str]) -> None:
         """What a new reservation, or one that was committed late, took follows from its record."""
         words = record.split(" ")
-        account, channel = ALIVE[words[0]], words[6]
-        target = f"{account}:{channel}"
+        channel, reference = words[6], words[8] if id not in notes else notes[id]
+        target, told = f"{ALIVE[words[0]]}:{channel}", _text(reference)
         for word in words[9:]:
             pool, _, body = word.rpartition("@")
             own, borrowed = body.split(",", 2)[:2]
-            if borrowed != "0":
-                self._move(verb, pool, "shared", target, borrowed, id, notes)
-            if own != "0":
-                self._move(verb, pool, f"free:{channel}", target, own, id, notes)
+            for source, units in (("shared", borrowed), (f"free:{channel}", own)):
+                if units != "0":
+                    self._write_movement(
+                        verb, pool, source, target, units, channel, id, told, NULL, NULL
+                    )
 
     def _move(
         self, verb: str, pool: str, source: str, target: str, units: str, id: str,
@@ -224,9 +216,10 @@ class _Event:
         self, verb: str, pool: str, source: str, target: str, units: str, channel: str, id: str,
         reference: str, reason: str, occurred: str,
     ) -> None:  # fmt: skip
-        moved, sku, location = self.moved[pool], *pool.split("@")
-        moved[source] -= int(units)
-        moved[target] += int(units)
+        moved, count = self.moved[pool], int(units)
+        moved[source] = moved.get(source, 0) - count
+        moved[target] = moved.get(target, 0) + count
+        sku, _, location = pool.partition("@")
         self.page.copied["movement"].append(
             f"{self._next()}\t{self.time}\t{occurred}\t{verb}\t{sku}\t{location}\t{source}\t"
             f"{target}\t{units}\t{self.rows[pool].version}\t{channel}\t{id}\t{reference}\t"
@@ -237,13 +230,13 @@ class _Event:
 
     def _write_pool(self, pool: str, before: Accounts, after: Accounts) -> None:
         self._believe(pool, before, after)
-        sku, location = pool.split("@")
+        sku, _, location = pool.partition("@")
         position = self._next()
         numbers = (after.on_hand, after.promised, after.sellable, after.deficit)
-        on_hand, promised, sellable, deficit = numbers
         self.page.copied["balance"].append(
             f"{position}\t{self.time}\t{sku}\t{location}\t{after.version}\t{after.text}\t"
-            f"{on_hand}\t{promised}\t{sellable}\t{deficit}\t{before.sellable}\t{before.deficit}\n"
+            f"{after.on_hand}\t{after.promised}\t{after.sellable}\t{after.deficit}\t"
+            f"{before.sellable}\t{before.deficit}\n"
         )
         self.page.pools[pool] = (after.version, position, after.text, numbers)
         self.chronicle.pools[pool] = after
@@ -255,23 +248,24 @@ class _Event:
                 f"event {self.entry.epoch}-{self.entry.seq}: {pool} goes from version "
                 f"{before.version} to {after.version}"
             )
-        changed = Counter(after.units)
-        changed.subtract(before.units)
-        moved = self.moved[pool]
-        del moved["outside"]
+        was, now, moved = before.units, after.units, self.moved[pool]
         if after.numbers != before.numbers and before.text:
             # A row that meets a changed policy has its safety stock filled or given up.
-            units = changed["safety"] - moved["safety"]
-            if units and units == moved["shared"] - changed["shared"]:
+            units = now["safety"] - was["safety"] - moved.get("safety", 0)
+            if units and units == moved.get("shared", 0) - now["shared"] + was["shared"]:
                 ends = ("shared", "safety") if units > 0 else ("safety", "shared")
                 self._write_movement(
                     "policy", pool, *ends, str(abs(units)), NULL, NULL, NULL, NULL, NULL
                 )
-        if any(changed[name] != moved[name] for name in changed.keys() | moved.keys()):
-            raise LedgerBroken(
-                f"event {self.entry.epoch}-{self.entry.seq}: {pool} changed from {before.text!r} "
-                f"to {after.text!r}, which is not what moved: {dict(moved)}"
-            )
+        for name in moved.keys() | now.keys() | was.keys():
+            if (
+                now.get(name, 0) - was.get(name, 0) != moved.get(name, 0)
+                and name != "outside"
+            ):
+                raise LedgerBroken(
+                    f"event {self.entry.epoch}-{self.entry.seq}: {pool} changed from "
+                    f"{before.text!r} to {after.text!r}, which is not what moved: {moved}"
+                )
 
     def _write_reservation(self, id: str, record: str) -> None:
         state, version, _, _, _, _, channel, customer, reference = record.split(" ", 9)[:9]
