@@ -1,7 +1,7 @@
 """Which deadlines may have passed, as one worker knows it. Plain bookkeeping, no I/O.
 
-Ids wait in one list per second of their deadline. The store keeps a cursor: every list before it
-is empty. A refusal is only right if nothing is due, and asking must be cheap, so a list that was
+Ids wait in one list per second of their deadline, those of one script in one entry, a blank between
+them. The store keeps a cursor: every list before it is empty. A refusal is only right if nothing is due, and asking must be cheap, so a list that was
 looked through is remembered by its length and by the earliest deadline in it: until one of the
 two changes, nothing in it can be due.
 """
@@ -21,7 +21,7 @@ class Deadlines:
         self.cursor = 0
         self.clear_round = -1  # pipeline that last found nothing due
         self.clear_at = -1e9  # and when it was sent, monotonic seconds
-        self.drains: dict[int, list[str]] = {}  # ids to expire and tidy in the next pipeline
+        self.drains: dict[int, list[str]] = {}  # entries to expire and tidy in the next pipeline
         self._quiet: dict[int, tuple[int, int]] = {}
         self._set_aside: set[str] = set()
 
@@ -39,7 +39,7 @@ class Deadlines:
         return now_ms // 1000 - self.cursor >= SECONDS_MAX
 
     def quiet(self, second: int) -> tuple[int, int]:
-        """(ids in the list, time in ms) up to which it is known that nothing is due in it."""
+        """(entries of the list, time in ms) up to which it is known that nothing is due in it."""
         return self._quiet.get(second, (-1, 0))
 
     def not_judged(self, round: int, seen_at: float) -> None:
@@ -49,19 +49,19 @@ class Deadlines:
     def looked(
         self, found: dict[int, list[bytes]], server_ms: int, round: int, seen_at: float
     ) -> None:
-        """Takes in a look: ids that may be due are drained next."""
+        """Takes in a look: entries with what may be due are drained next."""
         clear = bool(found) and max(found) >= server_ms // 1000 and min(found) <= self.cursor
-        for second, ids in found.items():
-            names = [each.decode() for each in ids]
-            if any(each not in self._set_aside for each in names):
+        for second, entries in found.items():
+            texts = [each.decode() for each in entries]
+            if any(id not in self._set_aside for each in texts for id in each.split(" ")):
                 clear = False
-            if names and names[0]:
-                self.drains[second] = names
+            if texts and texts[0]:
+                self.drains[second] = texts
         if clear:
             self.clear_round, self.clear_at = round, seen_at
 
     def tidied(self, second: int, left: int, kept: int, earliest_ms: int) -> None:
-        """Takes in what a list holds after its ids were settled."""
+        """Takes in how many entries a list has after their ids were settled."""
         if left == kept:
             self._quiet[second] = (left, earliest_ms or QUIET_MS)
         else:

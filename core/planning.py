@@ -384,8 +384,10 @@ class Planner:
         """Verbs on records, each at most once in a pipeline."""
         busy = {op.id for step in steps if isinstance(step, ReplanStep) for op in step.ops}
         drains, self._deadlines.drains = self._deadlines.drains, {}
-        for second, ids in drains.items():
-            drains[second] = [each for each in ids if self._expire(each)]
+        for entries in drains.values():
+            for entry in entries:
+                for each in entry.split(" "):
+                    self._expire(each)
         for queue in self._queues.settles.values():
             ops: list[SettleOp] = []
             later: list[SettleOp] = []
@@ -409,19 +411,18 @@ class Planner:
         if drains:
             steps.append(DueStep(drains))
 
-    def _expire(self, reservation_id: str) -> bool:
-        """Queues an expiry. False for what cannot be an id: somebody else wrote to the list."""
+    def _expire(self, reservation_id: str) -> None:
+        """Queues an expiry. What cannot be an id is told: somebody else wrote to the list."""
         if self._deadlines.is_set_aside(reservation_id):
-            return True
+            return
         expiry = Expiry(self._deadlines, reservation_id)
         try:
             op = SettleOp("expire", reservation_id, expiry)
         except ValueError:
             self._deadlines.set_aside(reservation_id)
             log.error("a list of deadlines holds %r, which is no reservation", reservation_id)
-            return False
+            return
         self._queues.settles[scripts.GIVEBACK.name].append(op)
-        return True
 
     def look_step(self, steps: list[Step], tidying: bool) -> None:
         if not (self._wanted or self._keyed or self.look_due or tidying):

@@ -36,6 +36,7 @@ def index_of(names: list[bytes], known: dict[bytes, int], name: bytes) -> int:
 
 
 PUT_OFF_SECONDS = 3_600  # until a record that cannot expire is tried again
+IDS_MAX = 128  # of one entry of a list of deadlines: one is cheaper to write than many
 
 
 class Step:
@@ -137,8 +138,9 @@ class ReserveStep(PlannedStep):
         args += [field for field, _ in values]
         args += [value for _, value in values]
         for ids in self._due.values():
-            args.append(len(ids))
-            args += ids
+            starts = range(0, len(ids), IDS_MAX)
+            args.append(len(starts))
+            args += [" ".join(ids[start : start + IDS_MAX]) for start in starts]
         args += ended
         return evalsha(scripts.RESERVE, names, lane.head(self._now_ms, lane.policy_number), args)
 
@@ -238,6 +240,7 @@ class DueStep(Step):
     """Tidies the lists of deadlines behind the expiries of the same pipeline."""
 
     def __init__(self, lists: dict[int, list[str]]) -> None:
+        """``lists``: second → its first entries."""
         self._lists = lists
         self._put_off: list[str] = []
 
@@ -246,14 +249,20 @@ class DueStep(Step):
         names = [keys.META, later, *(keys.due_at(second) for second in self._lists)]
         known: dict[bytes, int] = {}
         args: list[Any] = [len(self._lists)]
-        for second, ids in self._lists.items():
-            args += (second, len(ids))
-            for each in ids:
-                off = lane.deadlines.is_set_aside(each)
-                if off:
-                    self._put_off.append(each)
-                at = index_of(names, known, keys.bucket_of(each))
-                args += (at, each, "1" if off else "")
+        for second, entries in self._lists.items():
+            args += (second, len(entries))
+            for entry in entries:
+                ids = entry.split(" ")
+                args.append(len(ids))
+                for each in ids:
+                    off = lane.deadlines.is_set_aside(each)
+                    if off:
+                        self._put_off.append(each)
+                    try:
+                        at = index_of(names, known, keys.bucket_of(each))
+                    except ValueError:  # no id, so no bucket has it, as little as meta does
+                        at = 1
+                    args += (at, each, "1" if off else "")
         return evalsha(scripts.DUE, names, lane.head(None), args)
 
     def landed(self, lane: Lane, reply: list[Any], resent: bool) -> None:

@@ -158,8 +158,8 @@ def _check_due(found: Audit) -> None:
     """Every deadline is found by the reaper, and nothing waits where it never looks (law 6)."""
     cursor = int(found.meta.get("cursor", 0))
     lists = {
-        int(name.removeprefix(TAG + "due:")): set(ids)
-        for name, ids in found.store.lists.items()
+        int(name.removeprefix(TAG + "due:")): {id for entry in entries for id in entry.split(" ")}
+        for name, entries in found.store.lists.items()
         if name.startswith(TAG + "due:")
     }
     for id, record in found.records.items():

@@ -45,7 +45,7 @@ def bucket_of(reservation_id: str) -> bytes:
 
 
 def due_at(second: int) -> bytes:
-    """The list of ids whose deadline falls into this second."""
+    """The list of ids whose deadline falls into this second; an entry may hold many."""
     return b"%s%d" % (_DUE, second)
 
 

@@ -166,7 +166,7 @@ async def test_facts_and_demands_in_one_batch(worker: Service, store: Store) -> 
     dated = [each for each in results if isinstance(each, Receipt) and each.record[:1] == b"R"]
     for each in dated:
         second = int(each.record.split(b" ")[3]) // 1000
-        assert each.id.encode() in store.lrange(keys.due_at(second), 0, -1)
+        assert each.id.encode() in b" ".join(store.lrange(keys.due_at(second), 0, -1))
     again = await worker.engine.reserve_batch(requests, keyed)
     assert [each.id for each in again if isinstance(each, Receipt) and each.replayed] == [
         each.id for each in results if isinstance(each, Receipt)

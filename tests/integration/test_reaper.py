@@ -119,6 +119,28 @@ async def test_an_extended_one_is_looked_at_in_its_new_second(
     assert states(store, [id]) == {"X"}
 
 
+async def test_an_entry_of_many_keeps_those_that_wait_on(worker: Service, store: Store) -> None:
+    """Those of one script stand in one entry; each leaves it when its own turn has come."""
+    await furnish(worker, {"tee": 3})
+    ids = await many(worker, 3)
+    second = min(int(record(store, id).split(" ")[3]) for id in ids) // 1000
+    for id in ids:
+        move_deadline(store, id, second * 1000 + 500)
+    store.delete(keys.due_at(second))
+    store.rpush(keys.due_at(second), " ".join(ids), "no id", ids[1])
+    await worker.engine.release(ids[0], Release())
+    worker.lane.deadlines.drains[second] = [" ".join(ids), "no id"]
+    await worker.lane.tidy()
+    assert store.lrange(keys.due_at(second), 0, -1) == [
+        ids[1].encode(), f"{ids[1]} {ids[2]}".encode()
+    ]  # fmt: skip
+    assert states(store, ids[1:]) == {"R"}
+    assert worker.lane.deadlines.quiet(second) == (-1, 0), "one entry was not looked through"
+    worker.lane.deadlines.drains[second] = [ids[1], f"{ids[1]} {ids[2]}"]
+    await worker.lane.tidy()
+    assert worker.lane.deadlines.quiet(second) == (2, second * 1000 + 500)
+
+
 async def test_a_deadline_behind_the_cursor_moves_it_back(worker: Service, store: Store) -> None:
     """A demand planned before a jump of the clock may get a deadline that the cursor has passed."""
     await furnish(worker, {"tee": 1})

@@ -4,10 +4,11 @@
 -- Guarantees: all of it is of one instant; nothing is written.
 -- KEYS 1 meta 2 pools 3 skus 4 h 5 h before 6 w 7 w before 8… due lists
 -- ARGV head, then rows, skus, keys; rows × (pool), skus × (sku), keys × (field);
---      per due list: how many ids were seen there with nothing due, and until when (ms) that holds
+--      per due list: how many entries were seen there with nothing due, and until when (ms) that
+--      holds
 -- Returns applied, rows, entries of skus, values of keys ("" for what is not there),
---      per due list its first ids, or nothing if none can be due; 1,000 ids in all, and '' for a
---      list that had no room
+--      per due list its first entries, or nothing if none can be due; about 1,000 ids in all, and
+--      '' for a list that had no room
 -- Event: none
 --%include shard
 
@@ -40,13 +41,27 @@ for i = 1, keys do
 end
 at = at + keys
 local due, room = {}, 1000
+
+-- The first entries of a due list, until there is no more room.
+local function first_entries(key)
+  local entries, count = {}, 0
+  repeat
+    local found = call('LRANGE', key, count, count + 15)
+    for i = 1, #found do
+      if room <= 0 then return entries end
+      count = count + 1
+      entries[count] = found[i]
+      room = room - math.ceil(#found[i] / 37)   -- ids of 36 characters, a blank between them
+    end
+  until #found < 16
+  return entries
+end
+
 for i = 8, #KEYS do
   local seen, quiet_until = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
   at = at + 2
   if ARGV[10] == '1' and (call('LLEN', KEYS[i]) ~= seen or now >= quiet_until) then
-    local ids = room > 0 and call('LRANGE', KEYS[i], 0, room - 1) or {''}
-    room = room - #ids
-    due[#due + 1] = ids
+    due[#due + 1] = room > 0 and first_entries(KEYS[i]) or {''}
   else
     due[#due + 1] = {}
   end

@@ -10,7 +10,7 @@
 --      or "", moves as one text;
 --      pools × (name), × (old row), × (new row), × (deltas);
 --      records × (index of its bucket in KEYS, id, old record, new record, key or "", fingerprint);
---      per due list: its count, then its ids
+--      per due list: its count, then its entries: an id each
 -- Returns applied | rebased | conflict as reserve, stale (0-based index, record or "" …),
 --      known ('batch', rows as they are) | known ('keys', index, value …)
 -- Event amend | commit | return: p rows, r records, m moves; late: 1 for a late commit, whose moves

@@ -9,7 +9,8 @@
 -- ARGV head, then pools, records, keys, due lists, earliest deadline in ms or "", moves of facts as
 --      one text, ids that are at their end already;
 --      pools × (name), × (old row), × (new row), × (deltas); records × (id, record);
---      keys × (field), × (value); per due list: its count, then its ids; the ended ids
+--      keys × (field), × (value); per due list: its count, then its entries: ids with a blank
+--      between them; the ended ids
 -- Returns applied | rebased (index, row …) | conflict (index, fresh row …)
 --      | known ('batch', rows as they are) | known ('keys', index, value …) and the head's outcomes
 -- Event reserve: p rows, r records, m moves of those records that it names; those of the others
