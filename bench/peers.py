@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import count
+from typing import Any
 from uuid import uuid4
 
 import redis.asyncio as redis
@@ -94,8 +95,12 @@ async def own_script(
         ]  # fmt: skip
         record = f"R 1 - {deadline} - - {CHANNEL} - - {pool}@1,0"
         key = fresh_key()
-        used = wording.pack_key(key.field, key.fingerprint, 201, id) if keyed else ()
-        args = [*head, 1, 1, int(keyed), 1, deadline, "", 0, *plan, id, record, *used, 1, id]
+        field, value = wording.pack_key(key.field, key.fingerprint, 201, id)
+        used, line = ([field], b"%s %s" % (field, value)) if keyed else ([], b"")
+        texts = (f"{id}\n{record}", line, "")
+        args: list[Any] = [
+            *head, 1, 1, len(used), 0, 1, deadline, "", 0, *texts, *plan, id, record, *used, 1, id,
+        ]  # fmt: skip
         reply = await reserve(names, args)
         assert reply[0] in (b"rebased", b"applied"), reply
 

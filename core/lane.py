@@ -37,7 +37,8 @@ from core.replan_steps import ReplanStep
 from core.snapshot import Snapshot
 from core.steps import LookStep, ReserveStep, Step
 from core.store import keys
-from core.store.link import Command, Link, Replies, ReplyError, pack_command
+from core.store._pack import pack_command
+from core.store.link import Command, Link, Replies, ReplyError
 
 CLOCK_TRIES_MAX = 3  # proposals of time in a row that the store may refuse
 SEND_AT = 128  # demands that are sent at once: by an idle lane, or ahead of the answer to others

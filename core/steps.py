@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 from core.errors import KeyReused
 from core.kernel._plan import FULFILLED, RESERVED, Stage
 from core.kernel._policy import Row
+from core.model import Key
 from core.ops import Known, Receipt, ReserveOp, SettleOp
 from core.store import keys, scripts, wording
+from core.store._pack import key_lines, record_lines
 from core.store.link import Command
 
 if TYPE_CHECKING:
@@ -110,6 +112,9 @@ class ReserveStep(PlannedStep):
         self.ops = ops
         self._due = due
         self._now_ms = now_ms
+        keyed = [(op, op.key) for op in ops if op.key is not None]
+        self._long = [each for each in keyed if each[1].of_batch]
+        self._short = [each for each in keyed if not each[1].of_batch] if self._long else keyed
 
     def command(self, lane: Lane) -> Command:
         stage = self.stage
@@ -118,29 +123,29 @@ class ReserveStep(PlannedStep):
             keys.bucket_at(self._now_ms), lane.done_list,
             *(keys.due_at(second) for second in self._due),
         ]  # fmt: skip
-        records: list[Any] = []
-        for op in self.ops:
-            records += (op.id, op.record)
-        keyed = [op for op in self.ops if op.key is not None]
-        values = [wording.pack_key(op.key.field, op.key.fingerprint, 201, op.id) for op in keyed]
+        ids: list[Any] = [op.id for op in self.ops]
+        records: list[Any] = [op.record for op in self.ops]
+        both: list[Any] = [None] * (2 * len(ids))
+        both[::2], both[1::2] = ids, records
         held = [op.ttl_ms for op in self.ops if op.state == RESERVED]
         ended = [op.id for op in self.ops if op.state == FULFILLED]
         args: list[Any] = [
-            len(stage.pools), len(self.ops), len(keyed), len(self._due),
+            len(stage.pools), len(ids), len(self._short), len(self._long), len(self._due),
             self._now_ms + min(held) if held else "",
-            "" if len(held) == len(self.ops) else self._moves(), len(ended),
+            "" if len(held) == len(ids) else self._moves(), len(ended),
+            record_lines(ids, records), _lines(self._short), _lines(self._long),
         ]  # fmt: skip
         args += stage.pools
         args += stage.old
         args += stage.new
         args += stage.deltas
-        args += records
-        args += [field for field, _ in values]
-        args += [value for _, value in values]
-        for ids in self._due.values():
-            starts = range(0, len(ids), IDS_MAX)
+        args += both
+        args += [key.field for _, key in self._short]
+        args += [key.field for _, key in self._long]
+        for held_then in self._due.values():
+            starts = range(0, len(held_then), IDS_MAX)
             args.append(len(starts))
-            args += [" ".join(ids[start : start + IDS_MAX]) for start in starts]
+            args += [" ".join(held_then[start : start + IDS_MAX]) for start in starts]
         args += ended
         return evalsha(scripts.RESERVE, names, lane.head(self._now_ms, lane.policy_number), args)
 
@@ -171,7 +176,7 @@ class ReserveStep(PlannedStep):
             lane.queues.replan(self.ops, self.conflicted(lane, reply[5]))
         elif outcome == b"known" and reply[5] == b"keys":
             self.undone(lane)
-            keyed = [op for op in self.ops if op.key is not None]
+            keyed = [op for op, _ in (*self._short, *self._long)]
             known = dict(zip(reply[6][::2], reply[6][1::2], strict=True))
             for index, value in known.items():
                 answer_known(keyed[index], value)
@@ -182,8 +187,16 @@ class ReserveStep(PlannedStep):
                 self.as_met(lane, reply[6])
             else:
                 self.took_effect(lane, reply[5])
+            durability = lane.durability
             for op in self.ops:
-                op.finish(Receipt(op.id, op.record, lane.durability, shortfalls=op.shortfalls))
+                op.finish(Receipt(op.id, op.record, durability, False, False, op.shortfalls))
+
+
+def _lines(keyed: list[tuple[ReserveOp, Key]]) -> bytes:
+    """What the keys of new reservations stand for, as one text."""
+    ids: list[Any] = [op.id for op, _ in keyed]
+    fields, fingerprints = [key.field for _, key in keyed], [key.fingerprint for _, key in keyed]
+    return key_lines(fields, fingerprints, b"201", ids)
 
 
 class SettleStep(Step):

@@ -27,6 +27,7 @@ from tests.stored import (
     parse_record,
     parse_row,
     read,
+    spelled_out,
 )
 from tests.stream import Fold, check_row
 
@@ -211,7 +212,10 @@ def _check_keys(found: Audit) -> None:
     for name, values in found.store.hashes.items():
         if not name.startswith(TAG + "idem:"):
             continue
-        for key, value in values.items():
+        named = {value for value in values.values() if value.startswith("=")}
+        entries = {key for key in values if key.startswith("=")}
+        found.check(named == entries, f"{name} has the entries {entries}, its keys name {named}")
+        for key, value in spelled_out(values).items():
             parsed = _KEY.fullmatch(value)
             if parsed is None:
                 found.check(False, f"key {key} of {name}: {value!r}")

@@ -256,6 +256,17 @@ def parse_event(name: str, fields: dict[str, str]) -> Event:
     )  # fmt: skip
 
 
+def spelled_out(window: dict[str, str]) -> dict[str, str]:
+    """What each key of a window stands for: those of one script share an entry, which they name."""
+    found = {}
+    for key, value in window.items():
+        if key.startswith("="):
+            continue
+        lines = dict(line.split(" ", 1) for line in window.get(value, "").split("\n") if line)
+        found[key] = lines.get(key, value)
+    return found
+
+
 def decoded(word: str) -> str | None:
     """Free text as it was before it was encoded; ``-`` stands for none."""
     return None if word == "-" else unquote(word)

@@ -11,14 +11,14 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import hiredis
 from redis.asyncio.connection import SSLConnection, parse_url
 
+from core.store._pack import pack_command
+
 Command = tuple[bytes | str | int, ...]
-# hiredis types the command as a tuple of one word; it takes as many as there are.
-pack_command = cast("Callable[[Command], bytes]", hiredis.pack_command)
 
 Replies = list[Any] | ConnectionError
 _NOTHING = object()

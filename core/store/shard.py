@@ -228,15 +228,23 @@ class Shard:
     ) -> list[bytes | None]:
         """The same of many keys."""
         try:
-            pipe = self._redis.pipeline(transaction=True)
-            for window in windows:
-                pipe.hmget(window, list(fields))
-            found = await pipe.execute()
+            found = [await self._spelled_out(window, fields) for window in windows]
         except RedisError as error:
             raise _error(error, windows[0]) from error
         return [
             next((value for value in values if value is not None), None)
             for values in zip(*found, strict=True)
+        ]
+
+    async def _spelled_out(self, window: bytes, fields: Sequence[bytes]) -> list[bytes | None]:
+        """Values of a window's keys; those that name an entry which they share, as it says."""
+        values = cast("list[bytes | None]", await self._redis.hmget(window, list(fields)))
+        names = list({each for each in values if each and wording.names_entry(each)})
+        found = await self._redis.hmget(window, names) if names else []
+        texts = dict(zip(names, cast("list[bytes]", found), strict=True))
+        return [
+            wording.value_in_entry(texts[value], field) if value in texts else value
+            for field, value in zip(fields, values, strict=True)
         ]
 
     async def policy_number(self) -> tuple[str, int]:

@@ -228,8 +228,19 @@ def sku_view(name: str, entry: bytes) -> SkuView:
 
 
 def pack_key(field: bytes, fingerprint: bytes, status: int, resource: str) -> tuple[bytes, bytes]:
-    """Field and value of an idempotency key."""
+    """Field and value of an idempotency key. Keys that were used in one script share an entry: a
+    line for each, field and value with a blank between them; their own values name that entry."""
     return field, b"%s %d %s" % (fingerprint, status, resource.encode())
+
+
+def names_entry(value: bytes) -> bool:
+    """True for the value of a key that only names the entry which says what it stands for."""
+    return value.startswith(b"=")
+
+
+def value_in_entry(entry: bytes, field: bytes) -> bytes:
+    """What the entry that a key shares says of it."""
+    return dict(line.split(b" ", 1) for line in entry.split(b"\n"))[field]
 
 
 def parse_key(value: bytes) -> tuple[bytes, int, str]:

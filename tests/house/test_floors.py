@@ -77,6 +77,7 @@ EDGES = {
     "core.steps": {
         "core.errors": "the script's code becomes the caller's error",
         "core.kernel": "a planned stage is what a script writes",
+        "core.model": "keys that new reservations came under",
         "core.ops": "the ops of one script",
         "core.store": "names of keys, scripts, wording",
     },

@@ -25,7 +25,7 @@ READS = {"HGET", "HMGET", "HEXISTS", "HGETALL", "TYPE", "TIME", "EXISTS", "LRANG
 WRITES = {"HSET", "HDEL", "XADD", "XTRIM", "RPUSH", "LTRIM", "ZADD"}
 
 # Whole key names: from KEYS, or a parameter that a caller filled from KEYS.
-KEY = re.compile(r"KEYS\[.+\]|pools|key|bucket|stream|current|previous|entry\[1\]|push\[1\]")
+KEY = re.compile(r"KEYS\[.+\]|pools|key|bucket|stream|window|current|previous|entry\[1\]|push\[1\]")
 
 
 def ids(paths: list[Path]) -> list[str]:

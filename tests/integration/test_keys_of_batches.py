@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from core.errors import KeyReused, StockadeError
-from core.model import Commit, Fulfil, Key, Return, ReturnLine
+from core.model import Commit, Fulfil, Key, Release, Return, ReturnLine
 from core.ops import Receipt
 from core.service import Service
-from core.store import keys
-from tests.workers import Store, demand, furnish, key, make_due, picture
+from core.store import keys, wording
+from tests.workers import Store, demand, furnish, key, make_due, picture, receive
 
 
 def of_batch(body: str) -> Key:
@@ -73,3 +73,30 @@ async def test_it_is_kept_as_long_as_what_moves_goods(worker: Service, store: St
     with pytest.raises(KeyReused):  # sold out: the look before the refusal finds it
         await worker.engine.reserve(demand(), of_batch("b"))
     assert picture(store) == before
+
+
+async def test_keys_of_one_script_share_an_entry(worker: Service, store: Store) -> None:
+    """Each names it, and stands for its own reservation, wherever it is looked up."""
+    await furnish(worker, {"tee": 3})
+    engine, window = worker.engine, worker.lane.short_window[0]
+    fields: list[Key | None] = [key(n) for n in range(3)]
+    first = await engine.reserve_batch([demand()] * 3, fields)
+    ids = [each.id for each in first if isinstance(each, Receipt)]
+    values = cast("dict[bytes, bytes]", store.hgetall(window))
+    (name,) = {value for field, value in values.items() if value.startswith(b"=")}
+    assert {*values, name} == {name, *(each.field for each in fields if each)}
+    again = await engine.reserve_batch([demand()] * 3, fields)  # sold out: a look finds them
+    assert [(each.id, each.replayed) for each in again if isinstance(each, Receipt)] == [
+        (id, True) for id in ids
+    ]
+    await receive(worker, {"tee": 3})
+    again = await engine.reserve_batch([demand()] * 3, fields)  # the script finds them
+    assert [each.id for each in again if isinstance(each, Receipt)] == ids
+    with pytest.raises(KeyReused):
+        await engine.reserve(demand(), key(1, "other"))
+    found = await worker._shard.keys(worker.lane.short_window, [key(n).field for n in range(4)])
+    assert [wording.parse_key(each)[2] for each in found if each] == ids
+    assert found[3] is None
+    assert (await engine.release(ids[0], Release(), key("r"))).version == 2
+    with pytest.raises(KeyReused):  # a verb that settles finds it as well
+        await engine.release(ids[1], Release(), key(2, "other"))

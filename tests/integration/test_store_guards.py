@@ -253,7 +253,7 @@ async def test_a_deadline_that_does_not_lie_ahead_is_refused(
             before = picture(store)
             for behind_ms in (0, 1_000):
                 earliest = b"%d" % (int(command.args[1]) - behind_ms)
-                tried.append(command.run(store, a15=earliest)[0])
+                tried.append(command.run(store, a16=earliest)[0])
             assert picture(store) == before
 
     before_each.append(trial)

@@ -30,16 +30,15 @@ local found_rows = read(KEYS[2], rows)
 at = at + rows
 local found_skus = read(KEYS[3], skus)
 at = at + skus
-local current, before = read(KEYS[4], keys), read(KEYS[5], keys)
+local values, found_keys = {}, {}
+known_keys(values, KEYS[4], at, keys)
+if KEYS[5] ~= KEYS[4] then known_keys(values, KEYS[5], at, keys) end
 for i = 1, keys do
-  local field = ARGV[at + i - 1]
-  if of_batch(field) then
-    current[i] = known_key(KEYS[6], KEYS[7], field) or ''
-  elseif current[i] == '' then
-    current[i] = before[i]
-  end
+  local field = ARGV[at]
+  if of_batch(field) then values[at] = known_key(KEYS[6], KEYS[7], field) end
+  found_keys[i] = values[at] or ''
+  at = at + 1
 end
-at = at + keys
 local due, room = {}, 1000
 
 -- The first entries of a due list, until there is no more room.
@@ -66,4 +65,4 @@ for i = 8, #KEYS do
     due[#due + 1] = {}
   end
 end
-return reply('applied', found_rows, found_skus, current, due)
+return reply('applied', found_rows, found_skus, found_keys, due)

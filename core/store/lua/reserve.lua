@@ -6,11 +6,12 @@
 -- was done before and is not done again; every deadline lies ahead of the server's time.
 -- KEYS 1 meta 2 pools 3 events 4 h 5 h before 6 w 7 w before 8 bucket of the new records 9 done
 --      10… due lists
--- ARGV head, then pools, records, keys, due lists, earliest deadline in ms or "", moves of facts as
---      one text, ids that are at their end already;
+-- ARGV head, then pools, records, keys of the short window and of the long one, due lists, earliest
+--      deadline in ms or "", moves of facts as one text, ids that are at their end already,
+--      the records as the event has them, the keys likewise: of the short window, of the long one;
 --      pools × (name), × (old row), × (new row), × (deltas); records × (id, record);
---      keys × (field), × (value); per due list: its count, then its entries: ids with a blank
---      between them; the ended ids
+--      short keys × (field), long keys × (field); per due list: its count, then its entries: ids
+--      with a blank between them; the ended ids
 -- Returns applied | rebased (index, row …) | conflict (index, fresh row …)
 --      | known ('batch', rows as they are) | known ('keys', index, value …) and the head's outcomes
 -- Event reserve: p rows, r records, m moves of those records that it names; those of the others
@@ -18,13 +19,15 @@
 --%include shard
 --%include rows
 
-local pools, records, keys = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
-local dues, earliest = tonumber(ARGV[14]), tonumber(ARGV[15])
-local moves, ended = ARGV[16], tonumber(ARGV[17])
-local at_pools = HEAD + 8
+local pools, records, short, long = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13]),
+  tonumber(ARGV[14])
+local dues, earliest = tonumber(ARGV[15]), tonumber(ARGV[16])
+local moves, ended = ARGV[17], tonumber(ARGV[18])
+local at_pools = HEAD + 12
 local at_records = at_pools + 4 * pools
 local at_keys = at_records + 2 * records
-local at_dues = at_keys + 2 * keys
+local at_long = at_keys + short
+local at_dues = at_long + long
 
 local stop = open_shard({
   'hash', 'hash', 'stream', 'hash', 'hash', 'hash', 'hash', 'hash', 'list'}, function()
@@ -35,29 +38,36 @@ local stop = open_shard({
 end)
 if stop then return stop end
 if earliest and earliest <= now then return reply('clock', ARGV[4], ARGV[5], ARGV[7], ARGV[8]) end
-if keys > 0 then
-  local current = call('HMGET', KEYS[4], unpack(ARGV, at_keys, at_keys + keys - 1))
-  local before = call('HMGET', KEYS[5], unpack(ARGV, at_keys, at_keys + keys - 1))
-  local known = {}
-  for i = 1, keys do
-    local field = ARGV[at_keys + i - 1]
-    local value = current[i] or before[i]
-    if of_batch(field) then value = known_key(KEYS[6], KEYS[7], field) end
-    if value then known[#known + 1], known[#known + 2] = i - 1, value end
-  end
-  if #known > 0 then return reply('known', 'keys', known) end
+local values, known = {}, {}
+known_keys(values, KEYS[4], at_keys, short)
+if KEYS[5] ~= KEYS[4] then known_keys(values, KEYS[5], at_keys, short) end
+known_keys(values, KEYS[6], at_long, long)
+if KEYS[7] ~= KEYS[6] then known_keys(values, KEYS[7], at_long, long) end
+for at, value in pairs(values) do
+  known[#known + 1], known[#known + 2] = at - at_keys, value
 end
+if #known > 0 then return reply('known', 'keys', known) end
+-- Keeps `count` keys: one with what it stands for, more of them with the entry that they share.
+local function keep_keys(window, first, count, text)
+  if count == 1 then
+    call('HSET', window, ARGV[first], string.match(text, ' (.*)'))
+  elseif count > 0 then
+    local name = '=' .. meta[2] .. '-' .. seq
+    local entries, last = {name, text}, 2
+    for i = first, first + count - 1 do
+      entries[last + 1], entries[last + 2] = ARGV[i], name
+      last = last + 2
+    end
+    call_many('HSET', window, entries)
+  end
+end
+
 local outcome, set, changed = meet_plan(KEYS[2], at_pools, pools)
 if outcome == 'conflict' then return reply(outcome, changed) end
 
-local short, long = {}, {}
-for i = at_keys, at_keys + keys - 1 do
-  local into = of_batch(ARGV[i]) and long or short
-  into[#into + 1], into[#into + 2] = ARGV[i], ARGV[i + keys]
-end
-local event = {'p', table.concat(set, '\n'),
-  'r', table.concat(ARGV, '\n', at_records, at_records + 2 * records - 1)}
-note_keys(event, short, long)
+local event = {'p', table.concat(set, '\n'), 'r', ARGV[19]}
+if short > 0 then event[#event + 1], event[#event + 2] = 'h', ARGV[20] end
+if long > 0 then event[#event + 1], event[#event + 2] = 'w', ARGV[21] end
 if moves ~= '' then event[#event + 1], event[#event + 2] = 'm', moves end
 append_event(KEYS[3], 'reserve', unpack(event))
 call('HSET', KEYS[2], unpack(set))
@@ -69,8 +79,8 @@ for i = 1, dues do
   at = at + count + 1
 end
 if ended > 0 then call('RPUSH', KEYS[9], unpack(ARGV, at, at + ended - 1)) end
-call_many('HSET', KEYS[4], short)
-call_many('HSET', KEYS[6], long)
+keep_keys(KEYS[4], at_keys, short, ARGV[20])
+keep_keys(KEYS[6], at_long, long, ARGV[21])
 local second = earliest and math.floor(earliest / 1000)
 if second and second < tonumber(meta[9]) then
   call('HSET', KEYS[1], 'cursor', format('%d', second))

@@ -38,8 +38,9 @@ for i = 0, skus - 1 do
 end
 if outcome == 'conflict' then return reply(outcome, changed, fresh) end
 
-append_event(KEYS[4], 'stock', 'p', table.concat(set, '\n'), 'm', ARGV[14],
-  's', table.concat(entries, '\n'), 'w', table.concat(ARGV, '\n', at_keys, at_keys + 2 * keys - 1))
+local event = {'p', table.concat(set, '\n'), 'm', ARGV[14], 's', table.concat(entries, '\n')}
+note_keys(event, {}, {unpack(ARGV, at_keys, at_keys + 2 * keys - 1)})
+append_event(KEYS[4], 'stock', unpack(event))
 call_many('HSET', KEYS[2], set)
 call_many('HSET', KEYS[3], entries)
 call('HSET', KEYS[5], unpack(ARGV, at_keys, at_keys + 2 * keys - 1))

@@ -10,6 +10,7 @@ local FORMAT = '2'
 local call = redis.call
 local format = string.format
 local meta, now, seq
+local absent = {}   -- name of a key → true if it was not there when the script began
 local HEAD = 10
 
 local function reply(outcome, ...)
@@ -39,7 +40,9 @@ local function open_shard(kinds, done_before)
   for i = 1, #KEYS do
     local kind = kinds[i] or kinds[#kinds]
     local found = call('TYPE', KEYS[i]).ok
-    if found ~= kind and found ~= 'none' then
+    if found == 'none' then
+      absent[KEYS[i]] = true
+    elseif found ~= kind then
       return redis.error_reply('WRONGTYPE ' .. KEYS[i] .. ' is a ' .. found .. ', not a ' .. kind)
     end
   end
@@ -71,11 +74,14 @@ local function keep_windows()
   call('HSET', KEYS[1], 'h', ARGV[4], 'hp', ARGV[5], 'w', ARGV[7], 'wp', ARGV[8])
 end
 
--- Keys that a script keeps are in its event too, fields and values in turn: what was answered under
--- a key must outlive the store.
+-- Keys that a script keeps are in its event too, a line each: what was answered under a key must
+-- outlive the store. `short` and `long` hold fields and values in turn.
 local function note_keys(event, short, long)
-  if #short > 0 then event[#event + 1], event[#event + 2] = 'h', table.concat(short, '\n') end
-  if #long > 0 then event[#event + 1], event[#event + 2] = 'w', table.concat(long, '\n') end
+  for name, kept in pairs({h = short, w = long}) do
+    local lines = {}
+    for i = 1, #kept, 2 do lines[#lines + 1] = kept[i] .. ' ' .. kept[i + 1] end
+    if #lines > 0 then event[#event + 1], event[#event + 2] = name, table.concat(lines, '\n') end
+  end
 end
 
 -- The first write of a script: its event, and with it the next seq. If this fails nothing is done.
@@ -86,9 +92,33 @@ local function append_event(stream, verb, ...)
   keep_windows()
 end
 
--- What an idempotency key stands for, in the current window or the one before: a string or false.
+-- What the value of a key says. Keys that were used in one script share an entry that has a line
+-- for each, field and value, and their own values name it: "=" and the id of the script's event.
+local function spelled_out(window, field, value)
+  if not value or string.sub(value, 1, 1) ~= '=' then return value end
+  local text, line = '\n' .. call('HGET', window, value), '\n' .. field .. ' '
+  local _, last = string.find(text, line, 1, true)
+  return string.match(text, '^[^\n]+', last + 1)
+end
+
+-- What an idempotency key stood for when the script began, in the current window or the one before:
+-- a string or false.
 local function known_key(current, previous, field)
-  return call('HGET', current, field) or call('HGET', previous, field)
+  local value = not absent[current] and call('HGET', current, field)
+  if value then return spelled_out(current, field, value) end
+  value = previous ~= current and not absent[previous] and call('HGET', previous, field)
+  return spelled_out(previous, field, value)
+end
+
+-- The same of many: the fields in ARGV from `first` on that one window has. Adds what they stand
+-- for to `values`, by their place in ARGV.
+local function known_keys(values, window, first, count)
+  if count == 0 or absent[window] then return end
+  local found = call('HMGET', window, unpack(ARGV, first, first + count - 1))
+  for i = 1, count do
+    local value, at = found[i], first + i - 1
+    if value then values[at] = spelled_out(window, ARGV[at], value) end
+  end
 end
 
 -- True for a key that a batch's header gave to an element: it may come again with any other verb,
