@@ -1,9 +1,9 @@
 """Which deadlines may have passed, as one worker knows it. Plain bookkeeping, no I/O.
 
-Ids wait in one list per second of their deadline, those of one script in one entry, a blank between
-them. The store keeps a cursor: every list before it is empty. A refusal is only right if nothing is due, and asking must be cheap, so a list that was
-looked through is remembered by its length and by the earliest deadline in it: until one of the
-two changes, nothing in it can be due.
+Ids wait in one list per second of their deadline, those of one script in one entry, a blank
+between them. The store keeps a cursor: every list before it is empty. A refusal is only right if
+nothing is due, and asking must be cheap, so a list that was looked through is remembered by its
+length and by the earliest deadline in it: until one of the two changes, nothing in it can be due.
 """
 
 from __future__ import annotations

@@ -74,9 +74,8 @@ class Engine(Changes):
         specs = self._specs
         for index, (request, key) in enumerate(zip(requests, idempotency, strict=True)):
             try:
-                plain = request.durability is None and request.state == "reserved"
-                spec = specs.get(request.channel) if plain else None
-                if spec is None or request.shortage == "record":
+                spec = specs.get(request.channel) if _is_plain(request) else None
+                if spec is None:
                     spec = await self._spec(request)
                 self._lane.reserve(self._demand(ReserveOp, request, spec, key, group, index))
             except StockadeError as error:
@@ -208,7 +207,9 @@ class Engine(Changes):
 
     async def _reserved(self, request: Reserve, key: Key | None) -> Any:
         """What the lane says to a demand."""
-        spec = await self._spec(request)
+        spec = self._specs.get(request.channel) if _is_plain(request) else None
+        if spec is None:
+            spec = await self._spec(request)
         future = self._loop.create_future()
         self._lane.reserve(self._demand(ReserveOp, request, spec, key, future))
         return await future
@@ -254,11 +255,14 @@ class Engine(Changes):
         if ttl is not None and ttl > spec.max_hold_seconds:
             detail = f"Expected at most {spec.max_hold_seconds}, the channel's max_hold_seconds"
             raise InvalidRequest(detail, [("/ttl_seconds", detail)])
-        tail = b"%s %s %s" % (
-            request.channel.encode(),
-            wording.encode_text(request.customer),
-            wording.encode_text(request.reference),
-        )
+        if request.customer is None and request.reference is None:
+            tail = request.channel.encode() + b" - -"
+        else:
+            tail = b"%s %s %s" % (
+                request.channel.encode(),
+                wording.encode_text(request.customer),
+                wording.encode_text(request.reference),
+            )
         op = kind(
             request.channel, request.lines, tail, ttl, request.partial, request.split, key, waiter,
             index,
@@ -331,6 +335,13 @@ class Engine(Changes):
         except InvalidState as error:  # nothing is left of any line, and the caller should see it
             error.lines = [too_many(*place, units, 0) for place, units in wanted]
             raise
+
+
+def _is_plain(request: Reserve) -> bool:
+    """True for a demand that nothing has to be checked about but its channel."""
+    return (
+        request.state == "reserved" and request.durability is None and request.shortage != "record"
+    )
 
 
 def _check_sale(request: Reserve) -> None:

@@ -246,25 +246,28 @@ class Planner:
 
     def _take_in(self, queue: deque[Any], later: list[ReserveOp], busy: set[str]) -> None:
         """Takes what waits into the batch, as much as one script carries."""
-        batch = self._batch
+        batch, policy = self._batch, self._batch.policy
         fields: set[bytes] = set()
         lines = 0
         while queue and lines < LINES_MAX:
             op = queue.popleft()
-            if op.gone():
+            if op.waiter.done():
                 continue
-            key = op.key
-            if op.id in busy or (key is not None and key.field in fields):
-                later.append(op)  # a twin: the first one answers for it
+            key, id = op.key, op.id
+            if id is not None and id in busy:
+                later.append(op)
                 continue
             if key is not None:
+                if key.field in fields:
+                    later.append(op)  # a twin: the first one answers for it
+                    continue
                 fields.add(key.field)
             code = self._add(op, later)
             if code == ADDED:
                 lines += len(op.lines)
-                op.set_deadline(batch.policy)
-                if op.id is not None:
-                    busy.add(op.id)
+                op.set_deadline(policy)
+                if id is not None:
+                    busy.add(id)
             elif code == FULL and batch.rows:
                 later.append(op)
                 break

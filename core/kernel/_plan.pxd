@@ -38,6 +38,6 @@ cdef class Batch(Decisions):
                        int number) except -2
     cdef int _add_part(self, object line, str location, Sku sku, Wish *wish, int64_t quantity,
                        int number) except -2
-    cdef bytes _record(self, Wish *wish, bytes head)
+    cdef bytes _record(self, Wish *wish, int64_t time_ms, bytes tail)
     cdef list _took(self, Wish *wish)
     cdef list _moved(self, Wish *wish)

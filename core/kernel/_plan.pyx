@@ -11,11 +11,12 @@ A batch takes demands in and prints what came of them; it decides in ``_decide.p
 of stock are in ``_stock.pyx``. ``reference.py`` says the rule.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int32_t, int64_t
 
 from core.kernel._ids cimport make_id
 from core.kernel._pool cimport check_laws, print_deltas, print_row
+from core.kernel._record cimport HEAD_BYTES, TAKE_BYTES, put_head, put_take
 
 LIMITS = ("", "channel_ceiling", "channel_quota", "safety_stock", "on_hand")
 
@@ -381,11 +382,8 @@ cdef class Batch(Decisions):
                         ids = due.setdefault(second, [])
                         last_second = second
                     ids.append(demand.id)
-                    head = b"R 1 - %d - - %s" % (deadline, demand.tail)
-                else:
-                    head = b"%s 1 - - %d - %s" % (
-                        b"F" if wish.state == FULFILLED_STATE else b"C", now_ms, demand.tail)
-                demand.record = self._record(wish, head)
+                demand.record = self._record(
+                    wish, deadline if wish.state == RESERVED_STATE else now_ms, demand.tail)
             if wish.known or wish.fact:
                 demand.takes = self._took(wish)
             if wish.fact:
@@ -394,24 +392,21 @@ cdef class Batch(Decisions):
             granted.append(demand)
         return granted, due
 
-    cdef bytes _record(self, Wish *wish, bytes head):
+    cdef bytes _record(self, Wish *wish, int64_t time_ms, bytes tail):
         """The record of a new reservation: its head, and per take what came of it."""
         cdef Take *taken
-        cdef Row row
-        cdef int64_t shipped
-        cdef int i
-        parts = [head]
-        for i in range(wish.first_take, wish.first_take + wish.takes):
+        cdef bytes text
+        cdef char *at
+        cdef int i, end = wish.first_take + wish.takes
+        cdef Py_ssize_t room = HEAD_BYTES + PyBytes_GET_SIZE(tail)
+        for i in range(wish.first_take, end):
+            room += TAKE_BYTES + PyBytes_GET_SIZE((<Row>self.rows[self._take[i].slot]).pool)
+        text = PyBytes_FromStringAndSize(NULL, room)
+        at = put_head(PyBytes_AS_STRING(text), wish.state, time_ms, tail)
+        for i in range(wish.first_take, end):
             taken = &self._take[i]
-            row = <Row>self.rows[taken.slot]
-            shipped = taken.own + taken.borrowed if wish.state == FULFILLED_STATE else 0
-            if shipped or taken.ceiling_number or taken.short:
-                parts.append(b"%s@%d,%d,%d,0,0,%d%s" % (
-                    row.pool, taken.own, taken.borrowed, shipped, taken.ceiling_number,
-                    b",%d" % taken.short if taken.short else b""))
-            else:
-                parts.append(b"%s@%d,%d" % (row.pool, taken.own, taken.borrowed))
-        return b" ".join(parts)
+            at = put_take(at, (<Row>self.rows[taken.slot]).pool, taken, wish.state)
+        return text[:at - PyBytes_AS_STRING(text)]
 
     cdef list _took(self, Wish *wish):
         cdef Take *taken

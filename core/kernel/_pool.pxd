@@ -68,6 +68,8 @@ cdef struct Pool:
     Quota *quotas
 
 cdef int parse_row(const char *text, Py_ssize_t length, dict channel_index, Pool *pool) except -1
+cdef char *put_number(char *at, int64_t value) noexcept nogil
+cdef char *put_text(char *at, bytes text) noexcept
 cdef bytes print_row(Pool *pool, list channel_names, int64_t version)
 cdef bytes print_deltas(Pool *pool, Pool *before, list channel_names)
 cdef int check_laws(Pool *pool, Pool *before) except -1

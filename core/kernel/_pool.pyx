@@ -171,7 +171,7 @@ cdef enum:
     ROW_BYTES_MAX = 20480           # 9 head numbers, 64 channels of a name and 8 numbers
 
 
-cdef inline char *_put(char *at, int64_t value) noexcept nogil:
+cdef char *put_number(char *at, int64_t value) noexcept nogil:
     """Writes a decimal integer; returns where it ends."""
     cdef char digits[20]
     cdef int n = 0
@@ -192,8 +192,13 @@ cdef inline char *_put(char *at, int64_t value) noexcept nogil:
     return at
 
 
+cdef char *put_text(char *at, bytes text) noexcept:
+    memcpy(at, PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
+    return at + PyBytes_GET_SIZE(text)
+
+
 cdef inline char *_put_then(char *at, int64_t value, char then) noexcept nogil:
-    at = _put(at, value)
+    at = put_number(at, value)
     at[0] = then
     return at + 1
 
@@ -206,10 +211,10 @@ cdef char *_put_ceiling(char *at, Quota *quota) noexcept nogil:
         at += 1
     else:
         at[0] = c"u" if quota.ceiling_kind == CEILING_UNITS else c"s"
-        at = _put(at + 1, quota.ceiling_value)
+        at = put_number(at + 1, quota.ceiling_value)
     at[0] = c","
     at = _put_then(at + 1, quota.ceiling_left, c",")
-    return _put(at, quota.ceiling_remainder)
+    return put_number(at, quota.ceiling_remainder)
 
 
 cdef bytes print_row(Pool *pool, list channel_names, int64_t version):
@@ -227,7 +232,7 @@ cdef bytes print_row(Pool *pool, list channel_names, int64_t version):
     at = _put_then(at, pool.damaged, c",")
     at = _put_then(at, pool.quarantine, c",")
     at = _put_then(at, pool.deficit, c",")
-    at = _put(at, pool.shared_credit)
+    at = put_number(at, pool.shared_credit)
     for c in range(pool.channels):
         quota = &pool.quotas[c]
         if not (quota.free or quota.reserved or quota.committed or quota.credit
@@ -241,7 +246,7 @@ cdef bytes print_row(Pool *pool, list channel_names, int64_t version):
         at = _put_then(at + 1, quota.free, c",")
         at = _put_then(at, quota.reserved, c",")
         at = _put_then(at, quota.committed, c",")
-        at = _put(at, quota.credit)
+        at = put_number(at, quota.credit)
         if quota.ceiling_number:
             at = _put_ceiling(at, quota)
     return buffer[:at - buffer]
