@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from core.kernel import reference as rule
+from core.kernel import reference_orders as orders
 from tests.planned import STATES, Held, Planned, Record, invalid_quantity
 from tests.shelves import ALREADY, DONE, Answer
 
@@ -128,6 +128,6 @@ class Model(Planned):
         own = units - borrowed
         line.borrowed_left -= borrowed
         line.own_left -= own
-        rule.give_back(
+        orders.give_back(
             self.pools[line.place], record.channel, own, borrowed, line.ceiling, account
         )

@@ -51,6 +51,7 @@ cdef struct Hold:                   # what a record that is planned again has of
     int64_t own
     int64_t borrowed
     int64_t ceiling_number
+    int64_t outdated                # units not taken again yet that spent a ceiling that is gone
     int32_t slot
 
 cdef struct Shortfall:
@@ -98,7 +99,10 @@ cdef class Decisions(Stock):
     cdef void _save(self, Wish *wish) noexcept nogil
     cdef void _restore(self, Wish *wish) noexcept nogil
     cdef bint _plan_part(self, Wish *wish, int number) noexcept nogil
+    cdef bint _keep(self, Wish *wish, Part *part) noexcept nogil
     cdef void _take_from(self, Wish *wish, int32_t slot, int64_t quantity) noexcept nogil
+    cdef void _take_under(
+        self, Wish *wish, int32_t slot, int64_t quantity, int64_t ceiling_number) noexcept nogil
     cdef bint _plan_fact(self, Wish *wish, int number) noexcept nogil
     cdef int32_t _kept(self, Wish *wish) noexcept nogil
     cdef void _give(self, Wish *wish, int32_t slot, int64_t quantity) noexcept nogil

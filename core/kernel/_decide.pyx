@@ -9,7 +9,7 @@ from core.kernel._moves cimport (
 from core.kernel._pool cimport (
     ACCOUNT_MAX, CEILING_NONE, LIMIT_CEILING, LIMIT_ON_HAND, LIMIT_QUOTA, LIMIT_SAFETY, units_of)
 from core.kernel._rules cimport (
-    available, borrowable, lay_open, pay_deficit, ship, strip, take, untake)
+    available, borrowable, lay_open, pay_deficit, ship, standing, strip, take, untake)
 
 
 cdef class Decisions(Stock):
@@ -44,8 +44,9 @@ cdef class Decisions(Stock):
     cdef int _make_room(self) except -1:
         """Room for all that planning may write: it allocates nothing itself."""
         cdef int quotas = self._saved_max * max(1, len(self.policy.channels))
-        # A part takes once from each candidate; a fact once under its ceiling and once past it.
-        while self._take_room < 2 * self._candidates:
+        # A part takes once from each candidate; a fact once under its ceiling and once past it,
+        # what is planned again once more under each ceiling of old that its record has spent of.
+        while self._take_room < 2 * self._candidates + self._holds:
             self._grow(<void **>&self._take, &self._take_room, sizeof(Take))
         while self._shortfall_room < self._parts:
             self._grow(<void **>&self._shortfall, &self._shortfall_room, sizeof(Shortfall))
@@ -110,13 +111,18 @@ cdef class Decisions(Stock):
 
     cdef void _lay_open(self, Wish *wish) noexcept nogil:
         cdef Hold *hold
+        cdef Pool *pool
+        cdef int64_t outdated
         cdef int i
         for i in range(wish.first_hold, wish.first_hold + wish.holds):
             hold = &self._hold[i]
+            pool = &self._now[hold.slot]
+            outdated = pool.held_outdated
             if not lay_open(
-                    &self._now[hold.slot], wish.channel, hold.own, hold.borrowed,
-                    hold.ceiling_number, wish.state != RESERVED_STATE):
+                    pool, wish.channel, hold.own, hold.borrowed, hold.ceiling_number,
+                    wish.state != RESERVED_STATE):
                 wish.astray = True
+            hold.outdated = pool.held_outdated - outdated
 
     cdef void _settle(self, Wish *wish) noexcept nogil:
         """A granted one: what lies open still pays deficits; what is fulfilled leaves."""
@@ -127,6 +133,7 @@ cdef class Decisions(Stock):
             pool = &self._now[self._hold[i].slot]
             pay_deficit(pool, wish.channel)
             pool.touched = pool.replanned = True
+            pool.held = pool.held_borrowed = pool.held_outdated = 0
         for i in range(wish.first_take, wish.first_take + wish.takes):
             taken = &self._take[i]
             pool = &self._now[taken.slot]
@@ -177,6 +184,8 @@ cdef class Decisions(Stock):
             if here > most:
                 most, best = here, i
         if not wish.split:
+            if wish.holds and self._keep(wish, part):
+                return True
             if wish.partial and most > 0:
                 self._fall_short(wish, number, most, most, slots[best])
                 self._take_from(wish, slots[best], most)
@@ -200,25 +209,67 @@ cdef class Decisions(Stock):
                 left -= here
         return total >= part.quantity
 
-    cdef void _take_from(self, Wish *wish, int32_t slot, int64_t quantity) noexcept nogil:
-        cdef Pool *pool = &self._now[slot]
-        cdef Quota *quota = &pool.quotas[wish.channel]
-        cdef Take *taken
-        cdef int64_t own = take(pool, wish.channel, quantity, wish.state != RESERVED_STATE)
+    cdef bint _keep(self, Wish *wish, Part *part) noexcept nogil:
+        """A line that may not be split, and is: it stays so if it asks for no more than is held."""
+        cdef int32_t *slots = self._candidate + part.first_candidate
+        cdef int64_t held = 0, here, left = part.quantity
         cdef int i
-        if wish.repeats:
+        for i in range(part.candidates):
+            held += self._now[slots[i]].held
+        if held < left:
+            return False
+        for i in range(part.candidates):
+            here = self._now[slots[i]].held
+            if here > left:
+                here = left
+            if here:
+                self._take_from(wish, slots[i], here)
+                left -= here
+        return True
+
+    cdef void _take_from(self, Wish *wish, int32_t slot, int64_t quantity) noexcept nogil:
+        """Takes of a pool; first what is held and has spent a ceiling that stands no more."""
+        cdef Pool *pool = &self._now[slot]
+        cdef Hold *hold
+        cdef int64_t here
+        cdef int i
+        if pool.held_outdated:
+            for i in range(wish.first_hold, wish.first_hold + wish.holds):
+                hold = &self._hold[i]
+                here = hold.outdated if hold.outdated < quantity else quantity
+                if hold.slot != slot or here == 0:
+                    continue
+                hold.outdated -= here
+                pool.held_outdated -= here
+                quantity -= here
+                self._take_under(wish, slot, here, hold.ceiling_number)
+        if quantity:
+            self._take_under(wish, slot, quantity, standing(&pool.quotas[wish.channel]))
+
+    cdef void _take_under(
+        self, Wish *wish, int32_t slot, int64_t quantity, int64_t ceiling_number
+    ) noexcept nogil:
+        cdef Pool *pool = &self._now[slot]
+        cdef Take *taken
+        cdef int64_t own = take(
+            pool, wish.channel, quantity, ceiling_number, wish.state != RESERVED_STATE)
+        cdef int64_t borrowed = quantity - own
+        cdef int i
+        pool.held -= quantity if quantity < pool.held else pool.held
+        pool.held_borrowed -= borrowed if borrowed < pool.held_borrowed else pool.held_borrowed
+        if wish.repeats or wish.holds:
             for i in range(wish.first_take, wish.first_take + wish.takes):
                 taken = &self._take[i]
-                if taken.slot == slot:
+                if taken.slot == slot and taken.ceiling_number == ceiling_number:
                     taken.own += own
-                    taken.borrowed += quantity - own
+                    taken.borrowed += borrowed
                     return
         taken = &self._take[self._takes]
         taken.slot = slot
         taken.own = own
-        taken.borrowed = quantity - own
+        taken.borrowed = borrowed
         taken.short = 0
-        taken.ceiling_number = quota.ceiling_number if quota.ceiling_kind != CEILING_NONE else 0
+        taken.ceiling_number = ceiling_number
         self._takes += 1
         wish.takes += 1
 
@@ -343,15 +394,15 @@ cdef class Decisions(Stock):
             if only >= 0 and slot != only:
                 continue
             pool = &self._now[slot]
+            unceiled += borrowable(pool, wish.channel)
             if not pool.sells:
                 continue
-            unceiled += borrowable(pool, wish.channel)
             safety += pool.safety
             for c in range(pool.channels):
                 if c != wish.channel:
                     others += pool.quotas[c].free
             if not pool.rules[wish.channel].borrow:
-                others += pool.shared
+                others += pool.shared - pool.held_borrowed
         shortfall.part = number
         shortfall.available = reach
         shortfall.granted = granted

@@ -55,6 +55,11 @@ cdef struct Pool:
     int64_t shared_credit
     int64_t inflow                  # units from `outside` since it was loaded
     int64_t safety_target
+    # What the record that is planned again just now held here and has not taken again yet: it may,
+    # whatever the policy has become. They lie in their accounts meanwhile.
+    int64_t held
+    int64_t held_borrowed           # of those
+    int64_t held_outdated           # of those: what they spent is no ceiling that stands
     uint64_t parties                # bit c: channel c sells from this location
     bint sells
     bint touched                    # a plan changed it

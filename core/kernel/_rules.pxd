@@ -32,26 +32,33 @@ cdef void pay_deficit(Pool *pool, int channel) noexcept nogil
 cdef void ship(Pool *pool, int channel, int64_t quantity, Moves *moves) noexcept nogil
 
 cdef inline int64_t borrowable(Pool *pool, int channel) noexcept nogil:
-    """Units that `channel` could take if it had no ceiling."""
+    """Units that `channel` could take if it had no ceiling; what is held it always can."""
     if not pool.sells:
-        return 0
-    return pool.quotas[channel].free + (pool.shared if pool.rules[channel].borrow else 0)
+        return pool.held
+    return pool.quotas[channel].free + (
+        pool.shared if pool.rules[channel].borrow else pool.held_borrowed)
 
 
 cdef inline int64_t available(Pool *pool, int channel) noexcept nogil:
     """Units that `channel` can take now."""
     cdef int64_t units = borrowable(pool, channel)
     cdef Quota *quota = &pool.quotas[channel]
-    if quota.ceiling_kind != CEILING_NONE and quota.ceiling_left < units:
-        return quota.ceiling_left
+    cdef int64_t allowed = quota.ceiling_left + pool.held_outdated
+    if quota.ceiling_kind != CEILING_NONE and allowed < units:
+        return allowed
     return units
 
 
+cdef inline int64_t standing(Quota *quota) noexcept nogil:
+    """The number of the ceiling that a take spends of now; 0 if none stands."""
+    return quota.ceiling_number if quota.ceiling_kind != CEILING_NONE else 0
+
+
 cdef inline int64_t take(
-    Pool *pool, int channel, int64_t quantity, bint committed
+    Pool *pool, int channel, int64_t quantity, int64_t ceiling_number, bint committed
 ) noexcept nogil:
     """Move `quantity` (at most what is available) to `reserved` or `committed`; returns the part
-    that is own."""
+    that is own. Held units that spent another ceiling than the one that stands spend nothing."""
     cdef Quota *quota = &pool.quotas[channel]
     cdef int64_t own = quantity if quantity < quota.free else quota.free
     quota.free -= own
@@ -60,7 +67,7 @@ cdef inline int64_t take(
         quota.committed += quantity
     else:
         quota.reserved += quantity
-    if quota.ceiling_kind != CEILING_NONE:
+    if ceiling_number and ceiling_number == standing(quota):
         quota.ceiling_left -= quantity
     return own
 

@@ -262,14 +262,21 @@ cdef bint lay_open(
     cdef Quota *quota = &pool.quotas[channel]
     cdef int64_t *account = &quota.committed if committed else &quota.reserved
     cdef bint covered = own + borrowed <= account[0]
+    cdef int64_t units
     if not covered:
         pool.fixed = True
         own = own if own < account[0] else account[0]
         borrowed = account[0] - own
-    account[0] -= own + borrowed
+    units = own + borrowed
+    account[0] -= units
     quota.free += own
     pool.shared += borrowed
-    _unspend(quota, own + borrowed, ceiling_number)
+    pool.held += units
+    pool.held_borrowed += borrowed
+    if ceiling_number == standing(quota):
+        _unspend(quota, units, ceiling_number)
+    else:
+        pool.held_outdated += units
     return covered
 
 

@@ -1,15 +1,16 @@
 """The rule of who gets what, slow and obvious: the oracle that the compiled kernel is held to.
 
-Read it from the top: what a policy says, what a pool holds, then the four things that can happen.
-A pool *meets* its policy, units are *received*, *reserved*, and *given back*. Every function works
-in place; a pool is changed as a whole or, where something is raised, not at all. What else happens
-to stock is in ``reference_stock``, sales that happened and baskets that change in ``…_orders``.
+Read it from the top: what a policy says, what a pool holds, then the three things that can happen.
+A pool *meets* its policy, units are *received* and *reserved*. Every function works in place; a
+pool is changed as a whole or, where something is raised, not at all. What else happens to stock is
+in ``reference_stock``; what goes back, sales that happened, baskets that change in ``…_orders``.
 
 Quantities are whole units, shares whole millionths, and every number is an exact integer.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -384,37 +385,54 @@ def candidates(line: Line, channel: Channel) -> list[str]:
 
 
 def decide(policy: Policy, pools: Pools, demand: Demand, lines: Sequence[Line]) -> Decision:
-    """Take line after line from drafts of the pools; adopt them if the demand is granted."""
-    channel = policy.channels[demand.channel]
-    drafts: dict[tuple[str, str], Pool] = {}
+    """Take what the demand gets: all or nothing, unless it is partial."""
+    parts, shortfalls = spread(policy, pools, demand, lines, {})
     takes: dict[tuple[str, str], Take] = {}
-    shortfalls = []
+    for key, quantity in parts if demand.partial or not shortfalls else ():
+        channel = policy.channels[demand.channel]
+        takes[key] = take(pools[key], channel, quantity, takes.get(key))
+    return Decision(tuple(takes.values()), tuple(shortfalls))
+
+
+def spread(
+    policy: Policy,
+    pools: Pools,
+    demand: Demand,
+    lines: Sequence[Line],
+    held: Mapping[tuple[str, str], int],
+) -> tuple[list[tuple[tuple[str, str], int]], list[Shortfall]]:
+    """How many units of which pool the lines get, one after the other, and which fall short.
+
+    ``held`` are units that the demand's own record has of a pool: it may have so many again,
+    whatever the policy has become, and the policy is asked for what is more.
+    """
+    channel = policy.channels[demand.channel]
+    given: Counter[tuple[str, str]] = Counter()
+    parts, shortfalls = [], []
     for line in lines:
-        places = []
+        selling, rooms, kept = {}, {}, {}
         for location in candidates(line, channel):
+            key = line.sku, location
+            rooms[key] = held.get(key, 0) - given[key]
+            kept[key] = max(0, rooms[key])
             if policy.locations.get(location, False):
-                key = line.sku, location
-                places.append(drafts.setdefault(key, pools.get(key, Pool(*key)).copy()))
-        places = choose(places, channel, line.quantity, channel.split and demand.split)
-        available = sum(room(place, channel) for place in places)
+                selling[key] = pools.get(key, Pool(*key))
+                rooms[key] += room(selling[key], channel)
+        rooms = choose(rooms, kept, line.quantity, channel.split and demand.split)
+        available = sum(rooms.values())
         if available < line.quantity:
-            limited_by = tightest(places, channel)
+            limited_by = tightest([selling[key] for key in rooms if key in selling], channel)
             short = Shortfall(line.sku, line.location, line.quantity, available, limited_by)
             shortfalls.append(short)
             if not demand.partial:
                 continue
         rest = line.quantity
-        for place in places:
-            quantity = min(rest, room(place, channel))
-            if quantity > 0:
-                key = place.sku, place.location
-                takes[key] = take(place, channel, quantity, takes.get(key))
+        for key, units in rooms.items():
+            if quantity := min(rest, units):
+                parts.append((key, quantity))
+                given[key] += quantity
                 rest -= quantity
-    if shortfalls and not demand.partial:
-        return Decision((), tuple(shortfalls))
-    for key in takes:
-        adopt(pools[key], drafts[key])
-    return Decision(tuple(takes.values()), tuple(shortfalls))
+    return parts, shortfalls
 
 
 def reach(pool: Pool, channel: Channel) -> int:
@@ -428,17 +446,23 @@ def room(pool: Pool, channel: Channel) -> int:
     return units if quota.ceiling is None else min(units, quota.ceiling_left)
 
 
-def choose(places: Sequence[Pool], channel: Channel, quantity: int, split: bool) -> list[Pool]:
-    """The places to fill from: the first with enough; else all, or the one with most.
+def choose(
+    rooms: dict[tuple[str, str], int], kept: dict[tuple[str, str], int], quantity: int, split: bool
+) -> dict[tuple[str, str], int]:
+    """What to fill a line from: the first place with enough; else all; without split as it lies,
+    if so much is held already, or the one with most.
 
     Where no place has anything all of them are to blame: a refusal is judged by all.
     """
-    whole = [place for place in places if room(place, channel) >= quantity]
-    if whole:
-        return whole[:1]
-    if split or not any(room(place, channel) for place in places):
-        return list(places)
-    return sorted(places, key=lambda place: -room(place, channel))[:1]  # the first of equals
+    for key, units in rooms.items():
+        if units >= quantity:
+            return {key: units}
+    if split or not any(rooms.values()):
+        return rooms
+    if sum(kept.values()) >= quantity:
+        return kept
+    most = max(rooms, key=lambda key: rooms[key])  # the first of equals
+    return {most: rooms[most]}
 
 
 def tightest(places: Sequence[Pool], channel: Channel) -> LimitedBy:
@@ -468,39 +492,6 @@ def take(pool: Pool, channel: Channel, quantity: int, before: Take | None) -> Ta
         own += before.own
         borrowed += before.borrowed
     return Take(pool.sku, pool.location, own, borrowed, number)
-
-
-# Units are given back.
-
-
-def give_back(
-    pool: Pool,
-    channel: str,
-    own: int,
-    borrowed: int,
-    ceiling_number: int,
-    from_account: Literal["reserved", "committed"],
-) -> int:
-    """Put units back where they came from and return how many of them paid the deficit first.
-
-    The allowance comes back whole, to the ceiling that it was spent of and to no later one.
-    Raises ValueError if the account does not hold so many.
-    """
-    draft = pool.copy()
-    quota, quantity = draft.quota(channel), own + borrowed
-    if quantity > getattr(quota, from_account):
-        raise ValueError(f"{channel} has fewer than {quantity} units {from_account}")
-    setattr(quota, from_account, getattr(quota, from_account) - quantity)
-
-    paid_borrowed = min(borrowed, draft.deficit)
-    paid_own = min(own, draft.deficit - paid_borrowed)
-    draft.deficit -= paid_borrowed + paid_own
-    draft.shared += borrowed - paid_borrowed
-    quota.free += own - paid_own
-    if quota.ceiling is not None and quota.ceiling_number == ceiling_number:
-        quota.ceiling_left += quantity
-    adopt(pool, draft)
-    return paid_borrowed + paid_own
 
 
 # What always holds.

@@ -1,12 +1,13 @@
-"""The rule of orders that are not asked for anew: sales that happened, baskets that change.
+"""The rule of what orders give back, of sales that happened, and of baskets that change.
 
-Slow and obvious, as ``reference``; both verbs decide on drafts and adopt all or nothing.
+Slow and obvious, as ``reference``; all decide on drafts and adopt all or nothing.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from core.kernel.reference import (
@@ -17,13 +18,14 @@ from core.kernel.reference import (
     Policy,
     Pool,
     Pools,
+    Quota,
     SkuPolicy,
     Take,
     adopt,
     candidates,
-    decide,
     meet,
     room,
+    spread,
     summed,
 )
 from core.kernel.reference_stock import Move, give, move, strip
@@ -34,6 +36,39 @@ Drafts = dict[tuple[str, str], Pool]
 
 class NoPool(Exception):
     """A sale cannot be recorded where nothing was ever kept."""
+
+
+# Units are given back.
+
+
+def give_back(
+    pool: Pool,
+    channel: str,
+    own: int,
+    borrowed: int,
+    ceiling_number: int,
+    from_account: Account,
+) -> int:
+    """Put units back where they came from and return how many of them paid the deficit first.
+
+    The allowance comes back whole, to the ceiling that it was spent of and to no later one.
+    Raises ValueError if the account does not hold so many.
+    """
+    draft = pool.copy()
+    quota, quantity = draft.quota(channel), own + borrowed
+    if quantity > getattr(quota, from_account):
+        raise ValueError(f"{channel} has fewer than {quantity} units {from_account}")
+    setattr(quota, from_account, getattr(quota, from_account) - quantity)
+
+    paid_borrowed = min(borrowed, draft.deficit)
+    paid_own = min(own, draft.deficit - paid_borrowed)
+    draft.deficit -= paid_borrowed + paid_own
+    draft.shared += borrowed - paid_borrowed
+    quota.free += own - paid_own
+    if quota.ceiling is not None and quota.ceiling_number == ceiling_number:
+        quota.ceiling_left += quantity
+    adopt(pool, draft)
+    return paid_borrowed + paid_own
 
 
 # A sale that happened already.
@@ -171,32 +206,75 @@ def plan_again(
     held: Sequence[Holding],
     account: Account,
 ) -> Decision:
-    """Decide a demand as if its record held nothing, and let go of what it does not take again."""
+    """Decide a demand as if its record held nothing, and let go of what it does not take again.
+
+    What it holds of a pool it may have again whatever the policy has become; only what is more is
+    asked of the policy. Units whose ceiling stands no more keep its number: they have spent
+    nothing of today's. They are the first that are taken again.
+    """
     lines = summed(demand.lines)
     channel = policy.channels[demand.channel]
     keys = {(line.sku, place) for line in lines for place in candidates(line, channel)}
     keys |= {(each.sku, each.location) for each in held}
     for key in keys & pools.keys():
         meet(policy, skus[key[0]], pools[key])
-    drafts = {key: pool.copy() for key, pool in pools.items()}
+    there: Counter[tuple[str, str]] = Counter()
     for each in held:
-        draft = drafts[each.sku, each.location]
-        move(draft, [], f"{account}:{channel.name}", f"free:{channel.name}", each.own)
-        move(draft, [], f"{account}:{channel.name}", "shared", each.borrowed)
-        quota = draft.quota(channel.name)
-        if quota.ceiling is not None and quota.ceiling_number == each.ceiling_number:
-            quota.ceiling_left += each.own + each.borrowed
-    decision = decide(policy, drafts, demand, lines)
-    if decision.shortfalls:
-        return decision
-    for take in decision.takes:
-        draft = drafts[take.sku, take.location]
-        quantity = take.own + take.borrowed
-        move(draft, [], f"reserved:{channel.name}", f"{account}:{channel.name}", quantity)
+        there[each.sku, each.location] += each.own + each.borrowed
+    parts, shortfalls = spread(policy, pools, demand, lines, there)
+    if shortfalls:
+        return Decision((), tuple(shortfalls))
+
+    drafts = {key: pool.copy() for key, pool in pools.items()}
+    outdated: dict[tuple[str, str], Counter[int]] = {key: Counter() for key in drafts}
+    for each in held:
+        key = each.sku, each.location
+        move(drafts[key], [], f"{account}:{channel.name}", f"free:{channel.name}", each.own)
+        move(drafts[key], [], f"{account}:{channel.name}", "shared", each.borrowed)
+        quota, units = drafts[key].quota(channel.name), each.own + each.borrowed
+        if each.ceiling_number != standing(quota):
+            outdated[key][each.ceiling_number] += units
+        elif quota.ceiling is not None:
+            quota.ceiling_left += units
+    takes: dict[tuple[str, str, int], Take] = {}
+    for key, quantity in parts:
+        for number, units in outdated[key].items():
+            kept = min(units, quantity)
+            outdated[key][number] -= kept
+            quantity -= kept
+            book_again(drafts[key], channel.name, account, kept, number, takes)
+        quota = drafts[key].quota(channel.name)
+        if quota.ceiling is not None:
+            quota.ceiling_left -= quantity
+        book_again(drafts[key], channel.name, account, quantity, standing(quota), takes)
     for each in held:
         draft = drafts[each.sku, each.location]
         for source in ("shared", f"free:{channel.name}"):
             give(draft, [], source, "deficit", draft.deficit)
     for key, draft in drafts.items():
         adopt(pools[key], draft)
-    return decision
+    return Decision(tuple(takes.values()), ())
+
+
+def standing(quota: Quota) -> int:
+    """The number of the ceiling that a take spends of now; 0 if none stands."""
+    return 0 if quota.ceiling is None else quota.ceiling_number
+
+
+def book_again(
+    pool: Pool,
+    channel: str,
+    account: Account,
+    quantity: int,
+    number: int,
+    takes: dict[tuple[str, str, int], Take],
+) -> None:
+    """Take own units first, then shared ones, and write down which ceiling they have spent."""
+    if quantity == 0:
+        return
+    own = min(quantity, pool.quota(channel).free)
+    move(pool, [], f"free:{channel}", f"{account}:{channel}", own)
+    move(pool, [], "shared", f"{account}:{channel}", quantity - own)
+    key = pool.sku, pool.location, number
+    before = takes.get(key, Take(pool.sku, pool.location, 0, 0, number))
+    takes[key] = replace(before, own=before.own + own, borrowed=before.borrowed + quantity - own)

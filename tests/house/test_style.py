@@ -22,8 +22,8 @@ TEST_SLEEP_SECONDS_MAX = 0.1
 
 # Longer than they should be, with the length that they may not pass.
 LONG_FILES: dict[str, int] = {
-    "core/kernel/reference.py": 523,
-    "tests/property/test_reference_laws.py": 644,
+    "core/kernel/reference.py": 514,
+    "tests/property/test_reference_laws.py": 631,
 }
 LONG_FUNCTIONS: dict[str, int] = {
     "core/store/_answer.pyx:reservation_json": 75,

@@ -186,24 +186,25 @@ async def test_what_is_committed_is_amended_without_a_deadline(worker: Service) 
 
 
 async def test_a_ceiling_that_began_anew_makes_a_second_line(worker: Service) -> None:
-    """What was shipped spent the old one, what is open the new one; each gets back its own."""
+    """What was held keeps the old one, what comes on top spends the new one; each gets back its
+    own, the new one first."""
     await furnish(worker, {"tee": 20}, web=ChannelSpec(ceiling_units=10))
     held = await worker.engine.reserve(demand(quantity=4))
     await worker.engine.commit(held.id, Commit())
     await worker.engine.fulfil(held.id, Fulfil([PartLine("tee", 1)]), key("f"))
     await worker.catalogue.put_channel("web", ChannelSpec(ceiling_units=6))
     now = await worker.engine.amend(held.id, to(tee=5))
-    assert lines(now) == [("tee", "main", 1, 0, 1, 0), ("tee", "main", 0, 5, 0, 0)]
+    assert lines(now) == [("tee", "main", 1, 3, 1, 0), ("tee", "main", 0, 2, 0, 0)]
 
     async def left() -> int | None:
         return (await worker.stock.read(["tee"]))[0].pools[0].channels["web"].ceiling_left
 
-    assert await left() == 1
+    assert await left() == 4
     await worker.engine.cancel(held.id, Cancel([PartLine("tee", 2)]), key("c"))
-    assert await left() == 3
+    assert await left() == 4, "they had spent the old one"
     again = await worker.engine.amend(held.id, to(tee=1))
-    assert lines(again) == [("tee", "main", 1, 0, 1, 0), ("tee", "main", 0, 3, 0, 2)]
-    assert await left() == 5
+    assert lines(again) == [("tee", "main", 1, 3, 1, 2)]
+    assert await left() == 6
     await worker.engine.fulfil(held.id, Fulfil())
     assert await accounts(worker) == (0, 0, 0, 18, 18)
 

@@ -7,6 +7,7 @@ of what is left: exactly the last unit, exactly a floor, exactly a ceiling, and 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -363,19 +364,21 @@ def amendments(draw: st.DrawFn, world: World) -> list[Order]:
         return []
     first = world.held[draw(st.sampled_from(live))]
     alike = {
-        world.held[n].key: n
+        (world.held[n].key, world.held[n].ceiling_number): n
         for n in live
         if (world.held[n].channel, world.held[n].account) == (first.channel, first.account)
     }
-    taken = draw(st.lists(st.sampled_from(sorted(alike)), min_size=1, unique=True))
-    held = tuple(alike[key] for key in taken)
+    held = tuple(draw(st.lists(st.sampled_from(sorted(alike.values())), min_size=1, unique=True)))
+    there: Counter[Key] = Counter()
+    for n in held:
+        there[world.held[n].key] += world.held[n].quantity
     channel = world.policy.channels.get(first.channel)
     if channel is None or {world.held[n].key[1] for n in held} - world.policy.locations.keys():
         return []
     wanted = [
-        Line(key[0], draw(st.sampled_from([q, q, max(1, q - 1), q + 1, 2 * q])))
-        for key in taken
-        for q in [world.held[alike[key]].quantity]
+        Line(sku, draw(st.sampled_from([q, q, max(1, q - 1), q + 1, 2 * q])), draw(pin))
+        for (sku, location), q in there.items()
+        for pin in [st.sampled_from([None, None, location])]
         if draw(st.integers(0, 4))
     ] or [Line(first.key[0], 1)]
     if draw(st.integers(0, 3)) == 0:

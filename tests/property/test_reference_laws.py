@@ -556,19 +556,6 @@ def test_what_comes_back_pays_the_deficit_first(world: World) -> None:
         assert quota.ceiling_left == old.ceiling_left + quantity * same
 
 
-def test_more_than_is_held_cannot_be_given_back() -> None:
-    """Neither from the wrong account, and a refused give-back changes nothing."""
-    world = one_pool(Channel("web", ("main",)))
-    world.receive(("tee", "main"), 3)
-    world.reserve([ask("web", 2)])
-    before = main(world).copy()
-    with pytest.raises(ValueError, match="fewer than 3"):
-        rule.give_back(main(world), "web", 0, 3, 0, "reserved")
-    with pytest.raises(ValueError, match="fewer than 1"):
-        rule.give_back(main(world), "web", 0, 1, 0, "committed")
-    assert main(world) == before
-
-
 # The strategies reach what they are there for.
 
 Run = tuple[World, list[tuple[Demand, Decision]], World]

@@ -1,4 +1,4 @@
-"""What must be true of facts, of what is moved by hand, and of baskets that change.
+"""What must be true of facts and of what is moved by hand.
 
 ``test_kernel_verbs`` holds the compiled kernel to the same rules; these laws are why one may
 believe them.
@@ -333,48 +333,6 @@ def test_what_becomes_sellable_pays_first(world: World, data: st.DataObject) -> 
     assert before.deficit - pool.deficit == paid
     into = stock.account_of(target)
     assert stock.units(pool, into) == stock.units(before, into) + moved - paid
-
-
-# A basket that changes.
-
-
-@given(drawn.worlds(), st.data())
-def test_an_own_hold_never_blocks_an_own_basket(world: World, data: st.DataObject) -> None:
-    """The same again, less of it, or whatever of it: always granted, whatever is missing."""
-    asked = data.draw(drawn.amendments(world))
-    assume(asked)
-    (order,) = asked
-    lines = [
-        Line(world.held[n].key[0], data.draw(st.integers(1, world.held[n].quantity)), place)
-        for n in order.held
-        for place in [world.held[n].key[1]]
-    ]
-    met = world.met().pools
-    assume(all(world.policy.locations[line.location or ""] for line in lines))
-    # A stricter ceiling, or none to borrow any more, may refuse what was taken before it came.
-    for each in (world.held[n] for n in order.held):
-        quota = met[each.key].quota(each.channel)
-        assume(quota.ceiling is None or quota.ceiling_number == each.ceiling_number)
-    assume(world.policy.channels[order.demand.channel].borrow)
-    demand = replace(order.demand, lines=tuple(lines))
-    assert not world.order(replace(order, demand=demand)).decision.shortfalls
-
-
-@given(drawn.worlds(), st.data())
-def test_what_an_amendment_lets_go_pays_what_is_missing(world: World, data: st.DataObject) -> None:
-    """Nothing is sellable beside a deficit after it, units are conserved, and a refused one
-    changes nothing."""
-    asked = data.draw(drawn.amendments(world))
-    assume(asked)
-    (order,) = asked
-    before = world.met()
-    decision = world.order(order).decision
-    for key, pool in world.met().pools.items():
-        rule.check(pool)
-        assert pool.on_hand == before.pools[key].on_hand
-        assert pool.deficit <= before.pools[key].deficit
-        if decision.shortfalls:
-            assert pool == before.pools[key]
 
 
 # The strategies reach what they are there for.

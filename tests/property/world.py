@@ -110,7 +110,7 @@ class World:
         held.own -= own
         pool = self.pools[held.key]
         number, account = held.ceiling_number, held.account
-        return rule.give_back(pool, held.channel, own, borrowed, number, account)
+        return orders.give_back(pool, held.channel, own, borrowed, number, account)
 
     def commit(self, held: Held) -> None:
         """An order is placed."""
