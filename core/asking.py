@@ -145,8 +145,8 @@ class Asking:
         """The receipt of a settled verb, or the error that its code stands for."""
         if code in ("done", "already"):
             return Receipt(id, record, self.durability)
-        if code == "replay":
-            return Receipt(id, record, self.durability, replayed=True)
+        if code in ("replay", "anew"):  # anew: that of a late commit, which took its units so
+            return Receipt(id, record, self.durability, True, reacquired=code == "anew")
         if code == "gone":
             raise UnknownReservation()
         if code == "version":
@@ -170,7 +170,9 @@ class Asking:
         if isinstance(result, StockadeError):
             raise result
         record, now_ms = await self._record(result.resource)
-        return Receipt(result.resource, record, self.durability, True, as_of_ms=now_ms)
+        return Receipt(
+            result.resource, record, self.durability, True, result.reacquired, as_of_ms=now_ms
+        )
 
     async def _recalled(self, error: StockadeError, key: Key) -> Known | StockadeError:
         """A demand that would be refused now, and was granted under its key before: a replay."""

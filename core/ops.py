@@ -80,10 +80,11 @@ class Receipt:
 class Known:
     """An idempotency key was used before: what it stands for."""
 
-    __slots__ = ("resource", "status")
+    __slots__ = ("reacquired", "resource", "status")
 
     def __init__(self, value: bytes) -> None:
         _, self.status, self.resource = wording.parse_key(value)
+        self.reacquired = wording.is_anew(value)
 
 
 class NoPool:

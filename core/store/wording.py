@@ -245,8 +245,13 @@ def value_in_entry(entry: bytes, field: bytes) -> bytes:
 
 def parse_key(value: bytes) -> tuple[bytes, int, str]:
     """(fingerprint, first status, resource)."""
-    fingerprint, status, resource = value.split(b" ", 2)
+    fingerprint, status, resource = value.split(b" ")[:3]
     return fingerprint, int(status), resource.decode()
+
+
+def is_anew(value: bytes) -> bool:
+    """True for the key of a late commit, which took its units anew: a fourth word says so."""
+    return value.endswith(b" anew")
 
 
 # --- imports: how far a file is, and which file was the last of its name -------------------------

@@ -7,7 +7,7 @@ import random
 
 from core.model import ChannelSpec, Commit
 from core.store import keys, scripts
-from tests.workers import Store, Workers, demand, furnish, make_due, record, row
+from tests.workers import Store, Workers, demand, furnish, key, make_due, record, row
 
 IDS = 120
 UNITS = 1_000
@@ -32,6 +32,27 @@ async def test_twins_at_two_workers_are_committed_once_and_for_all(
     assert {record(store, id)[0] for id in ids} == {"C"}
     head, web = row(store, "tee@main").split(" ")[3:5]
     assert (head.split(",")[0], web) == (str(UNITS - IDS), f"web@0,0,{IDS},0")
+
+
+async def test_a_replay_says_that_the_units_were_taken_anew(
+    store_url: str, store: Store, workers: Workers
+) -> None:
+    """Whoever hears of it: twins under one key, at one worker or at two, and who comes later; but
+    not a commit that was in time."""
+    first, second = await workers(store_url), await workers(store_url)
+    await furnish(first, {"tee": UNITS}, web=ChannelSpec())
+    for number in range(20):
+        id, paid = (await first.engine.reserve(demand())).id, key(f"late-{number}")
+        make_due(store, id)
+        payers = [first, second, first, second]
+        twins = await asyncio.gather(*(each.engine.commit(id, Commit(), paid) for each in payers))
+        later = await second.engine.commit(id, Commit(), paid)
+        assert sorted(each.replayed for each in twins) == [False, True, True, True]
+        assert all(each.reacquired for each in (*twins, later))
+        assert b'"reacquired":true' in later.encode()
+    id = (await first.engine.reserve(demand())).id
+    for _ in range(2):
+        assert not (await first.engine.commit(id, Commit(), key("in time"))).reacquired
 
 
 async def test_a_script_takes_no_record_twice(

@@ -92,6 +92,8 @@ class Changed(Sold):
             assert result.reacquired is (was in "XL" or due)
             if key is not None:
                 self.journal.append((work, key, id))
+                if result.reacquired:
+                    self.anew.add(key.field)
         if was in "XL" or due:
             SEEN["late commit won"] += isinstance(result, Receipt)
             SEEN["late commit lost"] += isinstance(result, Expired) and bool(result.lines)

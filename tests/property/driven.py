@@ -110,6 +110,7 @@ class Driven(RuleBasedStateMachine):
         self.tally = Tally(SEEN)
         self.made = 0  # keys
         self.journal: list[tuple[Callable[[Service, Key], Awaitable[Any]], Key, str]] = []
+        self.anew: set[bytes] = set()  # keys of late commits
         self.shop = Shop(self.url, self.directory / str(Driven.examples))
 
     def run(self, work: Awaitable[Any]) -> Any:

@@ -75,6 +75,7 @@ class Machine(Changed):
         elif isinstance(result, Receipt):
             assert result.replayed
             assert result.id == resource
+            assert result.reacquired is (key.field in self.anew)
             SEEN["replayed"] += 1
         self.step(result, lambda: DONE if same else Answer("idempotency_key_reused"))
 

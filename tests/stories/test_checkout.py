@@ -92,7 +92,13 @@ async def test_paid_20_seconds_late_and_the_goods_are_still_there(shop: Storefro
     # The payment provider calls twice, as it does when our answer was slow.
     again = await shop.commit(basket, key="order-18-paid")
     assert (again.status, again.id, again.replayed) == (200, basket.id, True)
-    assert again.body["version"] == order.body["version"]
+    assert again.body == order.body
+    # And once more when the parcel has left. A call that is not that one took nothing anew.
+    await shop.fulfil(order)
+    again = await shop.commit(basket, key="order-18-paid")
+    assert (again.state, again.body["reacquired"]) == ("fulfilled", True)
+    for key in (None, "order-18-seen"):
+        assert "reacquired" not in (await shop.commit(basket, key=key)).body
 
 
 async def test_paid_20_seconds_late_and_the_goods_are_gone(shop: Storefront) -> None:

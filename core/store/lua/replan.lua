@@ -4,7 +4,8 @@
 -- Guarantees: as reserve for rows; each record is still the one that was planned on, and one that
 -- is reserved is not due; a new deadline lies ahead of the server's time and its id in the list of
 -- its second; all of it or nothing. A new record carries a nonce, so one that is there already was
--- written by an earlier sending of this very batch, and then all of them were.
+-- written by an earlier sending of this very batch, and then all of them were. The key of a late
+-- commit says so behind its id: a replay is answered `anew`, for its units were taken anew.
 -- KEYS 1 meta 2 pools 3 events 4 h 5 h before 6 w 7 w before 8 done 9… due lists, then buckets
 -- ARGV head, then pools, records, due lists, earliest new deadline in ms or "", verb, "1" if late
 --      or "", moves as one text;
@@ -56,7 +57,8 @@ for i = 0, records - 1 do
   lines[#lines + 1], lines[#lines + 2] = id, new
   if key ~= '' then
     local into = keys[long and 'w' or 'h']
-    into[#into + 1], into[#into + 2] = key, ARGV[at + 5] .. ' 200 ' .. id
+    into[#into + 1] = key
+    into[#into + 1] = ARGV[at + 5] .. ' 200 ' .. id .. (late ~= '' and ' anew' or '')
     seen[key] = true
   end
   if not string.match(new, '^[RC] ') then ended[#ended + 1] = id end

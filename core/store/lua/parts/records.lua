@@ -187,7 +187,7 @@ local function meet_record(at, kept_long)
   if known and string.sub(known, 1, #print) ~= print then return nil, 'reused', '' end
   local text = call('HGET', bucket, id)
   if not text then return nil, 'gone', '' end
-  if known then return nil, 'replay', text end
+  if known then return nil, string.find(known, ' anew$') and 'anew' or 'replay', text end
   local r = parse_record(text)
   if not r then return nil, 'corrupt', text end
   r.text = text
