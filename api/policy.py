@@ -35,7 +35,8 @@ SKU = Body(SkuSpec)
 
 class ChannelView(Struct, frozen=True):
     """A channel as it is: what was put, with its name and version; ``closed`` while it is being
-    deleted."""
+    deleted: it takes nothing and is given nothing. A DELETE that was cut off leaves it so: a worker
+    ends it within two minutes, the same DELETE at once, and a PUT opens it again."""
 
     name: str
     version: int

@@ -12,13 +12,23 @@ deleting a channel changes nobody else's floors.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from core.errors import ChannelInUse, Overloaded, StockUnavailable
+from core.errors import (
+    ChannelInUse,
+    Overloaded,
+    StaleVersion,
+    StockadeError,
+    StockUnavailable,
+    UnknownChannel,
+)
 from core.kernel import _pool
 from core.kernel._plan import Batch, Stage
 from core.kernel._policy import Policy, Row, Sku
+from core.model import Channel
 from core.store import keys, scripts, wording
 from core.store.shard import Shard
 
@@ -27,6 +37,9 @@ ROWS_A_READ = 4_000
 ROWS_A_SCRIPT = 500  # that are swapped at once: the store is kept for some milliseconds
 TRIES_MAX = 64  # conflicts of single rows, in one turn
 PLACES_TOLD = 100  # where units are open, of a refusal
+CUT_OFF_SECONDS = 60.0  # closed for so long: whoever wanted it gone went away
+
+log = logging.getLogger("stockade.channels")
 
 Run = Callable[[scripts.Script, list[bytes], int, list[Any]], Awaitable[list[Any]]]
 Pools = list[tuple[str, str]]  # (SKU, location)
@@ -186,3 +199,44 @@ def _told(places: list[dict[str, Any]]) -> str:
     )
     more = " and elsewhere" if len(places) > 3 else ""
     return f"It has open units: {first}{more}; it stays open"
+
+
+class CutOff:
+    """Carries a DELETE to its end whose worker went away; a turn a minute in every worker.
+
+    One that is still under way is none the worse for it: two that delete a channel agree.
+    """
+
+    def __init__(
+        self,
+        channels: Callable[[], Awaitable[list[Channel]]],
+        delete: Callable[[str, int], Awaitable[None]],
+    ) -> None:
+        """``channels`` reads them as they are; ``delete`` goes on where another stopped, if the
+        channel has that version still."""
+        self._channels = channels
+        self._delete = delete
+        self._seen: set[tuple[str, int]] = set()  # closed at the last turn, with their versions
+
+    async def run(self) -> None:
+        """Turn after turn; one that fails is logged and the next one tries."""
+        while True:
+            await asyncio.sleep(CUT_OFF_SECONDS)
+            try:
+                await self.turn()
+            except StockadeError as error:
+                log.warning("a channel that is closed could not be deleted: %s", error)
+
+    async def turn(self) -> None:
+        """Deletes one that was closed at the last turn and is so still: what is known of another
+        would be old by then."""
+        closed = {(each.name, each.version) for each in await self._channels() if each.spec.closed}
+        left, self._seen = sorted(closed & self._seen), closed
+        for name, version in left[:1]:
+            log.warning("the deletion of channel %s was cut off; it goes on", name)
+            try:
+                await self._delete(name, version)
+            except (UnknownChannel, StaleVersion):
+                log.info("somebody else saw to channel %s", name)
+            except ChannelInUse as error:
+                log.warning("channel %s is open again: %s", name, error)

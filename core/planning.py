@@ -94,7 +94,9 @@ class Planner:
         self._batch = Batch()
         self._wanted: dict[tuple[str, str | None], None] = {}
         self._keyed: list[ReserveOp] = []
-        self._stock = StockPlanner(queues, snapshot, self._wanted, self._corrupt, self._packed)
+        self._stock = StockPlanner(
+            queues, snapshot, deadlines, self._wanted, self._corrupt, self._packed
+        )
         self._returns = ReturnPlanner(queues, snapshot, self._wanted, self._corrupt, self._packed)
         self._reader = Reader(snapshot, counts)
         self.policy_round = -1  # pipeline in which the policy was last known to be current
@@ -113,6 +115,7 @@ class Planner:
         self._answer_trials(monotonic)
         self._batch.begin(policy, self._snapshot.skus)
         stock = self._stock.step(self._batch, self.policy_round)
+        self.look_due = self.look_due or self._stock.look_due
         if stock is not None:
             steps.append(stock)
         self._plan_reserves(steps, monotonic)

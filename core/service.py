@@ -17,6 +17,7 @@ from redis.asyncio.connection import parse_url
 from core.backing import Backing
 from core.backlog import Backlog
 from core.catalogue import Catalogue, kernel_policy
+from core.channels import CutOff
 from core.clock import monotonic_ms
 from core.embedded.guard import RUNTIME_PREFIX
 from core.embedded.valkey import find_running
@@ -134,6 +135,7 @@ class Service:
         self.lane.closed = None
         await self.lane.tidy()
         self._spawn(Reaper(self.lane, self._shard, self.backlog, meta.purged).run())
+        self._spawn(CutOff(self.catalogue.channels, self.catalogue.delete_channel).run())
 
     async def close(self) -> None:
         """Answers what waits, then stops everything."""

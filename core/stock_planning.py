@@ -2,7 +2,8 @@
 
 A line that does something rests on its script: the rows are still those that it was planned on, or
 its deltas fit them. A refusal, and a decision that there is nothing to do, rest on rows that were
-seen after the line came in. Decides and never awaits.
+seen after the line came in; for want of unsold units only when nothing is due that would give some
+back. Decides and never awaits.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from core.deadlines import Deadlines
 from core.errors import Overloaded, StockadeError
 from core.kernel._plan import Batch, Stage
 from core.kernel._policy import Row, Sku
@@ -68,6 +70,7 @@ class StockPlanner:
         self,
         queues: Queues,
         snapshot: Snapshot,
+        deadlines: Deadlines,
         wanted: dict[tuple[str, str | None], None],
         corrupt: Callable[[StockOp, list[Any], RowCorrupt], None],
         packed: Callable[[Sequence[Any]], Stage | None],
@@ -76,12 +79,14 @@ class StockPlanner:
         ``packed`` prints what was planned."""
         self._queues = queues
         self._snapshot = snapshot
+        self._deadlines = deadlines
         self._wanted = wanted
         self._corrupt = corrupt
         self._packed = packed
         self._policy_round = -1
         self._places: dict[str, list[str]] = {}
         self._touched: set[bytes] = set()
+        self.look_due = False  # a line waits until what is due was looked at
 
     def step(self, batch: Batch, policy_round: int) -> StockStep | None:
         """Plans what waits; it is the first that is planned in the round of ``batch``.
@@ -89,6 +94,7 @@ class StockPlanner:
         ``policy_round``: the pipeline in which the policy was last known to be current.
         """
         queue = self._queues.stocks
+        self.look_due = False
         if not queue:
             return None
         self._policy_round = policy_round
@@ -166,7 +172,10 @@ class StockPlanner:
         if refusal is not None or (isinstance(line, ReallocateLine) and not moves):
             if any(row.pool in self._touched for row in rows):
                 return LATER
-            if sku.round <= op.round or any(row.round <= op.round for row in rows):
+            unsold = isinstance(line, TransferLine | ReallocateLine)  # an expiry adds to these
+            due = unsold and self._deadlines.clear_round <= op.round
+            if due or sku.round <= op.round or any(row.round <= op.round for row in rows):
+                self.look_due = self.look_due or due
                 return self._look(op, op.locations)
         if refusal is not None:
             op.finish(refusal)

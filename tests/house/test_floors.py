@@ -72,6 +72,7 @@ EDGES = {
     "core.channels": {
         "core.errors": "a channel may be in use",
         "core.kernel": "plans the rows without the channel",
+        "core.model": "channels as they are",
         "core.store": "reads page by page, swaps rows",
     },
     "core.steps": {
@@ -103,6 +104,7 @@ EDGES = {
         "core.store": "names of keys, scripts, wording",
     },
     "core.stock_planning": {
+        "core.deadlines": "whether something is due that would give units back",
         "core.errors": "what is not to be had",
         "core.kernel": "asks it for plans",
         "core.ops": "what is planned",
@@ -252,6 +254,7 @@ EDGES = {
         "core.ledger": "hands out a worker's journal",
         "core.opening": "opens a worker's journal",
         "core.catalogue": "opens it",
+        "core.channels": "a DELETE that was cut off is carried to its end",
         "core.clock": "hears the server's time before the first request",
         "core.embedded": "finds the server of a data directory",
         "core.engine": "opens it",

@@ -9,7 +9,7 @@ from core.model import ChannelSpec, Commit, Line, LocationSpec, Release, Reserve
 from core.service import Service
 from core.store import keys
 from tests.stocking import adjust, by_policy, count, held, reallocate, transfer
-from tests.workers import Store, demand, furnish, key, receive
+from tests.workers import Store, demand, furnish, key, make_due, receive
 
 HALVES = {"web": ChannelSpec(floor_share=0.5), "store": ChannelSpec(floor_share=0.3)}
 
@@ -280,6 +280,44 @@ async def test_by_policy_deals_out_what_is_shared(shop: Service) -> None:
     assert held(await by_policy(shop)) == {
         "safety": 2, "free:web": 5, "free:store": 3, "shared": 2
     }  # fmt: skip
+
+
+# --- what is due -------------------------------------------------------------------------------
+
+
+async def test_a_due_basket_keeps_no_unit_from_being_moved(shop: Service, store: Store) -> None:
+    """No reaper runs: what is due expires before a transfer or a reallocation is refused, or finds
+    nothing to do. What is not due stays, and the refusal says what lies there then."""
+
+    async def due(units: int = 7) -> None:
+        id = (await shop.engine.reserve(demand(quantity=units))).id
+        await reserved(units)
+        make_due(store, id)
+
+    async def reserved(units: int) -> None:
+        (pool,) = [
+            each for each in (await shop.stock.read(["tee"]))[0].pools if each.location == "main"
+        ]
+        assert pool.channels["web"].reserved == units
+
+    await due()
+    with pytest.raises(InsufficientStock) as refused:
+        await transfer(shop, 11)
+    assert refused.value.lines[0]["available"] == 10
+    await reserved(0)
+    await due()
+    assert held(await reallocate(shop, "web", "damaged", 5))["damaged"] == 5
+    await reallocate(shop, "damaged", "web", "all")
+    await due()
+    assert held(await reallocate(shop, "web", "damaged", "all"))["damaged"] == 5
+    await reallocate(shop, "damaged", "web", "all")
+    await due()  # nothing is shared until then
+    assert held(await by_policy(shop)) == {
+        "safety": 2, "free:web": 6, "free:store": 4
+    }  # fmt: skip
+    await due(6)
+    here, _ = await transfer(shop, 10)
+    assert held(here) == {"safety": 2}
 
 
 # --- safety ------------------------------------------------------------------------------------
