@@ -243,5 +243,8 @@ def problem_codes(route: Route[Any]) -> list[str]:
     if route.if_match:
         codes += ["if_match_invalid", "stale_version"]
     if route.path.startswith("/v1/"):
-        codes += ["validation_failed", "overloaded", "stock_unavailable", "internal_error"]
+        codes += [
+            "validation_failed", "overloaded", "stock_unavailable", "ledger_unavailable",
+            "internal_error",
+        ]  # fmt: skip
     return list(dict.fromkeys(codes))

@@ -52,7 +52,7 @@ async def test_a_replay_says_that_the_units_were_taken_anew(
         assert b'"reacquired":true' in later.encode()
     id = (await first.engine.reserve(demand())).id
     for _ in range(2):
-        assert not (await first.engine.commit(id, Commit(), key("in time"))).reacquired
+        assert not (await first.engine.commit(id, Commit(), key("in_time"))).reacquired
 
 
 async def test_a_script_takes_no_record_twice(
