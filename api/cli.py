@@ -1,4 +1,4 @@
-"""The command line: ``stockade serve``, ``settings``, ``clock accept``, ``import``.
+"""The command line: ``stockade serve``, ``settings``, ``clock accept``, ``import``, ``rebuild``.
 
 Every setting is a flag of every command. What goes wrong is one line on standard error, with
 status 2 for a wrong command line or setting and 1 for anything later.
@@ -41,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 _accept_clock(loaded.settings)
             case "import":
                 return _import(loaded.settings, chosen)
+            case "rebuild":
+                return _rebuild(loaded.settings, chosen)
     except StockadeError as error:
         return _complain(error, 1)
     return 0
@@ -90,6 +92,13 @@ def _import(settings: Settings, chosen: argparse.Namespace) -> int:
     )
 
 
+def _rebuild(settings: Settings, chosen: argparse.Namespace) -> int:
+    """Make the store again from the ledger."""
+    from api.rebuilding import rebuild_store
+
+    return rebuild_store(settings, force=chosen.force, form=chosen.format)
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser that complains in one line."""
 
@@ -123,6 +132,11 @@ def _parser() -> _Parser:
     )
     importing.add_argument(
         "--skip-bad", action="store_true", help="leave out the rows that cannot be imported"
+    )
+    rebuilding = _command(commands, "rebuild", "make a store that was lost again from the ledger")
+    rebuilding.add_argument("--format", choices=("text", "json"), default="text")
+    rebuilding.add_argument(
+        "--force", action="store_true", help="also a store that has all that the ledger has"
     )
     clock = commands.add_parser("clock", help="the store's clock", allow_abbrev=False)
     clock_commands = clock.add_subparsers(required=True, metavar="COMMAND")

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import sys
-import time
 from pathlib import Path
 
-from api.servers import open_store
+from api.progress import Progress
+from api.servers import open_postgres, open_store
 from core.errors import ImportRefused
 from core.importing.importer import Report
+from core.opening import prepare_ledger
 from core.service import open_service
 from core.settings import Settings
 
-REDRAW_SECONDS = 0.1
-LINE_SECONDS = 5.0  # between two lines where there is no terminal
-BAR_CELLS = 24
 INTERRUPTED = 130  # what a shell gives a command that Ctrl-C ended
 
 
@@ -44,10 +41,12 @@ def import_file(
 async def _import(
     settings: Settings, file: Path, orders: bool, again: bool, skip_bad: bool, progress: Progress
 ) -> Report:
-    async with open_store(settings) as settings, open_service(settings) as service:
-        return await service.importer.run(
-            file, orders=orders, again=again, skip_bad=skip_bad, tell=progress.tell
-        )
+    async with open_store(settings) as settings, open_postgres(settings) as settings:
+        await prepare_ledger(settings)
+        async with open_service(settings) as service:
+            return await service.importer.run(
+                file, orders=orders, again=again, skip_bad=skip_bad, tell=progress.tell
+            )
 
 
 def _tell_bad(name: str, bad: list[tuple[int, str]], count: int) -> None:
@@ -74,43 +73,3 @@ def _summary(report: Report) -> str:
         f"{name}: {report.applied:,} of {report.rows:,} rows applied{begun}{left_out}: "
         f"{made}, {report.units:,} units"
     )
-
-
-class Progress:
-    """How far it is: a bar on a terminal, a line now and then elsewhere."""
-
-    def __init__(self) -> None:
-        self._terminal = sys.stderr.isatty()
-        self._started = self._told = time.monotonic()
-        self._phase = ""
-        self._first = 0
-        self._open = False  # a bar stands on the line
-
-    def tell(self, phase: str, rows: int, share: float) -> None:
-        """``rows`` were ``phase`` (a word like "checked"), which is ``share`` of all."""
-        now = time.monotonic()
-        if phase != self._phase:
-            self.end()
-            self._phase, self._first, self._started, self._told = phase, rows, now, now
-        pause = REDRAW_SECONDS if self._terminal else LINE_SECONDS
-        if share < 1 and now - self._told < pause:
-            return
-        self._told = now
-        rate = (rows - self._first) / max(now - self._started, 1e-3)
-        text = f"{phase} {rows:,} rows, {share:.0%}, {rate:,.0f}/s"
-        if not self._terminal:
-            print(text, file=sys.stderr, flush=True)
-            return
-        filled = int(BAR_CELLS * min(share, 1))
-        text = f"{'█' * filled}{'·' * (BAR_CELLS - filled)} {text}"
-        text = text[: shutil.get_terminal_size().columns - 1]
-        sys.stderr.write(f"\r\x1b[K{text}")
-        sys.stderr.flush()
-        self._open = True
-
-    def end(self) -> None:
-        """What comes next stands on a line of its own."""
-        if self._open:
-            sys.stderr.write("\n")
-            sys.stderr.flush()
-            self._open = False

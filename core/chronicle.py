@@ -25,6 +25,18 @@ POLICY_KINDS: Final = ("channel", "location")
 ID_LENGTH: Final = 36
 
 
+def check_order(epoch: int, seq: int, entries: Iterable[Entry]) -> None:
+    """Raises LedgerBroken unless these follow (epoch, seq) without gap, repeat or change of epoch.
+    """
+    for entry in entries:
+        if entry.epoch != epoch or entry.seq != seq + 1:
+            raise LedgerBroken(
+                f"event {epoch}-{seq + 1} is missing: the stream goes on with "
+                f"{entry.epoch}-{entry.seq}"
+            )
+        seq = entry.seq
+
+
 class Accounts:
     """A pool's row, by the names that movements use; ``deficit`` counts what is missing.
 

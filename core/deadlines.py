@@ -18,7 +18,11 @@ class Deadlines:
     """The lists between the cursor and now."""
 
     def __init__(self) -> None:
-        self.cursor = 0
+        self.begin(0)
+
+    def begin(self, cursor: int) -> None:
+        """Knows nothing but where the store's cursor is."""
+        self.cursor = cursor
         self.clear_round = -1  # pipeline that last found nothing due
         self.clear_at = -1e9  # and when it was sent, monotonic seconds
         self.drains: dict[int, list[str]] = {}  # entries to expire and tidy in the next pipeline

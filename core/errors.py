@@ -185,6 +185,12 @@ class LedgerBroken(StockadeError):
     code = "ledger_broken"
 
 
+class RebuildRefused(StockadeError):
+    """The store cannot be rebuilt from the ledger; the detail says why."""
+
+    code = "rebuild_refused"
+
+
 class ImportRefused(StockadeError):
     """The file cannot be imported; the detail says why, and bad names the rows it is about."""
 

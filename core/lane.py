@@ -77,7 +77,7 @@ class Lane:
         self.last_refusal = ""  # what the store said to a script that it would not run
         self.full = False  # the store's memory is nearly used up: no new reservations
         self.behind = False  # the ledger is too far behind: no new reservations
-        self.closed: StockadeError | None = Draining("this worker has not started yet")
+        self.closed: StockadeError | None = StockUnavailable("this worker has not started yet")
         self.flight_stamp = (0, 0.0)  # of the pipeline that lands: its round, when it was sent
         self.short_window_ms, self._long_ms = short_window_ms, long_window_ms
         self._short = self._long = ("0", "0")
@@ -289,7 +289,7 @@ class Lane:
             return
         if isinstance(replies, ConnectionError):
             self._link = None
-            self._ask_for("link")
+            self.ask_for("link")
             return
         received = monotonic_ms()
         self.flight_stamp = (flight.round, flight.since_ms)
@@ -321,7 +321,7 @@ class Lane:
         if isinstance(step, LookStep):
             self.planner.look_due = True
         if outcome == b"policy":
-            self._ask_for("policy")
+            self.ask_for("policy")
             self.queues.requeue(step.ops)
             return
         if outcome == b"clock":
@@ -332,7 +332,7 @@ class Lane:
                 return
             error = StockUnavailable("the store's clock and this worker's estimate do not agree")
         else:
-            self._ask_for("epoch")
+            self.ask_for("epoch")
             error = StockUnavailable("the store is not the one that this worker knows")
         for op in step.ops:
             op.finish(error)
@@ -345,7 +345,7 @@ class Lane:
             if isinstance(step, LookStep):
                 self.planner.look_due = True
             self.queues.requeue(step.ops)
-            self._ask_for("scripts")
+            self.ask_for("scripts")
             return
         log.error("the store refused %s: %s", type(step).__name__, error)
         self.last_refusal = str(error)
@@ -374,10 +374,18 @@ class Lane:
 
     # --- help from outside ---------------------------------------------------------------------
 
-    def _ask_for(self, kind: str) -> None:
+    def ask_for(self, kind: str) -> None:
+        """Pauses what needs it until it is ``mended``."""
         if kind not in self._paused:
             self._paused.add(kind)
             self._trouble(kind)
+
+    def know(self, epoch: str, seq: int, cursor: int) -> None:
+        """A shard that this worker has seen nothing of; nothing is under way."""
+        assert not self._flights, "abandon it first"
+        self.epoch, self.seq = epoch, seq
+        self.snapshot.clear()
+        self.deadlines.begin(cursor)
 
     def mended(self, kind: str) -> None:
         """The trouble is over; what waits goes on."""

@@ -1,4 +1,4 @@
-"""Opens what has to do with the ledger: its schema, a worker's journal, the scribe."""
+"""Opens what has to do with the ledger: its schema, a worker's journal, the scribe, a rebuild."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import unquote, urlsplit
 
+from core.embedded.valkey import is_private
 from core.errors import LedgerUnavailable, StartRefused
 from core.ledger.journal import Journal
 from core.ledger.migrating import migrate
+from core.ledger.rebuilding import Report
+from core.rebuild import Rebuild, Tell
 from core.scribe import Scribe
 from core.settings import Settings, masked_url
 from core.store.events import EventStream
+from core.store.rebuilding import Refill
+from core.trust import ahead, lost
 
 log = logging.getLogger("stockade.ledger")
 
@@ -47,17 +52,60 @@ async def open_journal(settings: Settings) -> AsyncIterator[Journal | None]:
 
 
 @asynccontextmanager
-async def open_scribe(settings: Settings) -> AsyncIterator[Scribe]:
-    """The scribe of the store and the ledger that the settings name. Raises StartRefused."""
+async def _open_both(settings: Settings) -> AsyncIterator[tuple[EventStream, Journal]]:
+    """The store's stream and the ledger that the settings name. Raises StartRefused."""
     if settings.valkey_url is None or settings.postgres_dsn is None:
-        raise StartRefused("the scribe needs both a valkey_url and a postgres_dsn")
+        raise StartRefused("this needs both a valkey_url and a postgres_dsn")
     stream = EventStream(settings.valkey_url, settings.store_timeout_seconds)
     try:
         async with open_journal(settings) as journal:
             assert journal is not None
-            yield Scribe(
-                stream, journal, 1000 * settings.key_window_seconds,
-                1000 * settings.goods_key_window_seconds,
-            )  # fmt: skip
+            yield stream, journal
     finally:
         await stream.close()
+
+
+@asynccontextmanager
+async def open_scribe(settings: Settings) -> AsyncIterator[Scribe]:
+    """The scribe of the store and the ledger that the settings name. Raises StartRefused.
+
+    It rebuilds a private store that was lost by itself.
+    """
+    async with _open_both(settings) as (stream, journal):
+        yield Scribe(
+            stream, journal, *_windows_ms(settings),
+            rebuild=(lambda: _rebuild(settings, stream, journal))
+            if is_private(settings.valkey_url or "") else None,
+        )  # fmt: skip
+
+
+async def rebuild(settings: Settings, force: bool, tell: Tell) -> Report | None:
+    """Makes the store again from the ledger; None if it has all that the ledger has, unless
+    ``force``. Raises StartRefused, RebuildRefused, Unavailable."""
+    async with _open_both(settings) as (stream, journal):
+        mark = await journal.mark()
+        if mark is not None and not force:
+            found = await stream.position()
+            why = ahead(found.epoch, mark)
+            if why and not found.rebuilding:
+                raise StartRefused(why)
+            if not lost(found.epoch, found.seq, found.rebuilding, mark):
+                return None
+        return await _rebuild(settings, stream, journal, tell)
+
+
+async def _rebuild(
+    settings: Settings, stream: EventStream, journal: Journal, tell: Tell = lambda *_: None
+) -> Report:
+    assert settings.valkey_url is not None
+    refill = Refill(settings.valkey_url, settings.store_timeout_seconds)
+    try:
+        return await Rebuild(
+            stream, refill, journal, _windows_ms(settings), settings.move_deadlines, tell
+        ).run()
+    finally:
+        await refill.close()
+
+
+def _windows_ms(settings: Settings) -> tuple[int, int]:
+    return 1000 * settings.key_window_seconds, 1000 * settings.goods_key_window_seconds

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
-from core.chronicle import Chronicle
+from core.chronicle import Chronicle, check_order
 from core.errors import LedgerBroken, StockadeError, Unavailable
 from core.ledger.books import Books
 from core.ledger.journal import Journal, Mark
 from core.store import events
 from core.store.events import Entry, EventStream
+from core.trust import ahead, lost
 
 ENTRIES_FIRST = 32  # of one transaction; then as many as it takes to stay near the aim
 ENTRIES_MAX = 4_096
@@ -34,11 +35,18 @@ class Scribe:
     """Reads one shard's stream. ``run`` it until it is cancelled."""
 
     def __init__(
-        self, stream: EventStream, journal: Journal, short_window_ms: int, long_window_ms: int
+        self,
+        stream: EventStream,
+        journal: Journal,
+        short_window_ms: int,
+        long_window_ms: int,
+        rebuild: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
+        """``rebuild`` makes a lost store again; without it somebody is told to."""
         self._stream = stream
         self._journal = journal
         self._books = Books(journal)
+        self._rebuild = rebuild
         self._windows_ms = (short_window_ms, long_window_ms)
         self._count = ENTRIES_FIRST
         self._seen_at = 0.0
@@ -91,8 +99,9 @@ class Scribe:
 
         Raises Unavailable when a server is away, LedgerBroken for a stream that does not fit.
         """
-        if self.mark is None:
-            await self._take_over()
+        if self.mark is None and not await self._take_over():
+            await asyncio.sleep(PAUSE_SECONDS if wait else 0)
+            return 0
         mark, chronicle = self.mark, self._chronicle
         assert mark is not None
         assert chronicle is not None
@@ -100,36 +109,38 @@ class Scribe:
         if not entries:
             await self._nothing_new(mark)
             return 0
-        _check_order(mark, entries)
+        check_order(mark.epoch, mark.seq, entries)
         await self._write(mark, chronicle, entries)
         await self._drop_keys(entries[-1].time_ms)
         return len(entries)
 
-    async def _take_over(self) -> None:
-        """Starts from the ledger's mark, wherever another scribe has brought it."""
-        position = await self._stream.position()
-        if position is None:
-            raise LedgerBroken("the store is empty: it must be rebuilt from the ledger")
+    async def _take_over(self) -> bool:
+        """Starts from the ledger's mark, wherever another scribe has brought it. False if there is
+        nothing to read yet: neither server has seen a shard."""
         mark = await self._journal.mark()
+        position = await self._stream.position()
         if mark is None:
+            if not position.epoch:
+                return False
             await self._books.begin(position.epoch, position.time_ms, events.MAIN_ENTRY)
             mark = await self._journal.mark()
             assert mark is not None
         self._known = mark
-        if position.epoch != mark.epoch:
-            raise LedgerBroken(
-                f"the store has epoch {position.epoch}, the ledger {mark.epoch}: rebuild the store "
-                "from the ledger"
-            )
-        if position.seq < mark.seq:
-            raise LedgerBroken(
-                f"the store is at event {position.seq}, the ledger has {mark.seq}: the store lost "
-                "what the ledger knows; rebuild it"
-            )
+        why = lost(position.epoch, position.seq, position.rebuilding, mark)
+        if why and self._rebuild is None:
+            raise LedgerBroken(f"{why}; run `stockade rebuild`")
+        if why and self._rebuild is not None:
+            log.error("%s", why)
+            await self._rebuild()
+            return await self._take_over()
+        why = ahead(position.epoch, mark)
+        if why:
+            raise LedgerBroken(why)
         await self._stream.mark(mark.epoch, mark.seq, mark.time_ms)
         self._chronicle = Chronicle(mark.position, mark.policy)
         self.mark = mark
         log.info("the ledger is at event %d, the store at %d", mark.seq, position.seq)
+        return True
 
     async def _write(self, mark: Mark, chronicle: Chronicle, entries: Sequence[Entry]) -> None:
         loop = asyncio.get_running_loop()
@@ -157,16 +168,15 @@ class Scribe:
         self._count = max(1, min(ENTRIES_MAX, 2 * self._count, aim))
 
     async def _nothing_new(self, mark: Mark) -> None:
-        """An idle scribe says now and then that the store holds no more than this."""
-        loop = asyncio.get_running_loop()
-        if loop.time() < self._seen_at + SEE_SECONDS:
-            return
+        """An idle scribe sees whether the store is still the one that it was, and says now and then
+        that it holds no more than this."""
         position = await self._stream.position()
-        if position is None or position.epoch != mark.epoch or position.seq < mark.seq:
+        if position.epoch != mark.epoch or position.seq < mark.seq:
             self.mark = None
             return
-        if position.seq > mark.seq:
-            return  # it came meanwhile
+        loop = asyncio.get_running_loop()
+        if position.seq > mark.seq or loop.time() < self._seen_at + SEE_SECONDS:
+            return  # it came meanwhile, or this was said a moment ago
         self._seen_at = loop.time()
         if not await self._books.see(mark, position.time_ms):
             self.mark = None
@@ -180,16 +190,3 @@ class Scribe:
             self._dropped_at = loop.time()
             short_ms, long_ms = self._windows_ms
             await self._books.drop_keys(now_ms - 2 * short_ms, now_ms - 2 * long_ms)
-
-
-def _check_order(mark: Mark, entries: Sequence[Entry]) -> None:
-    """Raises LedgerBroken unless these follow the mark without gap, repeat or change of epoch."""
-    seq = mark.seq
-    for entry in entries:
-        if entry.epoch != mark.epoch or entry.seq != seq + 1:
-            raise LedgerBroken(
-                f"event {mark.epoch}-{seq + 1} is missing: the stream goes on with "
-                f"{entry.epoch}-{entry.seq}"
-            )
-        seq = entry.seq
-

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
-import os
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
-
-from redis.asyncio.connection import parse_url
 
 from core.backing import Backing
 from core.backlog import Backlog
 from core.catalogue import Catalogue, kernel_policy
 from core.channels import CutOff
 from core.clock import monotonic_ms
-from core.embedded.guard import RUNTIME_PREFIX
-from core.embedded.valkey import find_running
+from core.embedded.valkey import find_running, is_private
 from core.engine import Engine
 from core.errors import Draining, StartRefused, StockUnavailable, Unavailable
 from core.importing.importer import Importer
@@ -34,6 +28,7 @@ from core.stock import Stock
 from core.store import scripts
 from core.store.link import Link, ReplyError, open_link
 from core.store.shard import Meta, PolicyEntries, Shard
+from core.trust import Trust
 
 RECONNECT_SECONDS = 0.05
 CANCEL_SECONDS = 0.1
@@ -58,8 +53,7 @@ class Service:
         self._shard = shard
         self._durability = durability
         self._tasks: set[asyncio.Task[None]] = set()
-        self._run_id = ""
-        self._format_known = True
+        self._trust = Trust(shard, journal, is_private(url))
         self.version = ""
         self.lane = Lane(
             durability=durability,
@@ -115,27 +109,37 @@ class Service:
         }
 
     async def open(self) -> None:
-        """Connects, makes the shard if the store is empty, loads policy, starts the reaper."""
+        """Connects, makes the shard if there never was one, loads policy, starts the reaper.
+
+        A store that cannot be trusted leaves the worker closed until it can be.
+        """
         await self._shard.load_scripts()
-        marker = _marker(self._settings.data, self._url)
-        meta = await self._shard.start(create=not marker.exists())
-        _check_marker(marker, meta)
-        if meta.format != scripts.FORMAT:
-            raise StartRefused(
-                f"the store has format {meta.format}, this version writes {scripts.FORMAT}; "
-                "run a version of Stockade that knows it"
-            )
-        self._run_id = meta.run_id
-        self.lane.epoch, self.lane.seq = meta.epoch, meta.seq
-        monotonic = monotonic_ms()
-        self.lane.clock.heard(meta.time_ms, monotonic, monotonic)
-        self.lane.deadlines.moved(meta.cursor)
-        self._use_policy(await self._shard.policy())
+        meta, why = await self._trust.look("", 0)
+        if meta.format not in ("", scripts.FORMAT):
+            raise StartRefused(why)
         self.lane.use(await open_link(self._url, self._settings.store_timeout_seconds))
-        self.lane.closed = None
-        await self.lane.tidy()
+        if why:
+            self._fence(why)
+            self.lane.ask_for("epoch")
+        else:
+            await self._take(meta)
+            await self.lane.tidy()
         self._spawn(Reaper(self.lane, self._shard, self.backlog, meta.purged).run())
         self._spawn(CutOff(self.catalogue.channels, self.catalogue.delete_channel).run())
+
+    async def _take(self, meta: Meta) -> None:
+        """Begins on a shard: the first one, or one that was rebuilt meanwhile."""
+        policy = await self._shard.policy()
+        if policy.epoch != meta.epoch:
+            raise StockUnavailable("the store changed while it was looked at")
+        if self.lane.epoch:
+            log.warning("the store was rebuilt: epoch %s follows %s", meta.epoch, self.lane.epoch)
+            self._abandon("the store was rebuilt")
+        self.lane.know(meta.epoch, meta.seq, meta.cursor)
+        monotonic = monotonic_ms()
+        self.lane.clock.heard(meta.time_ms, monotonic, monotonic)
+        self._use_policy(policy)
+        self._reopen()
 
     async def close(self) -> None:
         """Answers what waits, then stops everything."""
@@ -178,15 +182,14 @@ class Service:
             try:
                 link = await open_link(self._url, self._settings.store_timeout_seconds)
                 await self._shard.load_scripts()
-                meta = await self._shard.start(create=False)
-                difference = self._difference(meta) or await self._weaker()
-                if not difference:
+                why = await self._mistrust() or await self._weaker()
+                if not why:
                     self._reopen()
                     self.lane.use(link)
                     link = None
                     log.warning("connected to the store again")
                     return
-                self._fence(difference)
+                self._fence(why)
                 give_up_at = None
             except (ConnectionError, ReplyError, Unavailable) as error:
                 if give_up_at is not None and loop.time() >= give_up_at:
@@ -215,46 +218,33 @@ class Service:
         if not isinstance(self.lane.closed, Draining):
             self.lane.closed = None
 
-    def _difference(self, meta: Meta) -> str:
-        """Why the store may not be written to; "" if it has all that this worker has seen.
+    async def _mistrust(self) -> str:
+        """Why the store may not be written to; "" if it may. One that was rebuilt is taken."""
+        meta, why = await self._trust.look(self.lane.epoch, self.lane.seq)
+        if not why and meta.epoch != self.lane.epoch:
+            await self._take(meta)
+        return why
 
-        A server that restarted has another run id; a shorter history or an empty store fences the
-        shard: what was acknowledged since would be forgotten.
-        """
-        if meta.format != scripts.FORMAT:
-            found = meta.format or "none"
-            return f"the store has format {found}, this version knows {scripts.FORMAT}"
-        if meta.epoch != self.lane.epoch:
-            return f"the store has epoch {meta.epoch}, this worker knows {self.lane.epoch}"
-        if meta.seq < self.lane.seq:
-            return (
-                f"the store went back from seq {self.lane.seq} to {meta.seq}: acknowledged changes "
-                "are lost"
-            )
-        if meta.run_id != self._run_id:
-            log.warning("the store was restarted (run id %s)", meta.run_id)
-            self._run_id = meta.run_id
-        return ""
-
-    def _fence(self, difference: str) -> None:
-        """No writes until the store is restored, or the service is started anew on it."""
+    def _fence(self, why: str) -> None:
+        """No writes until the store can be trusted again."""
         known = self.lane.closed
-        self._abandon(f"{difference}; restore it, or start the service anew on it")
+        self._abandon(why)
         if known is None or str(self.lane.closed) != str(known):
             log.error("no writes: %s", self.lane.closed)
 
     async def _mend_epoch(self) -> None:
-        """The shard is not the one that was known: fenced until it is again."""
-        self._abandon("the store is not the one that this worker knows")
+        """The shard is not the one that was known: fenced until it is again, or is rebuilt."""
+        if not isinstance(self.lane.closed, StockUnavailable):
+            self._abandon("the store is not the one that this worker knows")
         while True:
             with contextlib.suppress(Unavailable):
                 await self._shard.load_scripts()
-                difference = self._difference(await self._shard.start(create=False))
-                if not difference:
+                why = await self._mistrust()
+                if not why:
                     self._reopen()
                     self.lane.mended("epoch")
                     return
-                self._fence(difference)
+                self._fence(why)
             await asyncio.sleep(SETTLE_SECONDS)
 
     async def _mend_policy(self) -> None:
@@ -307,39 +297,6 @@ class Service:
         self._check_epoch(entries.epoch)
         if entries.number > self.lane.policy_number:
             self.lane.snapshot.policy = kernel_policy(entries)
-
-
-# --- the marker of a store that was seen -----------------------------------------------------
-
-
-def _marker(data: Path, url: str) -> Path:
-    """The file that remembers a store's epoch: an empty store is never an empty warehouse."""
-    options: dict[str, Any] = dict(parse_url(url))
-    socket = Path(options.get("path", ""))
-    if socket.parent.name.startswith(RUNTIME_PREFIX):
-        return data / "epoch-private"  # its socket has a new name at every start
-    place = f"{socket}{options.get('host')}:{options.get('port')}/{options.get('db', 0)}"
-    return data / f"epoch-{hashlib.sha256(place.encode()).hexdigest()[:12]}"
-
-
-def _check_marker(marker: Path, meta: Meta) -> None:
-    """Raises StartRefused for a store that lost what it had; else remembers its epoch."""
-    seen = marker.read_text().strip() if marker.exists() else ""
-    if seen and (not meta.epoch or int(meta.epoch) < int(seen)):
-        state = "is empty" if not meta.epoch else f"has the older epoch {meta.epoch}"
-        raise StartRefused(
-            f"the store {state}, but had epoch {seen}: restore its data, or remove {marker} to "
-            "start with what is there"
-        )
-    if seen != meta.epoch:
-        fresh = marker.with_suffix(f".{os.getpid()}")
-        try:
-            marker.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            fresh.write_text(meta.epoch + "\n")
-            fresh.replace(marker)
-        except OSError as error:
-            log.warning("%s cannot be written (%s): an emptied store will not be noticed at the "
-                        "next start", marker, error.strerror)
 
 
 # --- opening ---------------------------------------------------------------------------------

@@ -84,6 +84,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Annotated[int, Meta(ge=2**20, le=2**53)] | None,
         Meta(description="events that may wait for the ledger; none: a quarter of maxmemory"),
     ] = None
+    move_deadlines: Annotated[
+        bool,
+        Meta(description="a rebuild moves deadlines that passed meanwhile by the outage"),
+    ] = True
     staleness_ms: Annotated[
         int, Meta(ge=0, le=1_000, description="how old a row may be that refuses a demand")
     ] = 3
@@ -271,6 +275,8 @@ def _wanted(hint: Any) -> str:
             return f"a whole number from {low} to {high}"
         case msgspec.inspect.FloatType(le=high):
             return f"a number above 0 and up to {high}"
+        case msgspec.inspect.BoolType():
+            return "true or false"
         case msgspec.inspect.LiteralType(values=values):
             return "one of " + ", ".join(map(str, values))
     return "text that is not empty"

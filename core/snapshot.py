@@ -43,6 +43,12 @@ class Snapshot:
         self.skus: OrderedDict[str, Sku] = OrderedDict()
         self.rows: OrderedDict[bytes, Row] = OrderedDict()
 
+    def clear(self) -> None:
+        """Knows nothing: the shard is another one."""
+        self.policy = None
+        self.skus.clear()
+        self.rows.clear()
+
     def see_sku(self, name: str, entry: bytes, round: int, seen_at: float) -> None:
         """Takes in a SKU's entry; empty: there is no such SKU."""
         sku = self.skus.get(name)

@@ -13,8 +13,10 @@ import asyncpg
 
 from core.embedded.postgres import Addresses
 from core.ledger.journal import Journal, Mark
+from core.rebuild import Rebuild
 from core.scribe import Scribe
 from core.store.events import EventStream
+from core.store.rebuilding import Refill
 from tests.stored import ALIVE, Row, Store, parse_record, parse_row, read
 
 DIFFERENCES_SHOWN = 40
@@ -28,13 +30,19 @@ class Ledger:
     def __init__(self, addresses: Addresses) -> None:
         self.dsn, self.owner_dsn = addresses
         self.journal = Journal(self.dsn, 30.0)
-        self._streams: list[EventStream] = []
+        self._streams: list[EventStream | Refill] = []
 
     def scribe(self, url: str, timeout_seconds: float = 2.0) -> Scribe:
         """A scribe of the store at ``url``."""
         stream = EventStream(url, timeout_seconds)
         self._streams.append(stream)
         return Scribe(stream, self.journal, HOUR_MS, WEEK_MS)
+
+    def rebuilding(self, url: str, move_deadlines: bool = True) -> Rebuild:
+        """A rebuild of the store at ``url``, not begun yet."""
+        stream, refill = EventStream(url, 5.0), Refill(url, 5.0)
+        self._streams += (stream, refill)
+        return Rebuild(stream, refill, self.journal, (HOUR_MS, WEEK_MS), move_deadlines)
 
     async def catch_up(self, url: str) -> Mark:
         """Brings all that the store holds into the ledger; the mark then."""

@@ -175,7 +175,9 @@ class Audit:
 
     @property
     def trimmed(self) -> bool:
-        """True if the stream does not reach back to the first event."""
+        """True if the stream does not reach back to the first event, or a rebuild began it."""
+        if "rebuilt" in self.meta:
+            return True
         return self.events[0].seq != 1 if self.events else self.meta.get("seq", "0") != "0"
 
     def check(self, true: bool, difference: str) -> None:
@@ -337,7 +339,7 @@ def _store(names: list[str], values: list[object]) -> Store:
 
 
 def may_be_purged(found: Audit, id: str) -> bool:
-    """True if the record is there, or ended so long ago that it may have been removed; or a test
-    made it so."""
-    known = id in found.edited or id in found.records
+    """True if the record is there, or ended so long ago that it may have been removed, or ended
+    before a rebuild, which leaves it in the ledger; or a test made it so."""
+    known = id in found.edited or id in found.records or "rebuilt" in found.meta
     return known or int(found.meta["purged"]) >= created_ms(id) // 3_600_000

@@ -12,7 +12,7 @@ import os
 import signal
 from pathlib import Path
 from typing import Literal
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit
 
 from core.embedded import guard
 from core.embedded.find import find_server
@@ -120,3 +120,10 @@ def find_running(data: Path) -> str | None:
 
 def _url(socket: Path) -> str:
     return f"unix://{quote(str(socket))}"
+
+
+def is_private(url: str) -> bool:
+    """True for the address of a private Valkey: the service's alone, to do with as it must."""
+    parts = urlsplit(url)
+    parent = Path(unquote(parts.path)).parent.name
+    return parts.scheme == "unix" and parent.startswith(guard.RUNTIME_PREFIX)

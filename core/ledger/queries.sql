@@ -76,3 +76,57 @@ DELETE FROM stockade.idempotency_keys WHERE time_ms < $1 AND (NOT long OR time_m
 
 -- name: record
 SELECT record FROM stockade.reservation WHERE id = $1
+
+-- name: fence_mark
+UPDATE stockade.mark SET epoch = $4, seq = 0 WHERE shard = $1 AND epoch = $2 AND seq = $3
+
+-- name: begin_rebuild
+INSERT INTO stockade.rebuild (epoch, started_at, lost_epoch, lost_seq, lost_position, lost_time_ms,
+  lost_seen_ms, carried, whole, reason, named)
+VALUES ($1, to_timestamp($2 / 1000.0), $3, $4, $5, $6, $7, $8, $9, $10, $11)
+
+-- name: end_rebuild
+INSERT INTO stockade.rebuild_end (epoch, finished_at, counts, moved, outage_ms)
+VALUES ($1, to_timestamp($2 / 1000.0), $3::jsonb, $4, $5)
+
+-- name: unfinished_rebuild
+SELECT r.lost_epoch, r.lost_seq, r.lost_position, r.lost_time_ms, r.lost_seen_ms, r.carried,
+  r.whole, r.reason, r.named
+FROM stockade.rebuild r LEFT JOIN stockade.rebuild_end e USING (epoch)
+WHERE r.epoch = $1 AND e.epoch IS NULL
+
+-- name: last_rebuild
+SELECT r.epoch, r.lost_epoch, r.lost_seq, r.lost_position, r.lost_time_ms, r.lost_seen_ms, r.carried,
+  r.whole, r.reason, r.named, e.counts, e.moved, e.outage_ms,
+  extract(epoch FROM r.started_at) AS started, extract(epoch FROM e.finished_at) AS finished
+FROM stockade.rebuild r JOIN stockade.rebuild_end e USING (epoch)
+ORDER BY r.epoch DESC LIMIT 1
+
+-- name: rebuild_sizes
+SELECT (SELECT count(*) FROM stockade.policy) AS policies,
+  (SELECT count(*) FROM stockade.import) AS imports,
+  (SELECT count(*) FROM stockade.pool) AS pools,
+  (SELECT count(*) FROM stockade.reservation WHERE state IN ('R', 'C')) AS reservations,
+  (SELECT count(*) FROM stockade.idempotency_keys WHERE time_ms >= $1 OR long AND time_ms >= $2)
+    AS scripts
+
+-- name: rebuild_policies
+SELECT kind, name, entry FROM stockade.policy
+
+-- name: rebuild_imports
+SELECT field, value FROM stockade.import
+
+-- name: rebuild_pools
+SELECT sku || '@' || location AS pool, row FROM stockade.pool
+
+-- name: rebuild_reservations
+SELECT id::text AS id, record FROM stockade.reservation WHERE state IN ('R', 'C')
+
+-- name: rebuild_passed
+SELECT id::text AS id, record FROM stockade.reservation
+WHERE CASE state WHEN 'R' THEN split_part(record, ' ', 4)::bigint END BETWEEN $1 AND $2
+
+-- name: rebuild_keys
+SELECT time_ms, long, keys FROM stockade.idempotency_keys
+WHERE time_ms >= $1 OR long AND time_ms >= $2
+ORDER BY position

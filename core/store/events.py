@@ -36,10 +36,12 @@ class Entry(Struct, frozen=True, gc=False):
 
 
 class Position(Struct, frozen=True):
-    """Where a shard is: epoch, the seq of its last event, and the server's time."""
+    """Where a shard is: epoch (0 if it is empty), the seq of its last event, how far a rebuild is
+    that has not ended, in words, and the server's time."""
 
     epoch: int
     seq: int
+    rebuilding: str
     time_ms: int
 
 
@@ -59,18 +61,19 @@ class EventStream:
     async def close(self) -> None:
         await self._redis.aclose()
 
-    async def position(self) -> Position | None:
-        """Where the shard is; None for an empty store."""
+    async def position(self) -> Position:
+        """Where the shard is."""
         try:
             pipe = self._redis.pipeline(transaction=True)
-            pipe.hmget(keys.META, "epoch", "seq")
+            pipe.hmget(keys.META, "epoch", "seq", "rebuilding")
             pipe.time()
-            (epoch, seq), (seconds, microseconds) = await pipe.execute()
+            (epoch, seq, rebuilding), (seconds, microseconds) = await pipe.execute()
         except RedisError as error:
             raise _error(error) from error
-        if epoch is None:
-            return None
-        return Position(int(epoch), int(seq), seconds * 1000 + microseconds // 1000)
+        return Position(
+            int(epoch or 0), int(seq or 0), (rebuilding or b"").decode(),
+            seconds * 1000 + microseconds // 1000,
+        )  # fmt: skip
 
     async def read(self, epoch: int, seq: int, count: int, wait: bool = True) -> list[Entry]:
         """Up to ``count`` events behind (epoch, seq); may wait BLOCK_SECONDS for the first."""

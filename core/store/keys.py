@@ -16,6 +16,7 @@ SKUS = f"{_TAG}:skus".encode()
 CATALOG = f"{_TAG}:catalog".encode()
 IMPORTS = f"{_TAG}:imports".encode()
 EVENTS = f"{_TAG}:events".encode()
+EVERY = f"{_TAG}:*"  # of the shard, as a pattern
 
 BUCKET_MS = 1_000  # reservations of one second share a hash: small ones stay in the cache
 HOUR_MS = 3_600_000

@@ -48,9 +48,12 @@ PURGE: Final = Script("purge")
 DROP: Final = Script("drop")
 IMPORT: Final = Script("import")
 MARK: Final = Script("mark")
+REBUILD_BEGIN: Final = Script("rebuild_begin")
+REBUILD_PUT: Final = Script("rebuild_put")
+REBUILD_END: Final = Script("rebuild_end")
 RESTORE: Final = Script("restore")
 
 ALL: Final = (
     START, LOOK, STOCK, RESERVE, REPLAN, JUDGE, COMMIT, FULFIL, GIVEBACK, EXTEND, DUE, SKU, POLICY,
-    PURGE, DROP, IMPORT, MARK, RESTORE,
+    PURGE, DROP, IMPORT, MARK, RESTORE, REBUILD_BEGIN, REBUILD_PUT, REBUILD_END,
 )  # fmt: skip

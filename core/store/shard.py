@@ -20,7 +20,11 @@ CONNECTIONS_MAX = 32  # of one worker; who finds none free waits, as long as one
 
 
 class Meta(Struct, frozen=True):
-    """What the shard is. ``epoch`` is empty if there is none."""
+    """What the shard is; ``epoch`` is empty if there is none.
+
+    ``rebuilding``: how far a rebuild is that has not ended, in words; ``checked``: the run of the
+    server in which it was last held against the ledger; ``run_id``: the run of now.
+    """
 
     format: str
     epoch: str
@@ -28,6 +32,8 @@ class Meta(Struct, frozen=True):
     policy: int
     cursor: int
     purged: int
+    rebuilding: str
+    checked: str
     time_ms: int
     run_id: str
 
@@ -93,18 +99,37 @@ class Shard:
         """What the shard is; made if the store is empty and ``create``."""
         try:
             run_id = (await self._redis.info("server"))["run_id"]
-            if not create and not await self._redis.exists(keys.META):
-                return Meta("", "", 0, 0, 0, 0, 0, run_id)
             found = await self._redis.evalsha(
-                scripts.START.sha.decode(), 2, keys.META, keys.LOCATIONS, scripts.FORMAT, MAIN_ENTRY
-            )
+                scripts.START.sha.decode(), 2, keys.META, keys.LOCATIONS, scripts.FORMAT,
+                MAIN_ENTRY, int(create),
+            )  # fmt: skip
         except RedisError as error:
             raise _error(error) from error
-        known = [word.decode() for word in found[:6]]
+        form, epoch, *numbers, rebuilding, checked = (word.decode() for word in found[:8])
+        seq, policy, cursor, purged = (int(word or 0) for word in numbers)
         return Meta(
-            known[0], known[1], int(known[2] or 0), int(known[3] or 0), int(known[4] or 0),
-            int(known[5] or 0), int(found[6]), run_id,
+            form, epoch, seq, policy, cursor, purged, rebuilding, checked, int(found[8]), run_id
         )
+
+    async def must_be_rebuilt(self, epoch: str, seq: int, why: str) -> None:
+        """Takes a shard of this epoch from all workers: it lacks what was acknowledged, up to
+        ``seq``."""
+        try:
+            await self._redis.evalsha(
+                scripts.REBUILD_BEGIN.sha.decode(), 1, keys.META,
+                scripts.FORMAT, epoch, "", 0, why, seq,
+            )  # fmt: skip
+        except RedisError as error:
+            raise _error(error, keys.META) from error
+
+    async def checked(self, epoch: str, run_id: str) -> None:
+        """Notes that the store, in this run of its server, has all that the ledger has."""
+        try:
+            found_epoch, found = await self._hmget(keys.META, ("epoch", "checked"))
+            if found_epoch == epoch.encode() and found != run_id.encode():
+                await self._redis.hset(keys.META, "checked", run_id)
+        except RedisError as error:
+            raise _error(error, keys.META) from error
 
     async def version(self) -> str:
         """Name and version of the server. Raises StartRefused for one that is too old."""

@@ -1,0 +1,35 @@
+#!lua flags=allow-oom
+-- rebuild_begin: the shard is going to be made again from the ledger, or must be.
+--
+-- Guarantees: an epoch above all before, so every script of a worker is answered `epoch` from now
+-- on; one rebuild at a time: one that gave a sign of life lately keeps the shard. Nothing else is
+-- touched: what the stream still has can be read.
+-- KEYS 1 meta
+-- ARGV 1 format 2 the ledger's epoch 3 token of this rebuild, or "" of a worker that only says that
+--      it must be, for the epoch of 2 4 silence after which a rebuild is dead, ms 5 how far it is, in words 6 the last
+--      seq of the shard that is known to have been
+-- Returns begun, the epoch, time in ms, epoch and seq that the shard had ("" = not known)
+--      | busy, how far the other one is
+-- Event: none
+
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local found = redis.call('TYPE', KEYS[1]).ok
+if found ~= 'hash' and found ~= 'none' then
+  return redis.error_reply('WRONGTYPE ' .. KEYS[1] .. ' is a ' .. found .. ', not a hash')
+end
+local meta = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'rebuilding', 'alive', 'was', 'was_seq')
+if (meta[3] and now - tonumber(meta[4]) < tonumber(ARGV[4]))
+    or (ARGV[3] == '' and meta[1] ~= ARGV[2]) then
+  return {'busy', meta[3] or ''}
+end
+
+local was, was_seq = meta[1] or '', meta[2] or ''
+if meta[3] then was, was_seq = meta[5], meta[6] end   -- another rebuild was here and died
+if was_seq == '' or tonumber(was_seq) < tonumber(ARGV[6]) then was_seq = ARGV[6] end
+local alive = ARGV[3] == '' and '0' or string.format('%d', now)
+local epoch = math.max(now, tonumber(ARGV[2]) + 1, tonumber(meta[1] or '0') + 1)
+redis.call('HSET', KEYS[1], 'format', ARGV[1], 'epoch', string.format('%d', epoch), 'seq', '0',
+  'mark', '0', 'rebuilding', ARGV[5], 'token', ARGV[3], 'alive', alive,
+  'was', was, 'was_seq', was_seq)
+return {'begun', string.format('%d', epoch), now, was, was_seq}
