@@ -380,13 +380,6 @@ class Lane:
             self._paused.add(kind)
             self._trouble(kind)
 
-    def know(self, epoch: str, seq: int, cursor: int) -> None:
-        """A shard that this worker has seen nothing of; nothing is under way."""
-        assert not self._flights, "abandon it first"
-        self.epoch, self.seq = epoch, seq
-        self.snapshot.clear()
-        self.deadlines.begin(cursor)
-
     def mended(self, kind: str) -> None:
         """The trouble is over; what waits goes on."""
         self._paused.discard(kind)

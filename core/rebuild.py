@@ -18,6 +18,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from typing import Final
+from urllib.parse import unquote
 
 import msgspec
 
@@ -335,7 +336,7 @@ def _named(entry: Entry) -> list[str]:
     for id, record in zip(words[::2], words[1::2], strict=False):
         parts = record.split(" ")
         reference = parts[8] if len(parts) > 8 else "-"
-        found.append(f"{id} {reference}")
+        found.append(f"{id} {unquote(reference)}")
     return found
 
 

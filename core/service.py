@@ -135,7 +135,9 @@ class Service:
         if self.lane.epoch:
             log.warning("the store was rebuilt: epoch %s follows %s", meta.epoch, self.lane.epoch)
             self._abandon("the store was rebuilt")
-        self.lane.know(meta.epoch, meta.seq, meta.cursor)
+        self.lane.epoch, self.lane.seq = meta.epoch, meta.seq
+        self.lane.snapshot.clear()
+        self.lane.deadlines.begin(meta.cursor)
         monotonic = monotonic_ms()
         self.lane.clock.heard(meta.time_ms, monotonic, monotonic)
         self._use_policy(policy)

@@ -50,6 +50,7 @@ class Trust:
         """``private``: the store is ours alone, and is rebuilt without anybody being asked."""
         self._shard = shard
         self._journal = journal
+        self._private = private
         self._remedy = "; it is rebuilt now" if private else "; run `stockade rebuild`"
         self.run_id = ""  # of the server, when the store was last found to be whole
 
@@ -99,7 +100,7 @@ class Trust:
         found = int(meta.epoch or 0)
         why = lost(found, meta.seq, meta.rebuilding, mark)
         if why:
-            return meta, why + self._remedy
+            return meta, why if self._private and meta.rebuilding else why + self._remedy
         why = ahead(found, mark)
         if not why:
             await self._shard.checked(meta.epoch, meta.run_id)

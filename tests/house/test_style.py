@@ -50,7 +50,7 @@ CONTRACT = {
 }  # fmt: skip
 ADDED = {400: {"if_match_invalid"}, 500: {"internal_error"}}  # beyond the table
 # Of commands and of the scribe: no request ever gets these.
-AT_START = {"start_refused", "import_refused", "ledger_broken"}
+AT_START = {"start_refused", "import_refused", "ledger_broken", "rebuild_refused"}
 
 
 def sources(*endings: str) -> list[Path]:

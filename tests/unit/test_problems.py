@@ -17,6 +17,7 @@ from core.errors import (
     InvalidState,
     LedgerBroken,
     Overloaded,
+    RebuildRefused,
     StartRefused,
     StockadeError,
     StockUnavailable,
@@ -55,7 +56,8 @@ STATUSES = {
 }
 
 
-NEVER_ANSWERED = (StartRefused, ImportRefused, LedgerBroken)  # of commands and of the scribe
+# Of commands and of the scribe.
+NEVER_ANSWERED = (StartRefused, ImportRefused, LedgerBroken, RebuildRefused)
 
 
 def leaves(root: type[StockadeError]) -> Iterator[type[StockadeError]]:

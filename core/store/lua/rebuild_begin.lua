@@ -5,18 +5,20 @@
 -- on; one rebuild at a time: one that gave a sign of life lately keeps the shard. Nothing else is
 -- touched: what the stream still has can be read.
 -- KEYS 1 meta
--- ARGV 1 format 2 the ledger's epoch 3 token of this rebuild, or "" of a worker that only says that
---      it must be, for the epoch of 2 4 silence after which a rebuild is dead, ms 5 how far it is, in words 6 the last
---      seq of the shard that is known to have been
--- Returns begun, the epoch, time in ms, epoch and seq that the shard had ("" = not known)
+-- ARGV 1 format 2 the ledger's epoch; of a worker that only says that a rebuild must be, the epoch
+--      that it knows 3 token of this rebuild, or "" of such a worker 4 silence after which a rebuild
+--      is dead, ms 5 how far it is, in words 6 the last seq of the shard that is known to have been
+-- Returns begun, the epoch, time in ms, the epoch and seq that the shard had ("" = not known)
 --      | busy, how far the other one is
 -- Event: none
 
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-local found = redis.call('TYPE', KEYS[1]).ok
-if found ~= 'hash' and found ~= 'none' then
-  return redis.error_reply('WRONGTYPE ' .. KEYS[1] .. ' is a ' .. found .. ', not a hash')
+for i = 1, #KEYS do
+  local found = redis.call('TYPE', KEYS[i]).ok
+  if found ~= 'hash' and found ~= 'none' then
+    return redis.error_reply('WRONGTYPE ' .. KEYS[i] .. ' is a ' .. found .. ', not a hash')
+  end
 end
 local meta = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'rebuilding', 'alive', 'was', 'was_seq')
 if (meta[3] and now - tonumber(meta[4]) < tonumber(ARGV[4]))

@@ -15,7 +15,8 @@ if meta[1] ~= ARGV[1] then return 0 end
 
 redis.call('DEL', KEYS[1])
 redis.call('HSET', KEYS[1], 'format', meta[2], 'epoch', meta[3], 'seq', meta[4],
-  'policy', ARGV[2], 'cursor', ARGV[3], 'purged', string.format('%d', math.floor(now / 3600000) - 1),
+  'policy', ARGV[2], 'cursor', ARGV[3],
+  'purged', string.format('%d', math.floor(now / 3600000) - 1),
   'h', ARGV[4], 'hp', ARGV[5], 'w', ARGV[6], 'wp', ARGV[7], 'mark', '0',
   'mark_ms', string.format('%d', now), 'clock', meta[5] or '0', 'checked', ARGV[8], 'rebuilt', '1')
 return 1
