@@ -289,8 +289,8 @@ class Rebuild:
             for time_ms, is_long, text in page:
                 start, current, before = named[is_long]
                 window = current if time_ms >= start else before
-                words = text.split("\n")
-                for field, value in zip(words[::2], words[1::2], strict=True):
+                for line in text.split("\n"):
+                    field, _, value = line.partition(" ")
                     self._part.field(window, field, value)
                     await self._room(0, total)
                 await self._room(1, total)

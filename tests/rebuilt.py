@@ -9,7 +9,7 @@ import pytest
 
 from core.service import Service
 from tests.ledgered import Ledger
-from tests.stored import TAG, Store
+from tests.stored import TAG, Store, spelled_out
 from tests.workers import Workers, moved
 
 Open: TypeAlias = Callable[..., Awaitable[Service]]
@@ -48,7 +48,7 @@ def kept(store: Store, kind: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for name in sorted(store.hashes):
         if name.startswith(f"{TAG}idem:{kind}"):
-            found |= store.hashes[name]
+            found |= spelled_out(store.hashes[name])
     return found
 
 
