@@ -143,10 +143,9 @@ class Rebuild:
         Nothing was acknowledged in its epoch, and what it put into the stream counts for nothing.
         """
         before = await self._rebuilds.unfinished(mark.epoch)
-        was_epoch = begun.was[0] if begun.was is not None else 0
-        if before is None or mark.seq or was_epoch == mark.epoch:
+        if before is None or mark.seq or begun.was_epoch == mark.epoch:
             return None
-        still = was_epoch == before.epoch
+        still = begun.was_epoch == before.epoch
         return msgspec.structs.replace(before, whole=before.whole and still)
 
     async def _carry(self, mark: Mark) -> tuple[Mark, int, str]:
@@ -183,7 +182,7 @@ class Rebuild:
         return mark, carried, ""
 
     async def _loss(self, begun: Begun, mark: Mark, carried: int, reason: str) -> Loss:
-        whole = not reason and begun.was == (mark.epoch, mark.seq)
+        whole = not reason and (begun.was_epoch, begun.was_seq) == (mark.epoch, mark.seq)
         named: list[str] = []
         if not whole:
             for entry in await self._stream.read(mark.epoch, mark.seq, NAMED_MAX, wait=False):

@@ -290,6 +290,7 @@ class Service:
     def _check_epoch(self, epoch: str) -> None:
         """What is read from another store is not answered: empty is never an empty warehouse."""
         if epoch != self.lane.epoch:
+            self.lane.ask_for("epoch")  # an idle lane would not hear of it
             raise StockUnavailable(
                 f"the store has epoch {epoch or 'none'}, this worker knows {self.lane.epoch}"
             )

@@ -69,7 +69,7 @@ class Trust:
         if meta.epoch and meta.epoch == epoch and meta.seq < seq:
             why = f"the store went back from seq {seq} to {meta.seq}: acknowledged changes are lost"
             if self._journal is not None:  # other workers may not have seen as much
-                await self._shard.must_be_rebuilt(epoch, seq, why)
+                await self._shard.must_be_rebuilt(epoch, why)
             return meta, why + self._remedy
         if meta.epoch == epoch and meta.run_id == self.run_id and not meta.rebuilding:
             return meta, ""

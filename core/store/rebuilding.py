@@ -24,12 +24,13 @@ KEYS_MAX = 1_000  # removed by one script, which takes them in the background
 
 
 class Begun(Struct, frozen=True):
-    """A shard in the hands of a rebuild: its new epoch, the server's time; and the epoch and seq
-    that it had before, or None if nothing is known of them."""
+    """A shard in the hands of a rebuild: its new epoch, the server's time; and the epoch that it
+    had before, with the seq of its last event. Either is -1 if it is not known."""
 
     epoch: int
     time_ms: int
-    was: tuple[int, int] | None
+    was_epoch: int
+    was_seq: int
 
 
 class Part:
@@ -93,12 +94,11 @@ class Refill:
         """Takes the shard; or how far the rebuild is that has it."""
         reply = await self._run(
             scripts.REBUILD_BEGIN, [keys.META],
-            [scripts.FORMAT, ledger_epoch, self._token, silence_ms, BEGUN, 0],
+            [scripts.FORMAT, ledger_epoch, self._token, silence_ms, BEGUN],
         )  # fmt: skip
         if reply[0] == b"busy":
             return str(reply[1].decode())
-        was = (int(reply[3]), int(reply[4])) if reply[3] and reply[4] else None
-        return Begun(int(reply[1]), reply[2], was)
+        return Begun(int(reply[1]), reply[2], int(reply[3] or -1), int(reply[4] or -1))
 
     async def taken(self) -> bool:
         """True while a rebuild has the shard."""

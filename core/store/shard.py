@@ -111,13 +111,12 @@ class Shard:
             form, epoch, seq, policy, cursor, purged, rebuilding, checked, int(found[8]), run_id
         )
 
-    async def must_be_rebuilt(self, epoch: str, seq: int, why: str) -> None:
-        """Takes a shard of this epoch from all workers: it lacks what was acknowledged, up to
-        ``seq``."""
+    async def must_be_rebuilt(self, epoch: str, why: str) -> None:
+        """Takes a shard of this epoch from all workers: it lacks what was acknowledged."""
         try:
             await self._redis.evalsha(
                 scripts.REBUILD_BEGIN.sha.decode(), 1, keys.META,
-                scripts.FORMAT, epoch, "", 0, why, seq,
+                scripts.FORMAT, epoch, "", 0, why,
             )  # fmt: skip
         except RedisError as error:
             raise _error(error, keys.META) from error

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+from functools import partial
 from typing import Any
 
 import pytest
 
 from core.errors import InvalidState, KeyReused, StockUnavailable
 from core.model import Commit, Fulfil, Release, Return, ReturnLine
+from core.service import Service
 from core.store import keys
 from tests.audit import audit
 from tests.history import history
@@ -246,6 +248,11 @@ async def test_deadlines_stay_if_that_is_wanted(
     assert record(store, held.id)[0] == "X"
 
 
+def says(worker: Service, words: str) -> bool:
+    """Whether readiness says so of the store."""
+    return words in worker.readiness()["store"]["state"]
+
+
 # --- workers meanwhile ------------------------------------------------------------------------
 
 
@@ -264,12 +271,12 @@ async def test_two_workers_take_the_rebuilt_store_by_themselves(
         with pytest.raises(StockUnavailable) as refused:
             await worker.engine.reserve(demand())
         assert refused.value.outcome == "none"
-        await until(lambda w=worker: "is empty" in w.readiness()["store"]["state"], "why")  # type: ignore[misc]
+        await until(partial(says, worker, "is empty"), "it says why")
         assert not worker.readiness()["ready"]
     assert store.dbsize() == 0
     await ledger.rebuilding(store_url).run()
     for worker in (first, second):
-        await until(lambda w=worker: w.readiness()["ready"], "ready again")  # type: ignore[misc]
+        await until(partial(says, worker, "ok"), "ready again")
         again = await worker.engine.reserve(demand(), key(1))
         assert (again.id, again.replayed) == (held.id, True)
         await worker.engine.reserve(demand())
@@ -300,7 +307,7 @@ async def test_nothing_is_written_in_an_old_epoch_once_it_has_begun(
             await worker.engine.reserve(demand())
         assert await read(store_url) == before
         said.append(progress)
-        await until(lambda: progress in worker.readiness()["store"]["state"], progress)
+        await until(partial(says, worker, progress), progress)
         return done
 
     monkeypatch.setattr(rebuild._refill, "put", slowly)

@@ -22,6 +22,7 @@ from core.service import Service, open_service
 from core.settings import Settings
 from core.stock_model import Receive, ReceiveLine
 from core.store import keys, scripts
+from tests.ledgered import Ledger
 from tests.workers import (
     Store,
     Workers,
@@ -69,43 +70,87 @@ async def test_a_worker_finds_its_store_again(
     assert (await second.engine.commit(held.id, Commit())).version == 2
 
 
-async def test_a_store_that_lost_its_data_is_refused(
-    store_url: str, store: Store, workers: Workers, tmp_path: Path
+async def closed(service: Service, store: Store, why: str) -> None:
+    """It opened, says why it does not serve, and touches nothing."""
+    before = picture(store)
+    assert why in service.readiness()["store"]["state"]
+    assert service.readiness()["ready"] is False
+    with pytest.raises(StockUnavailable) as refused:
+        await service.engine.reserve(demand())
+    assert refused.value.outcome == "none"
+    assert picture(store) == before
+
+
+async def test_a_store_that_lost_its_data_is_not_served(
+    store_url: str, store: Store, workers: Workers, ledger: Ledger
 ) -> None:
-    """An empty store is never an empty warehouse; removing the marker is how to say otherwise."""
-    data = tmp_path / "warehouse"
-    first = await workers(store_url, data=data, audited=False)
+    """An empty store is never an empty warehouse: the ledger knows that there was one."""
+    first = await workers(store_url, audited=False, postgres_dsn=ledger.dsn)
     await furnish(first, {"tee": 3})
-    epoch = first.lane.epoch
+    mark = await ledger.catch_up(store_url)
     await workers.close(first)
     store.flushall()
-    with pytest.raises(StartRefused) as refused:
-        await workers(store_url, data=data, audited=False)
-    said = refusal(refused)
-    assert "is empty" in said
-    assert epoch in said
-    marker = next(data.glob("epoch-*"))
-    assert str(marker) in said
+    service = await workers(store_url, reaper=False, audited=False, postgres_dsn=ledger.dsn)
+    event = f"{mark.epoch}-{mark.seq}"
+    await closed(service, store, f"the store is empty, and the ledger has event {event}")
     assert picture(store) == {}
-    marker.unlink()
-    anew = await workers(store_url, data=data, audited=False)
-    assert int(anew.lane.epoch) >= int(epoch)
 
 
-async def test_a_store_with_an_older_epoch_is_refused(
-    store_url: str, store: Store, workers: Workers, tmp_path: Path
+async def test_a_store_with_another_epoch_than_the_ledger_is_not_served(
+    store_url: str, store: Store, workers: Workers, ledger: Ledger
 ) -> None:
-    """A backup put back by hand: the start says which epoch is there and which was seen."""
-    data = tmp_path / "warehouse"
-    first = await workers(store_url, data=data, audited=False)
-    epoch = int(first.lane.epoch)
+    """A backup put back by hand, of either of the two; it serves once they belong together."""
+    first = await workers(store_url, postgres_dsn=ledger.dsn)
+    await furnish(first, {"tee": 3})
+    epoch = (await ledger.catch_up(store_url)).epoch
     await workers.close(first)
     store.hset(keys.META, "epoch", epoch - 5)
-    with pytest.raises(StartRefused) as refused:
-        await workers(store_url, data=data, audited=False)
-    assert f"older epoch {epoch - 5}, but had epoch {epoch}" in refusal(refused)
-    store.hset(keys.META, "epoch", epoch + 5)  # a newer one is the store rebuilt
-    await workers(store_url, data=data, audited=False)
+    service = await workers(store_url, reaper=False, postgres_dsn=ledger.dsn)
+    await closed(service, store, f"the store has the old epoch {epoch - 5}, the ledger {epoch}")
+    store.hset(keys.META, "epoch", epoch + 5)
+    told = f"the store has epoch {epoch + 5}, the ledger the older {epoch}"
+    await until(lambda: told in service.readiness()["store"]["state"], told)
+    await closed(service, store, "rebuild --force")
+    store.hset(keys.META, "epoch", epoch)
+    await until(lambda: service.readiness()["ready"], "ready")
+    assert await accounts(service) == (0, 0, 0, 3, 3)
+
+
+async def test_a_store_that_went_back_in_time_is_not_served(
+    store_url: str, store: Store, workers: Workers, ledger: Ledger
+) -> None:
+    """It has less than the ledger, in the same epoch: its log of writes was cut."""
+    first = await workers(store_url, audited=False, postgres_dsn=ledger.dsn)
+    await furnish(first, {"tee": 3})
+    mark = await ledger.catch_up(store_url)
+    await workers.close(first)
+    store.hset(keys.META, "seq", mark.seq - 1)
+    service = await workers(store_url, reaper=False, audited=False, postgres_dsn=ledger.dsn)
+    told = f"went back in time: it is at event {mark.seq - 1}, the ledger at {mark.seq}"
+    await closed(service, store, told)
+
+
+async def test_without_the_ledger_a_store_counts_only_if_its_server_ran_on(
+    store_url: str, store: Store, workers: Workers, ledger: Ledger
+) -> None:
+    """A worker that is replaced while the ledger is away serves; not on a server that restarted."""
+    first = await workers(store_url, audited=False, postgres_dsn=ledger.dsn)
+    await furnish(first, {"tee": 3})
+    await ledger.catch_up(store_url)
+    await workers.close(first)
+    await workers.close(await workers(store_url, audited=False, postgres_dsn=ledger.dsn))
+    away = ledger.dsn.replace("host=", "host=/nowhere")
+    second = await workers(store_url, reaper=False, audited=False, postgres_dsn=away)
+    assert second.readiness()["ready"]
+    await second.engine.reserve(demand())
+    await workers.close(second)
+    store.hset(keys.META, "checked", "another run")
+    third = await workers(store_url, reaper=False, audited=False, postgres_dsn=away)
+    await closed(third, store, "it is not known whether the store has all that it had")
+    store.flushall()
+    fourth = await workers(store_url, reaper=False, audited=False, postgres_dsn=away)
+    await closed(fourth, store, "it is not known whether the store has all that it had")
+    assert picture(store) == {}
 
 
 async def test_an_unknown_format_is_refused(

@@ -6,9 +6,10 @@
 -- touched: what the stream still has can be read.
 -- KEYS 1 meta
 -- ARGV 1 format 2 the ledger's epoch; of a worker that only says that a rebuild must be, the epoch
---      that it knows 3 token of this rebuild, or "" of such a worker 4 silence after which a rebuild
---      is dead, ms 5 how far it is, in words 6 the last seq of the shard that is known to have been
--- Returns begun, the epoch, time in ms, the epoch and seq that the shard had ("" = not known)
+--      that it knows 3 token of this rebuild, or "" of such a worker 4 silence after which one is
+--      dead, in ms 5 how far it is, in words
+-- Returns begun, the epoch, time in ms, the epoch and seq that the shard had ("" = not known; a
+--      worker says that it must be because there was more than that)
 --      | busy, how far the other one is
 -- Event: none
 
@@ -28,7 +29,7 @@ end
 
 local was, was_seq = meta[1] or '', meta[2] or ''
 if meta[3] then was, was_seq = meta[5], meta[6] end   -- another rebuild was here and died
-if was_seq == '' or tonumber(was_seq) < tonumber(ARGV[6]) then was_seq = ARGV[6] end
+if ARGV[3] == '' then was_seq = '' end
 local alive = ARGV[3] == '' and '0' or string.format('%d', now)
 local epoch = math.max(now, tonumber(ARGV[2]) + 1, tonumber(meta[1] or '0') + 1)
 redis.call('HSET', KEYS[1], 'format', ARGV[1], 'epoch', string.format('%d', epoch), 'seq', '0',
