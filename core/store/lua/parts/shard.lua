@@ -71,7 +71,9 @@ local function keep_windows()
   if meta[8] and meta[8] ~= ARGV[7] and meta[8] ~= ARGV[8] then
     call('HSET', KEYS[1], 'old:w' .. meta[8], '1')
   end
-  call('HSET', KEYS[1], 'h', ARGV[4], 'hp', ARGV[5], 'w', ARGV[7], 'wp', ARGV[8])
+  if meta[5] ~= ARGV[4] or meta[6] ~= ARGV[5] or meta[7] ~= ARGV[7] or meta[8] ~= ARGV[8] then
+    call('HSET', KEYS[1], 'h', ARGV[4], 'hp', ARGV[5], 'w', ARGV[7], 'wp', ARGV[8])
+  end
 end
 
 -- Keys that a script keeps are in its event too, a line each: what was answered under a key must
