@@ -3,6 +3,7 @@ plain ASGI way of ``/v1``, where every microsecond is a caller's."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -14,7 +15,16 @@ from starlette.routing import Mount, Route
 from starlette.types import Receive, Scope, Send
 
 from api import pages
-from api.call import Call, Disconnected, passing_through, send_and_linger, send_reply
+from api.call import (
+    Answer,
+    Call,
+    Disconnected,
+    Stream,
+    passing_through,
+    send_and_linger,
+    send_reply,
+    send_stream,
+)
 from api.openapi import document
 from api.problems import BodyTooLarge, MethodNotAllowed, answer
 from api.routes import PAGES, ROUTES
@@ -30,8 +40,8 @@ _log = logging.getLogger("stockade.api")
 class App(Starlette):
     """Stockade over ASGI. Its lifespan opens what ``open_service`` gives, and closes it.
 
-    ``draining`` is set by whoever stops the worker: it makes ``/readyz`` say so while requests
-    are still served.
+    ``drain`` is called by whoever stops the worker: it makes ``/readyz`` say so while requests are
+    still served, and ends the streams.
     """
 
     def __init__(self, open_service: Callable[[], AbstractAsyncContextManager[Service]]) -> None:
@@ -49,10 +59,19 @@ class App(Starlette):
         )
         self.router.redirect_slashes = False  # a path has one spelling
         self.service: Service | None = None
-        self.draining = False
+        self._drained = asyncio.Event()
         self.document = encode(document((*ROUTES, *PAGES)))
         self._open_service = open_service
         self._find = Router(ROUTES).find
+
+    @property
+    def draining(self) -> bool:
+        """True once ``drain`` was called."""
+        return self._drained.is_set()
+
+    def drain(self) -> None:
+        """The worker is to stop soon."""
+        self._drained.set()
 
     @property
     def opened(self) -> Service:
@@ -76,7 +95,7 @@ class App(Starlette):
             route, call.parameter = self._find(call.method, call.raw_path)
             if route.body_bytes_max:
                 await call.read(receive, route.body_bytes_max)
-            reply = await route.handler(call)
+            reply: Answer = await route.handler(call)
         except BodyTooLarge as error:
             await send_and_linger(call, answer(error, call.instance), receive, send)
             return
@@ -91,7 +110,10 @@ class App(Starlette):
         except Exception:
             _log.exception("%s %s failed", call.method, call.instance)
             reply = answer(StockadeError(), call.instance)
-        await send_reply(call, reply, send)
+        if isinstance(reply, Stream):
+            await send_stream(call, reply, receive, send, self._drained)
+        else:
+            await send_reply(call, reply, send)
 
     @asynccontextmanager
     async def _life(self) -> AsyncIterator[None]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import quote
 
 from starlette.types import Message, Receive, Scope, Send
@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from api.app import App
     from core.catalogue import Catalogue
     from core.engine import Engine
+    from core.feed import Feed
+    from core.records import Records
     from core.stock import Stock
 
 Header = tuple[bytes, bytes]
 Reply = tuple[int, list[Header], bytes]
+Answer: TypeAlias = "Reply | Stream"
 
 JSON: Header = (b"content-type", b"application/json")
 
@@ -28,6 +31,8 @@ BODY_BYTES_MAX = 2**20  # a hundred lines with the longest names are 40 KB
 BATCH_BYTES_MAX = 2**23  # a batch: a thousand such requests of ordinary size
 LINGER_BYTES_MAX = 2**26  # what is read and dropped of a refused body, so that its sender sees why
 LINGER_SECONDS_MAX = 5.0
+STALL_SECONDS_MAX = 60.0  # who takes nothing of a stream for so long makes room for another
+END_SECONDS_MAX = 1.0  # to say that a stream is over
 
 _READ = frozenset(
     {
@@ -35,6 +40,7 @@ _READ = frozenset(
         b"content-type",
         b"idempotency-key",
         b"if-match",
+        b"last-event-id",
         b"traceparent",
         b"x-request-id",
     }
@@ -93,6 +99,16 @@ class Call:
         return self.app.opened.catalogue
 
     @property
+    def records(self) -> Records:
+        """What the ledger holds. Raises StockUnavailable outside the service's life."""
+        return self.app.opened.records
+
+    @property
+    def feed(self) -> Feed:
+        """What happens. Raises StockUnavailable outside the service's life."""
+        return self.app.opened.feed
+
+    @property
     def instance(self) -> str:
         """The path as sent, for problem documents."""
         return self.raw_path.decode("ascii", "replace")
@@ -136,6 +152,25 @@ class Call:
             headers.append((b"content-length", b"%d" % len(body)))
         pass_through(self.headers, headers)
         return headers
+
+
+class Stream:
+    """An answer that goes on until the caller leaves or the worker drains.
+
+    Each of its ``pieces`` goes out whole. ``close`` is called at the end, however it comes.
+    """
+
+    __slots__ = ("close", "headers", "pieces")
+
+    def __init__(
+        self,
+        headers: list[Header],
+        pieces: AsyncIterator[bytes],
+        close: Callable[[], Awaitable[None]],
+    ) -> None:
+        self.headers = headers
+        self.pieces = pieces
+        self.close = close
 
 
 def pass_through(sent: Mapping[bytes, bytes], headers: list[Header]) -> None:
@@ -183,3 +218,44 @@ async def send_and_linger(call: Call, reply: Reply, receive: Receive, send: Send
         async with asyncio.timeout(LINGER_SECONDS_MAX):
             await call.drop(receive, LINGER_BYTES_MAX)
     await send({"type": "http.response.body", "body": b""})
+
+
+async def send_stream(
+    call: Call, stream: Stream, receive: Receive, send: Send, drained: asyncio.Event
+) -> None:
+    """Answer ``call`` piece by piece, no faster than its caller takes them."""
+
+    async def pump() -> None:
+        async for piece in stream.pieces:
+            async with asyncio.timeout(STALL_SECONDS_MAX):
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+
+    async def left() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    try:
+        pass_through(call.headers, stream.headers)
+        await send({"type": "http.response.start", "status": 200, "headers": stream.headers})
+        if call.method != "HEAD":
+            works = [asyncio.create_task(each) for each in (pump(), left(), drained.wait())]
+            try:
+                await asyncio.wait(works, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for work in works:
+                    work.cancel()
+                await asyncio.gather(*works, return_exceptions=True)
+            _raise_defect(works[0])
+        # Who takes nothing does not take the end either, and is cut off.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(END_SECONDS_MAX):
+                await send({"type": "http.response.body", "body": b""})
+    finally:
+        await stream.close()
+
+
+def _raise_defect(work: asyncio.Task[Any]) -> None:
+    """Raises what ended a stream, unless that was its caller."""
+    error = None if work.cancelled() else work.exception()
+    if error is not None and not isinstance(error, TimeoutError | OSError):
+        raise error

@@ -103,6 +103,7 @@ EXAMPLES: dict[type, dict[str, Any]] = {
     ChannelSpec: {"floor_share": 0.7, "borrow": False, "locations": ["main"]},
 }
 MEDIA_TYPES = {
+    "/v1/events": "text/event-stream",
     "/docs": "text/html",
     "/problems/{code}": "text/plain",
 }

@@ -23,7 +23,7 @@ from core.errors import (
 )
 
 MEDIA_TYPE = b"application/problem+json"
-_SERVERS = (StockUnavailable, LedgerUnavailable)
+_SERVERS = frozenset({StockUnavailable, LedgerUnavailable})
 
 
 class UnknownRoute(StockadeError):
@@ -184,7 +184,7 @@ def problem(error: StockadeError, instance: str) -> Problem:
         kind.title,
         kind.status,
         # What a server says of itself is for the log and for /readyz.
-        kind.text.removesuffix(".") if isinstance(error, _SERVERS) else error.detail,
+        kind.text.removesuffix(".") if type(error) in _SERVERS else error.detail,
         instance,
         error.code,
         error.retryable,

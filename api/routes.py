@@ -9,11 +9,13 @@ from typing import Any
 
 from msgspec import Struct
 
-from api import batch, pages, policy, reservations, stock
+from api import batch, events, pages, policy, records, reservations, stock
 from api.call import BATCH_BYTES_MAX, BODY_BYTES_MAX
 from api.routing import Handler, PageHandler, Query, Route
 from api.wire import ITEMS_DEFAULT, ITEMS_MAX, Page
+from core.happenings import TYPES
 from core.model import (
+    ID_PATTERN,
     SKU_PATTERN,
     Amend,
     Cancel,
@@ -32,6 +34,7 @@ from core.model import (
     SkuStock,
     SkuView,
 )
+from core.record_model import STATES, VERBS
 from core.stock_model import Adjust, Count, Reallocate, Receive, Transfer
 
 PAGE = (
@@ -48,6 +51,11 @@ SKUS: dict[str, Any] = {
     "maxItems": stock.SKUS_MAX,
 }
 CHANNEL = {"type": "string"}
+NAMES = {"type": "array", "items": CHANNEL, "maxItems": events.NAMES_MAX}
+TEXT = {"type": "string", "minLength": 1, "maxLength": 128}
+SKU = {"type": "string", "pattern": SKU_PATTERN}
+ID = {"type": "string", "pattern": ID_PATTERN}
+TIME = {"type": "string", "format": "date-time"}
 UNVERSIONED = ("if_match_invalid", "stale_version")  # an If-Match there matches nothing
 
 
@@ -147,6 +155,69 @@ ROUTES: tuple[Route[Handler], ...] = (
         body_bytes_max=BATCH_BYTES_MAX,
         key=True,
         problems=UNVERSIONED,
+    ),
+    Route(
+        "GET",
+        "/v1/reservations",
+        records.reservations,
+        "Reservations, newest first, as the ledger has them",
+        {200: records.ReservationPage},
+        query=(
+            Query("reference", TEXT, "With this reference."),
+            Query(
+                "state",
+                {"enum": STATES},
+                "In this state; one whose deadline has passed is `expired`.",
+            ),
+            Query("channel", CHANNEL, "Of this channel."),
+            Query("sku", SKU, "With a line of this SKU."),
+            Query("location", CHANNEL, "With a line at this location."),
+            Query("customer", TEXT, "Of this customer."),
+            Query("created_before", TIME, "Made before this."),
+            Query(
+                "at_risk",
+                {"type": "boolean", "default": False},
+                "With open units in a pool with a deficit: reserved ones first, then committed.",
+            ),
+            *PAGE,
+        ),
+        problems=("ledger_unavailable",),
+    ),
+    Route(
+        "GET",
+        "/v1/movements",
+        records.movements,
+        "Movements of units, in the order in which they happened",
+        {200: records.MovementPage},
+        query=(
+            Query("sku", SKU, "Of this SKU."),
+            Query("location", CHANNEL, "At this location."),
+            Query("channel", CHANNEL, "From or to an account of this channel."),
+            Query("reservation", ID, "Of this reservation."),
+            Query("reference", TEXT, "With this reference."),
+            Query("verb", {"enum": VERBS}, "By this verb."),
+            Query("since", TIME, "From this on."),
+            Query("until", TIME, "Before this."),
+            *PAGE,
+        ),
+        problems=("ledger_unavailable",),
+    ),
+    Route(
+        "GET",
+        "/v1/events",
+        events.listen,
+        "What happens, as server-sent events; `Last-Event-ID` goes on behind an earlier one",
+        {200: events.CloudEvent},
+        query=(
+            Query(
+                "type",
+                {"type": "array", "items": {"enum": sorted(TYPES)}},
+                "Of these types; repeat it.",
+            ),
+            Query("channel", NAMES, "That name one of these channels; repeat it."),
+            Query("sku", SKUS, "That name one of these SKUs; repeat it."),
+        ),
+        problems=("ledger_unavailable", "draining"),
     ),
     Route(
         "GET",

@@ -13,10 +13,10 @@ from urllib.parse import unquote_to_bytes
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.call import Call, Reply
+from api.call import Answer, Call
 from api.problems import MethodNotAllowed, UnknownRoute
 
-Handler: TypeAlias = Callable[[Call], Awaitable[Reply]]
+Handler: TypeAlias = Callable[[Call], Awaitable[Answer]]
 PageHandler: TypeAlias = Callable[[Request], Awaitable[Response]]
 H = TypeVar("H", Handler, PageHandler)
 

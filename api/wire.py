@@ -10,13 +10,14 @@ import json
 import re
 from base64 import urlsafe_b64decode
 from binascii import b2a_base64
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from datetime import datetime
 from hashlib import blake2b
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 from urllib.parse import unquote_plus
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from api.call import Call
 from api.problems import IfMatchInvalid, KeyInvalid, MalformedJson, UnsupportedMediaType
@@ -42,6 +43,9 @@ _LIMIT = re.compile(r"[1-9][0-9]{0,3}")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _MEMBER = re.compile(r"(?s)Object (?:contains unknown|missing required) field `(.*)`")
 _PATH = re.compile(r"\.([a-z_]+)|\[(\d+)\]|(\[\.\.\.\])")
+_Time = Annotated[datetime, Meta(tz=True)]
+CURSOR_RULE = "Expected a cursor as next_cursor gave it"
+TIME_RULE = "Expected a time as 2026-11-22T12:00:00.000Z"
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")
 
 encode = msgspec.json.Encoder().encode
@@ -397,6 +401,21 @@ class Parameters:
                 raise invalid(f"?{name}", SKU_RULE)
         return skus
 
+    def checked(self, name: str, holds: Callable[[str], bool], rule: str) -> str | None:
+        """The value of ``name``, if sent. Raises InvalidRequest, with ``rule``, unless it holds."""
+        value = self.one(name)
+        if value is not None and not holds(value):
+            raise invalid(f"?{name}", rule)
+        return value
+
+    def time(self, name: str) -> datetime | None:
+        """``name`` as a time, if sent. Raises InvalidRequest."""
+        value = self.one(name)
+        try:
+            return None if value is None else msgspec.convert(value, _Time)
+        except msgspec.ValidationError:
+            raise invalid(f"?{name}", TIME_RULE) from None
+
     def page(self) -> tuple[str, int]:
         """``cursor`` and ``limit`` as (the item before, how many). Raises InvalidRequest."""
         limit = self.one("limit")
@@ -424,5 +443,5 @@ def cursor_after(text: str) -> str:
     except ValueError:
         after = ""
     if not is_printable(after) or cursor(after) != text:
-        raise invalid("?cursor", "Expected a cursor as next_cursor gave it")
+        raise invalid("?cursor", CURSOR_RULE)
     return after

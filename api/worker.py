@@ -96,7 +96,7 @@ class _Server(uvicorn.Server):
 
     def _drain(self) -> None:
         # First of all: whoever balances the load shall see it before the last connection closes.
-        self.application.app.draining = True
+        self.application.app.drain()
         self.should_exit = True
         asyncio.get_running_loop().remove_reader(CONTROL_FD)
 

@@ -173,6 +173,10 @@ class LedgerUnavailable(Unavailable):
     code = "ledger_unavailable"
 
 
+class LedgerTooSlow(LedgerUnavailable):
+    """This takes the ledger too long: narrow it, by a SKU, a reference or a shorter time."""
+
+
 class Draining(Unavailable):
     """This worker is shutting down; another one will take the request."""
 

@@ -17,12 +17,14 @@ from core.clock import monotonic_ms
 from core.embedded.valkey import find_running, is_private
 from core.engine import Engine
 from core.errors import Draining, StartRefused, StockUnavailable, Unavailable
+from core.feed import Feed
 from core.importing.importer import Importer
 from core.lane import RESEND_SECONDS, Lane
 from core.ledger.journal import Journal
 from core.model import Durability
 from core.opening import open_journal
 from core.reaper import Reaper
+from core.records import Records
 from core.settings import Settings, masked_url
 from core.stock import Stock
 from core.store import scripts
@@ -75,6 +77,8 @@ class Service:
                 self.lane, shard, self.backlog, journal, settings.commit_durability == "ledger"
             ),
         )  # fmt: skip
+        self.records = Records(self.lane, journal)
+        self.feed = Feed(self.records, durability)
         self.catalogue = Catalogue(self.lane, shard, self._use_policy)
         self.importer = Importer(self.lane, shard, self._refresh_policy)
 
@@ -147,6 +151,7 @@ class Service:
         """Answers what waits, then stops everything."""
         await self.lane.drain(self._settings.drain_seconds)
         self.backlog.close()
+        await self.feed.close()
         # On Python 3.11 wait_for, which redis-py writes with, may swallow a cancellation.
         while self._tasks:
             for task in self._tasks:

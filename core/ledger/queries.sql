@@ -130,3 +130,56 @@ WHERE CASE state WHEN 'R' THEN split_part(record, ' ', 4)::bigint END BETWEEN $1
 SELECT time_ms, long, keys FROM stockade.idempotency_keys
 WHERE time_ms >= $1 OR long AND time_ms >= $2
 ORDER BY position
+
+-- name: position_at
+-- The first position from which on movements are of $1 or later; $2 is the last there is. Found by
+-- halving: in the order of positions time goes on, unless the store's clock went back.
+WITH RECURSIVE search (low, high) AS (
+  SELECT 0::bigint, $2::bigint + 1
+  UNION ALL
+  SELECT CASE WHEN late THEN low ELSE middle END, CASE WHEN late THEN middle ELSE high END
+  FROM (SELECT low, high, (low + high) / 2 AS middle FROM search WHERE low + 1 < high) s
+  CROSS JOIN LATERAL (
+    SELECT coalesce((
+      SELECT m.time FROM stockade.movement m
+      WHERE m.position >= s.middle ORDER BY m.position LIMIT 1
+    ), 'infinity') >= $1::timestamptz AS late
+  ) f
+)
+SELECT min(high) FROM search
+
+-- name: deficits
+SELECT count(DISTINCT sku) FROM stockade.pool
+WHERE deficit > 0 AND ($1::text IS NULL OR sku = $1) AND ($2::text IS NULL OR location = $2)
+
+-- name: stock_moved
+SELECT * FROM stockade.movement
+WHERE position > $1 AND position <= $2 AND reservation IS NULL
+ORDER BY position
+
+-- name: balanced
+SELECT position, time, sku, location, version, row, on_hand, deficit, was_deficit
+FROM stockade.balance
+WHERE position > $1 AND position <= $2
+ORDER BY position
+
+-- name: versions
+SELECT position, time, reservation, verb, record
+FROM stockade.reservation_version
+WHERE position > $1 AND position <= $2
+ORDER BY position
+
+-- name: policies_changed
+SELECT position, time, kind, name, entry
+FROM stockade.policy_version
+WHERE position > $1 AND position <= $2
+ORDER BY position
+
+-- name: rows_at
+SELECT b.sku, b.location, b.version, b.row
+FROM unnest($1::text[], $2::text[], $3::bigint[]) AS n (sku, location, version)
+JOIN stockade.balance b
+  ON b.sku = n.sku AND b.location = n.location AND b.version = n.version
+
+-- name: places
+SELECT kind, name, entry FROM stockade.policy WHERE kind IN ('channel', 'location')

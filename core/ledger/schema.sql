@@ -40,6 +40,12 @@ COMMENT ON TABLE movement IS 'Units from one account of a pool to another, or fr
 CREATE INDEX ON movement (sku, location, position);
 CREATE INDEX ON movement (reservation, position) WHERE reservation IS NOT NULL;
 CREATE INDEX ON movement (reference, position) WHERE reference IS NOT NULL;
+-- Which reservations ever held a SKU, newest first. What they hold now says their record.
+CREATE INDEX ON movement (sku, reservation)
+  WHERE reservation IS NOT NULL AND verb IN ('reserve', 'amend', 'import');
+-- What people do to stock is rare among what customers do.
+CREATE INDEX ON movement (verb, position)
+  WHERE verb NOT IN ('reserve', 'amend', 'commit', 'release', 'expire', 'fulfil');
 
 CREATE TABLE balance (
   position     bigint NOT NULL,
@@ -59,7 +65,7 @@ CREATE TABLE balance (
   CHECK (deficit = 0 OR sellable = 0)
 ) PARTITION BY RANGE (time);
 COMMENT ON TABLE balance IS 'Every version of every pool';
-CREATE INDEX ON balance USING brin (position);
+CREATE INDEX ON balance (position);
 
 CREATE TABLE reservation_version (
   position     bigint NOT NULL,
@@ -71,7 +77,7 @@ CREATE TABLE reservation_version (
   PRIMARY KEY (reservation, version, time)
 ) PARTITION BY RANGE (time);
 COMMENT ON TABLE reservation_version IS 'Every version of every reservation';
-CREATE INDEX ON reservation_version USING brin (position);
+CREATE INDEX ON reservation_version (position);
 
 CREATE TABLE policy_version (
   position     bigint NOT NULL,

@@ -210,7 +210,7 @@ async def test_the_worker_says_that_it_is_ready(app: App, client: httpx2.AsyncCl
     assert ready.status_code == 200
     assert ready.json()["ready"] is True
     assert ready.json()["durability"] == "fsync"
-    app.draining = True
+    app.drain()
     assert_problem(await client.get("/readyz"), 503, "draining")
 
 

@@ -203,7 +203,7 @@ async def test_paths_and_methods_that_are_not_there(client: httpx2.AsyncClient) 
         "/v1/reservations/",
         f"/v1/reservations/{ID}/",
         f"/v1/reservations/{ID}/pay",
-        "/v1/movements",
+        "/v1/nothing",
         "/v1/events",
         "/v2/reservations",
         "/V1/reservations",
@@ -321,7 +321,7 @@ async def test_health_and_readiness(
     document = assert_problem(await client.get("/readyz"), 503, "stock_unavailable")
     assert document["ready"] is False
     service.ready = True
-    app.draining = True
+    app.drain()
     document = assert_problem(await client.get("/readyz"), 503, "draining")
     assert document["durability"] == "fsync"
     assert (await client.post("/v1/reservations", json=BASKET)).status_code == 201

@@ -1,0 +1,73 @@
+"""What is asked of the ledger's records, and what they are.
+
+As ``core.model``: answers are encoded from these structs, and the OpenAPI document is made of them.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+
+from msgspec import Struct, field
+
+from core.model import Timestamp
+
+VERBS: Final = (
+    "reserve", "amend", "commit", "release", "expire", "cancel", "fulfil", "return",
+    "receive", "adjust", "count", "transfer", "reallocate", "import", "policy", "drop",
+)  # fmt: skip
+STATES: Final = (
+    "reserved", "committed", "fulfilled", "returned", "released", "expired", "cancelled",
+)  # fmt: skip
+LAST_ID: Final = "ffffffff-ffff-ffff-ffff-ffffffffffff"  # behind every reservation
+
+
+class MovementFilter(Struct, frozen=True):
+    """Which movements; what is None does not matter. ``since`` counts, ``until`` does not."""
+
+    sku: str | None = None
+    location: str | None = None
+    channel: str | None = None
+    reservation: str | None = None
+    reference: str | None = None
+    verb: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+class ReservationFilter(Struct, frozen=True):
+    """Which reservations; what is None does not matter."""
+
+    reference: str | None = None
+    state: str | None = None
+    channel: str | None = None
+    sku: str | None = None
+    location: str | None = None
+    customer: str | None = None
+    created_before_ms: int | None = None
+
+
+class Movement(Struct, frozen=True, omit_defaults=True, gc=False):
+    """Units that went ``from`` one account of a pool to another, or from and to ``outside``.
+
+    ``position`` orders all that happened. ``version`` is the pool's after it. Accounts are
+    ``shared``, ``safety``, ``damaged``, ``quarantine``, ``deficit`` and per channel ``free:``,
+    ``reserved:``, ``committed:``. The verbs ``policy`` and ``drop``: a changed safety stock, a
+    channel that was deleted.
+    """
+
+    position: int
+    time: Timestamp
+    verb: str
+    sku: str
+    location: str
+    source: str = field(name="from")
+    target: str = field(name="to")
+    quantity: int
+    version: int
+    occurred_at: Timestamp | None = None
+    channel: str | None = None
+    reservation: str | None = None
+    reference: str | None = None
+    reason: str | None = None
+    actor: str | None = None
