@@ -23,7 +23,7 @@ from core.record_model import VERBS, MovementFilter, ReservationFilter
 QUESTIONS_MAX = 2  # at once, of one worker: its other connections are for who must not wait
 WAITING_MAX = 32
 ANSWER_MS = 5_000  # of one statement
-LOOKED_MAX = 50_000  # rows that one page is chosen from: some 100 ms
+LOOKED_MAX = 50_000  # rows, or positions, that one page is chosen from: some 100 ms
 
 NOTHING: Final = Mark(0, 0, 0, 1, 0, 0)  # of a ledger that never saw its store
 # The verbs of the partial indices of ``movement``; a query must say the same for them to be used.
@@ -113,8 +113,12 @@ class Reading:
                 low, high = (max(low, position - 1), high) if first else (low, position - 1)
             if low >= high:
                 return Found([], None, mark)
+            last = high
+            if not _is_indexed(chosen):
+                # Bounded by positions, so that it does not hang on how the planner sees it.
+                last = min(high, low + LOOKED_MAX)
             question = _Question()
-            source, left = _movements(question, chosen, low, high)
+            source, left = _movements(question, chosen, low, last)
             look = LOOKED_MAX if left else limit + 1
             source = source.replace("{look}", str(look))
             looked = tuple(question.arguments)
@@ -126,8 +130,8 @@ class Reading:
             )
             if len(rows) > limit:
                 return Found(rows[:limit], rows[limit - 1]["position"], mark)
-            following = None
-            if left:  # there may be more behind what was looked at
+            following = last if last < high else None
+            if left and last == high:  # there may be more behind what was looked at
                 following = await connection.fetchval(
                     f"SELECT position FROM ({source}) m ORDER BY position OFFSET {look - 1}",
                     *looked,
@@ -209,6 +213,12 @@ class Reading:
 
 def _where(question: _Question) -> str:
     return f"WHERE {' AND '.join(question.rest)}" if question.rest else ""
+
+
+def _is_indexed(chosen: MovementFilter) -> bool:
+    """True if an index finds them among all others."""
+    named = (chosen.reservation, chosen.reference, chosen.sku)
+    return any(each is not None for each in named) or chosen.verb in RARE
 
 
 def _movements(
