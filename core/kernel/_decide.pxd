@@ -101,6 +101,8 @@ cdef class Decisions(Stock):
     cdef bint _plan_part(self, Wish *wish, int number) noexcept nogil
     cdef bint _keep(self, Wish *wish, Part *part) noexcept nogil
     cdef void _take_from(self, Wish *wish, int32_t slot, int64_t quantity) noexcept nogil
+    cdef int64_t _take_outdated(
+        self, Wish *wish, int32_t slot, int64_t quantity) noexcept nogil
     cdef void _take_under(
         self, Wish *wish, int32_t slot, int64_t quantity, int64_t ceiling_number) noexcept nogil
     cdef bint _plan_fact(self, Wish *wish, int number) noexcept nogil

@@ -229,22 +229,28 @@ cdef class Decisions(Stock):
 
     cdef void _take_from(self, Wish *wish, int32_t slot, int64_t quantity) noexcept nogil:
         """Takes of a pool; first what is held and has spent a ceiling that stands no more."""
-        cdef Pool *pool = &self._now[slot]
-        cdef Hold *hold
-        cdef int64_t here
-        cdef int i
-        if pool.held_outdated:
-            for i in range(wish.first_hold, wish.first_hold + wish.holds):
-                hold = &self._hold[i]
-                here = hold.outdated if hold.outdated < quantity else quantity
-                if hold.slot != slot or here == 0:
-                    continue
-                hold.outdated -= here
-                pool.held_outdated -= here
-                quantity -= here
-                self._take_under(wish, slot, here, hold.ceiling_number)
+        if wish.holds:
+            quantity -= self._take_outdated(wish, slot, quantity)
         if quantity:
-            self._take_under(wish, slot, quantity, standing(&pool.quotas[wish.channel]))
+            self._take_under(wish, slot, quantity, standing(&self._now[slot].quotas[wish.channel]))
+
+    cdef int64_t _take_outdated(self, Wish *wish, int32_t slot, int64_t quantity) noexcept nogil:
+        """How many units of it were such."""
+        cdef Hold *hold
+        cdef int64_t here, taken = 0
+        cdef int i
+        for i in range(wish.first_hold, wish.first_hold + wish.holds):
+            hold = &self._hold[i]
+            here = quantity - taken
+            if here > hold.outdated:
+                here = hold.outdated
+            if hold.slot != slot or here == 0:
+                continue
+            hold.outdated -= here
+            taken += here
+            self._now[slot].held_outdated -= here
+            self._take_under(wish, slot, here, hold.ceiling_number)
+        return taken
 
     cdef void _take_under(
         self, Wish *wish, int32_t slot, int64_t quantity, int64_t ceiling_number
@@ -255,8 +261,9 @@ cdef class Decisions(Stock):
             pool, wish.channel, quantity, ceiling_number, wish.state != RESERVED_STATE)
         cdef int64_t borrowed = quantity - own
         cdef int i
-        pool.held -= quantity if quantity < pool.held else pool.held
-        pool.held_borrowed -= borrowed if borrowed < pool.held_borrowed else pool.held_borrowed
+        if wish.holds:
+            pool.held -= quantity if quantity < pool.held else pool.held
+            pool.held_borrowed -= borrowed if borrowed < pool.held_borrowed else pool.held_borrowed
         if wish.repeats or wish.holds:
             for i in range(wish.first_take, wish.first_take + wish.takes):
                 taken = &self._take[i]
