@@ -55,7 +55,7 @@ class Store:
 
     def reset(self) -> None:
         """Back to what was kept."""
-        self.admin.flushall(asynchronous=False)
+        self.admin.execute_command("FLUSHALL", "SYNC")  # by default Valkey frees it later
         pipe = self.admin.pipeline(transaction=False)
         for name, value in self._kept:
             pipe.restore(name, 0, value)
