@@ -271,7 +271,7 @@ class Rebuild:
                 self._part.field(keys.bucket_of(id), id, " ".join(words))
                 if words[0] == "R" and not away_ms < int(words[3]) <= until_ms:
                     second = int(words[3]) // 1000
-                    self._part.element(keys.due_at(second), id)
+                    self._part.id(keys.due_at(second), id)
                     self._cursor = min(self._cursor, second)
                 await self._room(1, total)
         await self._finish(started, total)
@@ -310,7 +310,7 @@ class Rebuild:
                 moved = " ".join(words)
                 self._part.records += (id, moved)
                 self._part.field(keys.bucket_of(id), id, moved)
-                self._part.element(keys.due_at(deadline_ms // 1000), id)
+                self._part.id(keys.due_at(deadline_ms // 1000), id)
                 self._done += 1
             await self._put("moved", self._done, 0)
             seq += 1

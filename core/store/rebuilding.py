@@ -46,9 +46,9 @@ class Part:
         self._keys[name, "hash"] += (field, value)
         self.size += 2
 
-    def element(self, name: bytes, value: str) -> None:
-        """An element at the end of a list."""
-        self._keys[name, "list"].append(value)
+    def id(self, name: bytes, id: str) -> None:
+        """An id in a list; those of one part share an entry, as those of one script do."""
+        self._keys[name, "list"].append(id)
         self.size += 1
 
     def member(self, name: bytes, value: str) -> None:
@@ -67,7 +67,10 @@ class Part:
         args: list[Any] = []
         for (name, kind), values in self._keys.items():
             names.append(name)
-            args += (kind, len(values), *values)
+            if kind == "list":
+                args += (kind, 1, " ".join(values))
+            else:
+                args += (kind, len(values), *values)
         return names, args
 
 
