@@ -26,6 +26,7 @@ from bench.importing import importing
 from bench.kernel import kernel
 from bench.ledger import http_with_ledger, scribe
 from bench.mixed import mix
+from bench.rebuilding import rebuilding
 from bench.workers import two_workers
 
 Suite = Callable[[int], AsyncIterator[table.Figure]]
@@ -43,6 +44,7 @@ SUITES: dict[str, Suite] = {
     "kernel": kernel,
     "growth": growth,
     "import": importing,
+    "rebuild": rebuilding,
 }
 PACKAGES = (
     "asyncpg",
