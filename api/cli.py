@@ -1,4 +1,5 @@
-"""The command line: ``stockade serve``, ``settings``, ``clock accept``, ``import``, ``rebuild``.
+"""The command line: ``stockade serve``, ``settings``, ``clock accept``, ``import``, ``rebuild``,
+``export``, ``show``.
 
 Every setting is a flag of every command. What goes wrong is one line on standard error, with
 status 2 for a wrong command line or setting and 1 for anything later.
@@ -12,6 +13,7 @@ import importlib.metadata
 import os
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
@@ -43,6 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return _import(loaded.settings, chosen)
             case "rebuild":
                 return _rebuild(loaded.settings, chosen)
+            case "export movements" | "export reservations":
+                return _export(loaded.settings, chosen)
+            case "show":
+                _tell(loaded.settings, chosen.what)
     except StockadeError as error:
         return _complain(error, 1)
     return 0
@@ -99,6 +105,34 @@ def _rebuild(settings: Settings, chosen: argparse.Namespace) -> int:
     return rebuild_store(settings, force=chosen.force, form=chosen.format)
 
 
+def _export(settings: Settings, chosen: argparse.Namespace) -> int:
+    """Write what the ledger holds, of the one that is named, that runs on data, or that is started
+    for it."""
+    from api.exporting import export
+
+    what = chosen.command.removeprefix("export ")
+    until = getattr(chosen, "until", None)
+    return export(settings, what, chosen.since, until, chosen.format, chosen.output)
+
+
+def _tell(settings: Settings, what: str) -> None:
+    """Print the story of a reservation or a SKU, from the servers that are found as for import."""
+    from api.showing import show
+
+    show(settings, what)
+
+
+def moment(text: str) -> datetime:
+    """A time: RFC 3339, or a day, which begins at midnight UTC. Raises ArgumentTypeError."""
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a time as 2026-11-22T12:00:00Z, nor a day as 2026-11-22"
+        ) from None
+    return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser that complains in one line."""
 
@@ -138,12 +172,31 @@ def _parser() -> _Parser:
     rebuilding.add_argument(
         "--force", action="store_true", help="also a store that has all that the ledger has"
     )
+    _add_export(commands)
+    showing = _command(commands, "show", "tell the whole story of a reservation or of a SKU")
+    showing.add_argument("what", metavar="RESERVATION|SKU")
     clock = commands.add_parser("clock", help="the store's clock", allow_abbrev=False)
     clock_commands = clock.add_subparsers(required=True, metavar="COMMAND")
     _command(
         clock_commands, "accept", "take a store's clock that jumped for the true one", "clock "
     )
     return parser
+
+
+def _add_export(commands: argparse._SubParsersAction[_Parser]) -> None:
+    exporting = commands.add_parser(
+        "export", help="write what the ledger holds", allow_abbrev=False
+    )
+    what = exporting.add_subparsers(required=True, metavar="WHAT")
+    movements = _command(what, "movements", "every movement of units, in order", "export ")
+    movements.add_argument("--until", metavar="TIME", type=moment, help="before this time")
+    reservations = _command(
+        what, "reservations", "every reservation as it is, newest first", "export "
+    )
+    for parser, since in ((movements, "from this time, or day, on"), (reservations, "made since")):
+        parser.add_argument("--since", metavar="TIME", type=moment, required=True, help=since)
+        parser.add_argument("--format", choices=("csv", "jsonl"), default="csv")
+        parser.add_argument("--output", metavar="FILE", type=Path, help="else it is printed")
 
 
 def _command(

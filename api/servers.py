@@ -10,6 +10,7 @@ import msgspec
 from core.embedded import postgres, valkey
 from core.embedded.postgres import EmbeddedPostgres
 from core.embedded.valkey import EmbeddedValkey
+from core.opening import prepare_ledger
 from core.settings import Settings
 
 
@@ -55,6 +56,15 @@ async def open_postgres(settings: Settings) -> AsyncIterator[Settings]:
             await server.start()
             addresses = server.addresses()
         yield with_postgres(settings, addresses)
+
+
+@asynccontextmanager
+async def open_ledger(settings: Settings) -> AsyncIterator[Settings]:
+    """The same, with its schema up to date if it is a private one."""
+    async with open_postgres(settings) as opened:
+        if settings.postgres_dsn is None:
+            await prepare_ledger(opened)
+        yield opened
 
 
 def with_postgres(settings: Settings, addresses: postgres.Addresses) -> Settings:

@@ -11,6 +11,7 @@ from core.embedded.valkey import is_private
 from core.errors import LedgerUnavailable, StartRefused
 from core.ledger.journal import Journal
 from core.ledger.migrating import migrate
+from core.ledger.reading import Reading
 from core.ledger.rebuilding import Report
 from core.rebuild import Rebuild, Tell
 from core.scribe import Scribe
@@ -49,6 +50,15 @@ async def open_journal(settings: Settings) -> AsyncIterator[Journal | None]:
         yield journal
     finally:
         await journal.close()
+
+
+@asynccontextmanager
+async def open_reading(settings: Settings) -> AsyncIterator[Reading]:
+    """Who asks the ledger of ``settings.postgres_dsn``. Raises StartRefused."""
+    async with open_journal(settings) as journal:
+        if journal is None:
+            raise StartRefused("no ledger: postgres_dsn is not set")
+        yield Reading(journal)
 
 
 @asynccontextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any, Final
 
@@ -15,7 +16,9 @@ from core.ledger.journal import Journal
 from core.ledger.reading import Reading
 from core.ops import Receipt
 from core.record_model import LAST_ID, Movement, MovementFilter, ReservationFilter
+from core.store import keys
 
+EXPORT_ROWS: Final = 10_000  # of one page, of which a process holds one
 PASSES: Final = {"R": "reserved", "C": "committed"}  # of what is at risk: the unpaid first
 
 
@@ -93,6 +96,36 @@ class Records:
         return [
             Receipt(str(row["id"]), row["record"].encode(), level, as_of_ms=now_ms) for row in rows
         ]
+
+
+async def all_movements(
+    reading: Reading, chosen: MovementFilter
+) -> AsyncIterator[list[Movement]]:
+    """All movements that are there now, in order, page by page."""
+    last = (await reading.mark()).position
+    after: int | None = 0
+    while after is not None and after < last:
+        found = await reading.movements(chosen, after, EXPORT_ROWS)
+        yield [movement(row) for row in found.rows if row["position"] <= last]
+        after = found.following
+
+
+async def all_reservations(
+    reading: Reading, since_ms: int
+) -> AsyncIterator[list[Receipt]]:
+    """All reservations that were made since then, newest first, page by page: each as it was when
+    its page was read, by the time when the store was last seen."""
+    after: str | None = LAST_ID
+    while after is not None:
+        found = await reading.reservations(ReservationFilter(), after, EXPORT_ROWS, 0, False)
+        yield [
+            Receipt(id, row["record"].encode(), "ledger", as_of_ms=found.mark.seen_ms)
+            for row in found.rows
+            if keys.created_ms(id := str(row["id"])) >= since_ms
+        ]
+        after = found.following
+        if after is not None and keys.created_ms(after) < since_ms:
+            return
 
 
 def movement(row: Any) -> Movement:

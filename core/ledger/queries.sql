@@ -183,3 +183,23 @@ JOIN stockade.balance b
 
 -- name: places
 SELECT kind, name, entry FROM stockade.policy WHERE kind IN ('channel', 'location')
+
+-- name: versions_of
+SELECT time, version, verb, record
+FROM stockade.reservation_version
+WHERE reservation = $1
+ORDER BY version
+
+-- name: pools_of
+SELECT location, version, row FROM stockade.pool WHERE sku = $1 ORDER BY location
+
+-- name: newest_movements
+SELECT m.*
+FROM stockade.pool p
+CROSS JOIN LATERAL (
+  SELECT * FROM stockade.movement
+  WHERE sku = p.sku AND location = p.location
+  ORDER BY position DESC LIMIT $2
+) m
+WHERE p.sku = $1
+ORDER BY m.position DESC LIMIT $2
