@@ -108,6 +108,12 @@ class Journal:
         async with self.connection() as connection:
             return await connection.fetch(queries.get(name), *args)
 
+    async def change(self, name: str, *args: object) -> int:
+        """Runs a named UPDATE; how many rows it changed."""
+        async with self.connection() as connection:
+            done = await connection.execute(queries.get(name), *args)
+        return int(done.rpartition(" ")[2])
+
     async def mark(self) -> Mark | None:
         """How far the ledger is; None if it never saw this shard."""
         found = await self.fetch("mark", SHARD)

@@ -203,3 +203,197 @@ CROSS JOIN LATERAL (
 ) m
 WHERE p.sku = $1
 ORDER BY m.position DESC LIMIT $2
+-- --- reconciling: what is read -----------------------------------------------------------------
+
+-- The ledger as of one mark: every pool, what live reservations hold there, and up to where it was
+-- verified. One pass over the live reservations; PostgreSQL spills what does not fit its memory.
+-- name: declare_inside
+DECLARE inside NO SCROLL CURSOR FOR
+WITH line AS (
+  SELECT split_part(word, '@', 1) AS sku, split_part(word, '@', 2) AS location,
+    CASE r.state WHEN 'R' THEN 'reserved:' ELSE 'committed:' END || r.channel AS account,
+    split_part(word, '@', 3) AS body
+  FROM stockade.reservation r
+  CROSS JOIN LATERAL unnest((string_to_array(r.record, ' '))[10:]) AS word
+  WHERE r.state IN ('R', 'C') AND ($1::text IS NULL OR strpos(r.record, ' ' || $1 || '@') > 0)
+), open AS (
+  SELECT sku, location, account, sum(
+    split_part(body, ',', 1)::bigint + split_part(body, ',', 2)::bigint
+    - coalesce(nullif(split_part(body, ',', 3), ''), '0')::bigint
+    - coalesce(nullif(split_part(body, ',', 4), ''), '0')::bigint
+  )::bigint AS units
+  FROM line
+  WHERE $1::text IS NULL OR sku = $1
+  GROUP BY sku, location, account
+), held AS (
+  SELECT sku, location, jsonb_object_agg(account, units) AS accounts
+  FROM open WHERE units <> 0 GROUP BY sku, location
+), pool AS (
+  SELECT * FROM stockade.pool p WHERE $1::text IS NULL OR p.sku = $1
+)
+SELECT sku, location, p.version, p.position, p.row, p.on_hand, h.accounts AS held,
+  v.version AS verified_version, v.position AS verified_position
+FROM pool p
+FULL JOIN held h USING (sku, location)
+LEFT JOIN stockade.verified v USING (sku, location)
+
+-- name: fetch_inside
+FETCH 500 FROM inside
+
+-- name: pool_count
+SELECT count(*) FROM stockade.pool WHERE $1::text IS NULL OR sku = $1
+
+-- What moved between two positions of a pool, by where it came from and went to.
+-- name: moved_between
+SELECT n.pool, m.source, m.target, m.units
+FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[])
+  AS n (pool, sku, location, after, upto)
+CROSS JOIN LATERAL (
+  SELECT source, target, sum(quantity)::bigint AS units FROM stockade.movement
+  WHERE sku = n.sku AND location = n.location AND position > n.after AND position <= n.upto
+  GROUP BY source, target
+) m
+
+-- name: balances
+SELECT n.pool, b.row
+FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) AS n (pool, sku, location, version)
+JOIN stockade.balance b ON b.sku = n.sku AND b.location = n.location AND b.version = n.version
+
+-- name: put_verified
+INSERT INTO stockade.verified AS v (sku, location, version, position)
+SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[])
+ON CONFLICT (sku, location) DO UPDATE
+SET version = excluded.version, position = excluded.position
+WHERE v.position < excluded.position
+
+-- name: pools_behind
+SELECT sku, location, version, row FROM stockade.pool
+WHERE (sku, location) > ($1, $2) AND ($3::text IS NULL OR sku = $3)
+ORDER BY sku, location LIMIT $4
+
+-- name: live_behind
+SELECT id::text, version FROM stockade.reservation
+WHERE state IN ('R', 'C') AND id > $1 ORDER BY id LIMIT $2
+
+-- name: record_versions
+SELECT n.id::text, v.record
+FROM unnest($1::uuid[], $2::integer[]) AS n (id, version)
+JOIN stockade.reservation_version v ON v.reservation = n.id AND v.version = n.version
+
+-- name: records
+SELECT id::text, version, record FROM stockade.reservation WHERE id = ANY($1::uuid[])
+
+-- name: oversold
+SELECT coalesce(sum(deficit), 0)::bigint FROM stockade.pool WHERE deficit > 0
+
+-- Orders that wait for units that are not there: short themselves, or of a pool with a deficit.
+-- name: oversold_orders
+SELECT count(*) FROM stockade.reservation r
+WHERE r.state = 'C' AND EXISTS (
+  SELECT FROM unnest((string_to_array(r.record, ' '))[10:]) AS word
+  WHERE split_part(split_part(word, '@', 3), ',', 7) <> '' OR EXISTS (
+    SELECT FROM stockade.pool p
+    WHERE p.sku = split_part(word, '@', 1) AND p.location = split_part(word, '@', 2)
+      AND p.deficit > 0
+      AND split_part(split_part(word, '@', 3), ',', 1)::bigint
+        + split_part(split_part(word, '@', 3), ',', 2)::bigint
+        > coalesce(nullif(split_part(split_part(word, '@', 3), ',', 3), ''), '0')::bigint
+        + coalesce(nullif(split_part(split_part(word, '@', 3), ',', 4), ''), '0')::bigint))
+
+-- Movements of a pool to look at: first those of exactly so many units from or to outside.
+-- name: suspects_of_pool
+SELECT n.pool, m.position
+FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) AS n (pool, sku, location, units)
+CROSS JOIN LATERAL (
+  SELECT position FROM (
+    SELECT position, source, target, quantity FROM stockade.movement
+    WHERE sku = n.sku AND location = n.location ORDER BY position DESC LIMIT 100
+  ) newest
+  ORDER BY quantity = n.units AND 'outside' IN (source, target) DESC, position DESC LIMIT 5
+) m
+
+-- name: suspects_of_record
+SELECT n.id::text AS pool, m.position
+FROM unnest($1::uuid[]) AS n (id)
+CROSS JOIN LATERAL (
+  SELECT position FROM stockade.movement WHERE reservation = n.id ORDER BY position DESC LIMIT 5
+) m
+
+-- --- reconciling: what is kept -----------------------------------------------------------------
+
+-- name: begin_reconciliation
+INSERT INTO stockade.reconciliation (night, sku, whole) VALUES ($1, $2, $3)
+ON CONFLICT (night) DO NOTHING
+RETURNING id
+
+-- name: finish_reconciliation
+WITH worst AS (
+  SELECT sku, location, max(units) FILTER (WHERE kind IN ('row', 'fold', 'held')) AS off,
+    max(units) FILTER (WHERE kind = 'count') AS counted_off, count(*) AS cases
+  FROM stockade.reconciliation_case WHERE seen_in = $1 GROUP BY sku, location
+), total AS (
+  SELECT coalesce(sum(off), 0)::bigint AS off, coalesce(sum(counted_off), 0)::bigint AS counted_off,
+    coalesce(sum(cases), 0)::bigint AS cases FROM worst
+)
+UPDATE stockade.reconciliation r
+SET position = $2, pools = $3, reservations = $4, counts = $5, on_hand = $6::bigint, counted_on_hand = $7::bigint,
+  oversold_units = $8, oversold_orders = $9, units_off = t.off, counted_off = t.counted_off,
+  differences = t.cases, variance_rate = greatest(
+    least(1, CASE WHEN t.off = 0 THEN 0 ELSE t.off::double precision / greatest($6::bigint, 1) END),
+    least(1, CASE WHEN t.counted_off = 0 THEN 0
+      ELSE t.counted_off::double precision / greatest($7::bigint, 1) END))
+FROM total t
+WHERE r.id = $1
+RETURNING r.variance_rate
+
+-- The rate of the day before: the last whole reconciliation of that day.
+-- name: rate_of_day
+SELECT variance_rate FROM stockade.reconciliation
+WHERE sku IS NULL AND finished_at >= $1 AND finished_at < $1 + interval '1 day'
+ORDER BY id DESC LIMIT 1
+
+-- name: judge_reconciliation
+UPDATE stockade.reconciliation SET status = $2, reasons = $3, finished_at = now() WHERE id = $1
+
+-- name: reconciliations
+SELECT * FROM stockade.reconciliation
+WHERE finished_at IS NOT NULL AND ($1::bigint IS NULL OR id < $1) ORDER BY id DESC LIMIT $2
+
+-- name: put_cases
+INSERT INTO stockade.reconciliation_case AS c
+  (kind, subject, sku, location, cause, expected, found, units, movements, seen_in)
+SELECT kind, subject, sku, location, cause, expected, found, units,
+  string_to_array(movements, ',')::bigint[], $10
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
+  $8::bigint[], $9::text[])
+  AS n (kind, subject, sku, location, cause, expected, found, units, movements)
+ON CONFLICT (kind, subject) WHERE closed_at IS NULL DO UPDATE
+SET cause = excluded.cause, expected = excluded.expected, found = excluded.found,
+  units = excluded.units, movements = excluded.movements, seen_at = now(),
+  seen_in = greatest(c.seen_in, excluded.seen_in)
+
+-- name: close_vanished
+UPDATE stockade.reconciliation_case SET state = 'vanished', closed_at = now()
+WHERE closed_at IS NULL AND seen_in < $1 AND kind = ANY($2::text[])
+  AND ($3::text IS NULL OR sku = $3)
+
+-- name: close_counted
+UPDATE stockade.reconciliation_case SET state = 'vanished', closed_at = now()
+WHERE closed_at IS NULL AND kind = 'count' AND subject = ANY($1::text[])
+
+-- name: cases_of
+SELECT *, now() - opened_at AS age FROM stockade.reconciliation_case
+WHERE seen_in = $1 AND id > $2 ORDER BY id LIMIT $3
+
+-- name: cases_unclosed
+SELECT *, now() - opened_at AS age FROM stockade.reconciliation_case
+WHERE closed_at IS NULL AND id > $1 ORDER BY id LIMIT $2
+
+-- name: explain_case
+UPDATE stockade.reconciliation_case SET state = 'explained', note = $2, person = $3
+WHERE id = $1 AND closed_at IS NULL
+
+-- name: close_repaired
+UPDATE stockade.reconciliation_case
+SET state = 'repaired', note = $2, person = $3, closed_at = now()
+WHERE id = $1 AND closed_at IS NULL

@@ -29,6 +29,8 @@ _KEYS_SHORT = _WINDOW + b"h"
 _KEYS_LONG = _WINDOW + b"w"
 _OLD = b"old:"
 
+BUCKETS = _BUCKET.replace(b"{", b"[{]").replace(b"}", b"[}]") + b"*"  # a pattern for all of them
+
 
 def created_ms(reservation_id: str) -> int:
     """When a reservation was created: the first 48 bits of its UUIDv7, in ms."""

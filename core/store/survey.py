@@ -1,0 +1,130 @@
+"""All that lies in a shard, looked at turn by turn while everybody works on it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Any, cast
+
+import redis.asyncio as redis
+from msgspec import Struct
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, ResponseError
+
+from core.errors import StockUnavailable
+from core.store import keys
+
+TURN = 500  # of one call: a millisecond of the server's time
+
+
+class Look(Struct, frozen=True):
+    """What was there at one instant, and which event was the last then. ``texts``: name → text, of
+    those that were there."""
+
+    epoch: int
+    seq: int
+    texts: dict[str, str]
+
+
+class Survey:
+    """Reads one shard, pool by pool and record by record. Every failure is a StockUnavailable.
+
+    A walk sees everything that is there all the time, perhaps twice; memory is bounded by a turn.
+    """
+
+    def __init__(self, url: str, timeout_seconds: float) -> None:
+        self._redis: redis.Redis = redis.Redis.from_url(
+            url,
+            socket_timeout=timeout_seconds,
+            socket_connect_timeout=timeout_seconds,
+            retry=Retry(NoBackoff(), 1),  # a stale connection; all calls here only read
+            protocol=2,
+            decode_responses=True,
+            encoding_errors="backslashreplace",  # whatever lies there is shown, not stumbled over
+        )
+
+    async def close(self) -> None:
+        await self._redis.aclose()
+
+    async def position(self) -> tuple[int, int, str]:
+        """Epoch, seq of the last event, and why the scribe goes no further, if it does not. The
+        epoch of an empty store is 0."""
+        try:
+            found = await cast("Any", self._redis.hmget(_META, ["epoch", "seq", "ledger"]))
+        except RedisError as error:
+            raise _error(error) from error
+        return int(found[0] or 0), int(found[1] or 0), found[2] or ""
+
+    async def pools(self, names: Sequence[str]) -> Look:
+        """Rows of pools (``sku@location``)."""
+        pipe = self._redis.pipeline(transaction=True)
+        if names:
+            pipe.hmget(_POOLS, list(names))
+        values, meta = await self._look(pipe)
+        return _look(meta, zip(names, values[0] if names else (), strict=True))
+
+    async def records(self, ids: Sequence[str]) -> Look:
+        """Records of reservations."""
+        pipe = self._redis.pipeline(transaction=True)
+        for each in ids:
+            pipe.hget(keys.bucket_of(each).decode(), each)
+        values, meta = await self._look(pipe)
+        return _look(meta, zip(ids, values, strict=True))
+
+    async def _look(self, pipe: Any) -> tuple[list[Any], list[str | None]]:
+        pipe.hmget(_META, ["epoch", "seq"])
+        try:
+            *values, meta = await pipe.execute()
+        except RedisError as error:
+            raise _error(error) from error
+        return values, meta
+
+    async def all_pools(self) -> AsyncIterator[list[str]]:
+        """The names of all pools, turn by turn."""
+        async for pairs in self._hash(_POOLS):
+            yield list(pairs)
+
+    async def all_records(self) -> AsyncIterator[dict[str, str]]:
+        """All records, turn by turn: id → text."""
+        cursor, turn = 0, dict[str, str]()
+        while True:
+            try:
+                cursor, buckets = await self._redis.scan(cursor, keys.BUCKETS.decode(), TURN)
+            except RedisError as error:
+                raise _error(error) from error
+            for bucket in buckets:
+                async for pairs in self._hash(bucket):
+                    turn |= pairs
+                    if len(turn) >= TURN:
+                        yield turn
+                        turn = {}
+            if cursor == 0:
+                break
+        if turn:
+            yield turn
+
+    async def _hash(self, name: str) -> AsyncIterator[dict[str, str]]:
+        cursor = 0
+        while True:
+            try:
+                cursor, pairs = await cast("Any", self._redis.hscan(name, cursor, count=TURN))
+            except RedisError as error:
+                raise _error(error) from error
+            if pairs:
+                yield pairs
+            if cursor == 0:
+                return
+
+
+_META, _POOLS = keys.META.decode(), keys.POOLS.decode()
+
+
+def _look(meta: list[str | None], pairs: Iterable[tuple[str, str | None]]) -> Look:
+    found = {name: text for name, text in pairs if text is not None}
+    return Look(int(meta[0] or 0), int(meta[1] or 0), found)
+
+
+def _error(error: RedisError) -> StockUnavailable:
+    if isinstance(error, ResponseError):
+        return StockUnavailable(f"the store refused to be read: {error}")
+    return StockUnavailable(f"the store does not answer: {error or type(error).__name__}")
