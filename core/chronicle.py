@@ -19,7 +19,7 @@ NULL: Final = r"\N"
 ALIVE: Final = {"R": "reserved", "C": "committed"}
 # A give-back's verb is told by what the reservation has become.
 GIVEN_BACK: Final = {"L": "release", "X": "expire"}
-SAYS_VERB: Final = frozenset({"stock", "import"})  # each of their movements says its own
+SAYS_VERB: Final = frozenset({"stock", "import", "repair"})  # each of their movements says its own
 TAKES: Final = frozenset({"reserve", "import"})  # their takes follow from the records
 POLICY_KINDS: Final = ("channel", "location")
 ID_LENGTH: Final = 36
@@ -255,7 +255,9 @@ class _Event:
 
     def _believe(self, pool: str, before: Accounts, after: Accounts) -> None:
         """Law 1, prefix by prefix: the row changed by what moved, and by nothing else."""
-        if after.version != before.version + 1:
+        if self.entry.verb == "repair":
+            self._believe_repair(pool, before, after)
+        elif after.version != before.version + 1:
             raise LedgerBroken(
                 f"event {self.entry.epoch}-{self.entry.seq}: {pool} goes from version "
                 f"{before.version} to {after.version}"
@@ -278,6 +280,15 @@ class _Event:
                     f"event {self.entry.epoch}-{self.entry.seq}: {pool} changed from "
                     f"{before.text!r} to {after.text!r}, which is not what moved: {moved}"
                 )
+
+    def _believe_repair(self, pool: str, before: Accounts, after: Accounts) -> None:
+        """The store's row was not what the ledger has. The event says which row of the ledger it
+        was made again from, and that must be the last one; its version passes both."""
+        if self.entry.fields["b"] != before.text or after.version <= before.version:
+            raise LedgerBroken(
+                f"event {self.entry.epoch}-{self.entry.seq} repairs {pool} from "
+                f"{self.entry.fields['b']!r} to {after.text!r}, the ledger has {before.text!r}"
+            )
 
     def _write_reservation(self, id: str, record: str) -> None:
         state, version, _, _, _, _, channel, customer, reference = record.split(" ", 9)[:9]

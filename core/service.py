@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
+from core.auditing.repair import Repairer
 from core.backing import Backing
 from core.backlog import Backlog
 from core.catalogue import Catalogue, kernel_policy
@@ -16,10 +17,11 @@ from core.channels import CutOff
 from core.clock import monotonic_ms
 from core.embedded.valkey import find_running, is_private
 from core.engine import Engine
-from core.errors import Draining, StartRefused, StockUnavailable, Unavailable
+from core.errors import Draining, LedgerUnavailable, StartRefused, StockUnavailable, Unavailable
 from core.feed import Feed
 from core.importing.importer import Importer
 from core.lane import RESEND_SECONDS, Lane
+from core.ledger.audit import Files
 from core.ledger.journal import Journal
 from core.model import Durability
 from core.opening import open_journal
@@ -30,6 +32,7 @@ from core.stock import Stock
 from core.store import scripts
 from core.store.link import Link, ReplyError, open_link
 from core.store.shard import Meta, PolicyEntries, Shard
+from core.store.survey import Survey
 from core.trust import Trust
 
 RECONNECT_SECONDS = 0.05
@@ -81,6 +84,7 @@ class Service:
         self.feed = Feed(self.records, durability)
         self.catalogue = Catalogue(self.lane, shard, self._use_policy)
         self.importer = Importer(self.lane, shard, self._refresh_policy)
+        self.files = Files(journal) if journal is not None else None
 
     def readiness(self) -> dict[str, Any]:
         """What /readyz shows: whether requests can be served, and why not."""
@@ -101,6 +105,12 @@ class Service:
             "ledger": self._ledger_readiness(),
             "clock": "suspect" if self.lane.clock.suspect else "ok",
         }
+
+    def repairer(self, survey: Survey) -> Repairer:
+        """Mends what reconciling found. Raises LedgerUnavailable where there is no ledger."""
+        if self.files is None:
+            raise LedgerUnavailable("there is no ledger")
+        return Repairer(self.lane, self._shard, self.stock, survey, self.files)
 
     def _ledger_readiness(self) -> dict[str, Any]:
         """The ledger may be away for a while: what it does not have waits in the store."""

@@ -114,6 +114,7 @@ def _prefixes(tables: dict[str, Any]) -> list[str]:
     sums: dict[str, Counter[str]] = defaultdict(Counter)
     versions: Counter[str] = Counter()
     moves = list(reversed(tables["movement"]))
+    repaired = {(_name(move), move["version"]) for move in moves if move["verb"] == "repair"}
     for balance in tables["balance"]:
         while moves and moves[-1]["position"] < balance["position"]:
             move = moves.pop()
@@ -122,6 +123,8 @@ def _prefixes(tables: dict[str, Any]) -> list[str]:
             moved[move["target"]] += move["quantity"]
         pool = f"{balance['sku']}@{balance['location']}"
         versions[pool] += 1
+        if (pool, balance["version"]) in repaired:  # it passes the version that was found
+            versions[pool] = balance["version"]
         row = parse_row(balance["row"])
         if not row.version == balance["version"] == versions[pool]:
             wrong.append(f"{pool}: version {balance['version']} is the {versions[pool]}th")

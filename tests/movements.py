@@ -23,6 +23,7 @@ ARRIVES = _pairs(["outside"], RECEIPT)
 SHIPS = frozenset({("committed", "outside"), ("outside", "deficit")})
 BACK = _pairs(["reserved", "committed"], ["deficit", "shared", "free"])
 TAKEN = _pairs(["free", "shared"], ["reserved", "committed"])
+EVERYWHERE = (*LOST, "reserved", "committed", "outside")
 MAY = {
     # A fact takes what it must, and what it misses is a deficit.
     "reserve": TAKEN | SHIPS | _pairs(["safety", "deficit"], ["committed"]),
@@ -39,6 +40,7 @@ MAY = {
     "stock:transfer": ARRIVES | _pairs(["free", "shared"], ["outside"]),
     "stock:reallocate": _pairs(UNSOLD, LOST),
     "stock:open": frozenset(),
+    "repair": _pairs(EVERYWHERE, EVERYWHERE),  # whatever something else did, and back
     "import": ARRIVES | _pairs(UNSOLD, LOST) | TAKEN | SHIPS
     | _pairs(["safety", "deficit"], ["committed"]),
 }  # fmt: skip

@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 from core.auditing.auditor import Auditor
 from core.auditing.counts import Counts
+from core.auditing.repair import Repair
+from core.chronicle import Accounts
 from core.errors import StockadeError
 from core.ledger.audit import Case, Files, Reconciliation
 from core.model import (
@@ -24,9 +26,10 @@ from core.model import (
     ReturnLine,
 )
 from core.service import Service
+from core.store import keys, wording
 from core.store.survey import Survey
 from tests.ledgered import Ledger
-from tests.workers import demand, furnish, key, receive
+from tests.workers import Store, demand, furnish, key, receive, record, row
 
 SKUS = ("tee", "cap", "mug")
 
@@ -58,6 +61,16 @@ class Reconciler:
         (done,) = await self.files.reconciliations(number + 1, 1)
         assert done.id == number
         return done, await self.files.cases_of(number, 0, 1_000)
+
+    async def repair(
+        self, worker: Service, cases: list[Case], apply: bool = True, apply_counts: bool = False
+    ) -> list[Repair]:
+        """Mends cases, or says what it would do."""
+        repairer = worker.repairer(self.survey)
+        return [
+            await repairer.mend(case, "ann", apply=apply, apply_counts=apply_counts)
+            for case in cases
+        ]
 
 
 async def open_shop(worker: Service) -> None:
@@ -114,3 +127,18 @@ async def crowd(
 
     await asyncio.gather(*map(caller, range(callers)))
     return done
+
+
+def edit_row(store: Store, pool: str, version: int = 0, **units: int) -> None:
+    """Something other than Stockade changes accounts of a row, or adds to its version."""
+    text = row(store, pool)
+    accounts = {name: units + Accounts(text).units[name] for name, units in units.items()}
+    fresh = wording.changed_row(text, Accounts(text).version + version, accounts)
+    store.hset(keys.POOLS, pool, fresh)
+
+
+def edit_record(store: Store, id: str, word: int, text: str) -> None:
+    """Something other than Stockade changes one word of a record."""
+    words = record(store, id).split(" ")
+    words[word] = text
+    store.hset(keys.bucket_of(id), id, " ".join(words))

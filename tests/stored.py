@@ -16,7 +16,7 @@ import redis.asyncio as redis
 
 TAG = "{s0}:"
 
-NAMES_VERBS = {"stock", "import"}  # events whose movements say each its own verb
+NAMES_VERBS = {"stock", "import", "repair"}  # events whose movements say each its own verb
 
 ALIVE = {"R": "reserved", "C": "committed"}  # the account that holds its open units
 

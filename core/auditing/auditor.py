@@ -7,25 +7,22 @@ the ledger has come to the event that was the last when the store showed it.
 
 from __future__ import annotations
 
-import asyncio
-import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from itertools import islice
 
 from core.auditing import differences as of
+from core.auditing.comparing import Comparison, check_epoch
 from core.auditing.counts import Counted, Counts
 from core.auditing.variance import judge
-from core.errors import LedgerBroken, LedgerUnavailable
+from core.errors import LedgerUnavailable
 from core.ledger.audit import LOWEST_ID, Difference, Files, Inside, Kind, Snapshot, Totals
-from core.ledger.journal import Mark
 from core.store.survey import TURN, Look, Survey
 
 PATIENCE_SECONDS = 30.0  # that the ledger may be behind before it is a difference
-LOOK_SECONDS = 0.05  # between two looks at its mark
 
 Tell = Callable[[str, int, float], None]
-_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
 class Auditor:
@@ -57,7 +54,7 @@ class Auditor:
         mark = await self._files.mark()
         if mark is None:
             raise LedgerUnavailable("the ledger has not seen this store yet; is there a scribe?")
-        _check_epoch(epoch, mark)
+        check_epoch(epoch, mark)
         run = await self._files.begin(night, sku, whole)
         if run is None:
             return None
@@ -93,7 +90,7 @@ class _Run:
     ) -> None:
         self._survey = survey
         self._files = files
-        self._patience_seconds = patience_seconds
+        self._compare = Comparison(survey, files, patience_seconds)
         self._run = run
         self._sku = sku
         self._tell = tell
@@ -131,7 +128,7 @@ class _Run:
             bases = await self._files.balances(versions)
         good, found = [], []
         for pool in pools:
-            folded = moved.get(pool.name, {})
+            folded: Counter[str] = moved.get(pool.name, Counter())
             base = of.accounts_of(bases.get(pool.name, "")) or {}
             made = {
                 name: units
@@ -158,61 +155,12 @@ class _Run:
         while turn := await self._files.pools_behind(last, self._sku, TURN):
             ledger = {f"{sku}@{location}": (v, row) for sku, location, v, row in turn}
             look = await self._survey.pools(list(ledger))
-            await self._note(await self._rows(ledger, look))
+            await self._note(await self._compare.rows(ledger, look))
             last, done = turn[-1][:2], done + len(turn)
             self._tell("pools compared", done, min(done / max(self._pool_count, 1), 1.0))
         async for names in self._survey.all_pools():
             mine = [each for each in names if self._sku in (None, each.partition("@")[0])]
-            await self._note(await self._strangers(mine))
-
-    async def _rows(
-        self, ledger: Mapping[str, tuple[int, str]], look: Look
-    ) -> list[Difference]:
-        """``ledger`` was read first, so the store may be further, never behind."""
-        found: list[Difference] = []
-        ahead: dict[str, int] = {}
-        for pool, (version, row) in ledger.items():
-            text = look.texts.get(pool)
-            if text == row:
-                continue
-            if text is None:
-                found.append(of.of_rows("store_row_lost", pool, row, ""))
-                continue
-            shown = of.version_of(text, 0)
-            if shown > version:
-                ahead[pool] = shown
-            else:
-                cause = "store_behind" if 0 < shown < version else "store_edited"
-                found.append(of.of_rows(cause, pool, row, text))
-        if not ahead:
-            return found
-        balances, late = await self._at_versions(ahead, look, self._files.balances)
-        for pool, version in ahead.items():
-            row = balances.get(pool)
-            if row is None and late:
-                found.append(of.of_lag(pool, version, ledger[pool][0]))
-            elif row != look.texts[pool]:
-                expected = row or ledger[pool][1]
-                found.append(of.of_rows("store_edited", pool, expected, look.texts[pool]))
-        return found
-
-    async def _strangers(self, names: Sequence[str]) -> list[Difference]:
-        """Pools that the store has and the ledger has not."""
-        good = [each for each in names if each.count("@") == 1]
-        unknown = set(names) - (await self._files.rows(good)).keys()
-        if not unknown:
-            return []
-        look = await self._survey.pools(sorted(unknown))
-        reached = await self._reach(look)
-        named = [each for each in look.texts if each.count("@") == 1]
-        known = await self._files.rows(named)
-        return [
-            of.of_rows("store_row_unknown", pool, "", text)
-            if reached
-            else of.of_lag(pool, of.version_of(text, 0), 0)
-            for pool, text in look.texts.items()
-            if pool not in known
-        ]
+            await self._note(await self._compare.strangers(mine))
 
     async def living(self) -> None:
         """Every live reservation of the ledger is in the store, and no older."""
@@ -239,87 +187,9 @@ class _Run:
     async def stored(self) -> None:
         """Every record of the store against the ledger's at the same version."""
         async for turn in self._survey.all_records():
-            await self._note(await self._records(turn))
+            await self._note(await self._compare.records(turn))
             self.totals.reservations += len(turn)
             self._tell("reservations compared", self.totals.reservations, 0.0)
-
-    async def _records(self, turn: Mapping[str, str]) -> list[Difference]:
-        found = [
-            of.of_records("record_unknown", id, "", text)
-            for id, text in turn.items()
-            if _ID.fullmatch(id) is None
-        ]
-        versions = {
-            id: of.version_of(text, 1) for id, text in turn.items() if _ID.fullmatch(id)
-        }
-        epoch, seq, _ = await self._survey.position()
-        look = Look(epoch, seq, {})
-        kept, late = await self._at_versions(versions, look, self._files.record_versions)
-        newest = await self._files.records(versions)
-        older = []
-        for id, version in versions.items():
-            known, record = newest.get(id, (0, ""))
-            if id not in kept and late:
-                found.append(of.of_lag(id, version, known))
-            elif not known:
-                found.append(of.of_records("record_unknown", id, "", turn[id]))
-            elif not of.same_record(kept.get(id, ""), turn[id]):
-                expected = kept.get(id, record)
-                found.append(of.of_records("record_edited", id, expected, turn[id]))
-            elif known > version:
-                older.append(id)
-        return found + await self._older(older, newest)
-
-    async def _older(
-        self, ids: Sequence[str], newest: Mapping[str, tuple[int, str]]
-    ) -> list[Difference]:
-        """Those that the ledger had at a later version than the store showed before: they moved on,
-        or the store is behind."""
-        if not ids:
-            return []
-        look = await self._survey.records(ids)
-        found = []
-        for id in ids:
-            text = look.texts.get(id)
-            version, record = newest[id]
-            if text is None or of.version_of(text, 1) >= version:
-                continue  # it moved on, or ended long ago and left
-            ended = of.is_live(text) and not of.is_live(record)
-            cause = "record_ended" if ended else "record_behind"
-            found.append(of.of_records(cause, id, record, text))
-        return found
-
-    async def _at_versions(
-        self,
-        versions: Mapping[str, int],
-        look: Look,
-        ask: Callable[[Mapping[str, int]], Awaitable[dict[str, str]]],
-    ) -> tuple[dict[str, str], bool]:
-        """What the ledger has at these versions, and whether it came too late for ``look``. It is
-        waited for only if something is not there yet."""
-        found = await ask(versions)
-        if len(found) == len(versions):
-            return found, False
-        reached = await self._reach(look)
-        missing = {name: version for name, version in versions.items() if name not in found}
-        found |= await ask(missing)
-        return found, not reached
-
-    async def _reach(self, look: Look) -> bool:
-        """Waits until the ledger has all that the store had when it was looked at. Once it took too
-        long, nobody waits again in this run."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + self._patience_seconds
-        while True:
-            mark = await self._files.mark()
-            assert mark is not None, "a mark is never removed"
-            _check_epoch(look.epoch, mark)
-            if mark.seq >= look.seq:
-                return True
-            if loop.time() >= until:
-                self._patience_seconds = 0.0
-                return False
-            await asyncio.sleep(LOOK_SECONDS)
 
     # --- what was counted --------------------------------------------------------------------
 
@@ -351,22 +221,9 @@ def _held(turn: Iterable[Inside]) -> list[Difference]:
     """What pools promise against what live reservations hold."""
     found = []
     for pool in turn:
-        accounts = of.accounts_of(pool.row) or {}
-        promised = {
-            name: units
-            for name, units in accounts.items()
-            if name.startswith(("reserved:", "committed:"))
-        }
+        promised = of.promised(of.accounts_of(pool.row) or {})
         if promised != pool.held:
             more = sum(promised.values()) >= sum(pool.held.values())
             cause = "hold_stranded" if more else "hold_uncovered"
             found.append(of.of_accounts("held", cause, pool.name, pool.held, promised))
     return found
-
-
-def _check_epoch(epoch: int, mark: Mark) -> None:
-    if epoch != mark.epoch:
-        raise LedgerBroken(
-            f"the store has epoch {epoch or 'none'}, the ledger {mark.epoch}: they are not of one "
-            "history; rebuild the store from the ledger first"
-        )

@@ -46,6 +46,20 @@ def accounts_of(row: str) -> dict[str, int] | None:
     return {name: number for name, number in units.items() if number}
 
 
+def named_accounts(row: str) -> set[str]:
+    """The accounts that a row has a place for, be they empty."""
+    return set(Accounts(row).units)
+
+
+def promised(accounts: Mapping[str, int]) -> dict[str, int]:
+    """Those of the accounts that reservations hold."""
+    return {
+        name: units
+        for name, units in accounts.items()
+        if name.startswith(("reserved:", "committed:"))
+    }
+
+
 def units_between(expected: Mapping[str, int], found: Mapping[str, int]) -> int:
     """How many units lie elsewhere than expected; what is too much in one account and too little in
     another counts once."""
@@ -86,18 +100,17 @@ def of_records(cause: str, id: str, expected: str, found: str) -> Difference:
     return Difference("record", id, cause, quoted(expected), quoted(found), units)
 
 
-def of_lag(subject: str, version: int, known: int) -> Difference:
-    """The ledger did not come to a version in time."""
+def of_lag(subject: str, version: int, known: int, trouble: str) -> Difference:
+    """The ledger did not come to a version in time; ``trouble``: what the scribe says of it."""
     ours = f"version {known}" if known else "nothing"
+    ours = quoted(f"{ours}; the scribe waits: {trouble}" if trouble else ours)
     return Difference("lag", subject, "ledger_lags", f"version {version}", ours, 0)
 
 
 def of_count(pool: str, booked: int, counted: int) -> Difference:
     """What was counted is not what is booked."""
     cause = "shrinkage" if counted < booked else "surplus"
-    return Difference(
-        "count", pool, cause, f"{booked} booked", f"{counted} counted", abs(counted - booked)
-    )
+    return Difference("count", pool, cause, str(booked), str(counted), abs(counted - booked))
 
 
 def same_record(one: str, other: str) -> bool:

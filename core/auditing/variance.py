@@ -35,5 +35,5 @@ def judge(
             f"{totals.oversold_orders} orders wait for such",
         ))
     order: tuple[Status, ...] = ("normal", "watch", "alarm")
-    worst = max((status for status, _ in found), key=order.index, default="normal")
-    return worst, [reason for _, reason in found]
+    worst = max((order.index(status) for status, _ in found), default=0)
+    return order[worst], [reason for _, reason in found]

@@ -52,8 +52,10 @@ REBUILD_BEGIN: Final = Script("rebuild_begin")
 REBUILD_PUT: Final = Script("rebuild_put")
 REBUILD_END: Final = Script("rebuild_end")
 RESTORE: Final = Script("restore")
+REPAIR: Final = Script("repair")
+RESTATE: Final = Script("restate")
 
 ALL: Final = (
     START, LOOK, STOCK, RESERVE, REPLAN, JUDGE, COMMIT, FULFIL, GIVEBACK, EXTEND, DUE, SKU, POLICY,
-    PURGE, DROP, IMPORT, MARK, RESTORE, REBUILD_BEGIN, REBUILD_PUT, REBUILD_END,
+    PURGE, DROP, IMPORT, MARK, RESTORE, REBUILD_BEGIN, REBUILD_PUT, REBUILD_END, REPAIR, RESTATE,
 )  # fmt: skip

@@ -93,7 +93,7 @@ class Survey:
             except RedisError as error:
                 raise _error(error) from error
             for bucket in buckets:
-                async for pairs in self._hash(bucket):
+                async for pairs in self._hash(str(bucket)):
                     turn |= pairs
                     if len(turn) >= TURN:
                         yield turn

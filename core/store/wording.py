@@ -7,7 +7,7 @@ the scripts read and write them on the hot path, this module for people and answ
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -183,6 +183,25 @@ def quota(row: bytes, channel: str) -> tuple[int, int, int]:
         return 0, 0, 0
     free, reserved, committed = map(int, rest.split(b",", 3)[:3])
     return free, reserved, committed
+
+
+def changed_row(row: str, version: int, accounts: Mapping[str, int]) -> str:
+    """A row of another version with these accounts, by the names that movements use; accounts that
+    are not named stay, and so does everything else."""
+    words = row.split(" ")
+    words[0] = str(version)
+    head = words[3].split(",")
+    for place, name in enumerate(("shared", "safety", "damaged", "quarantine")):
+        head[place] = str(accounts.get(name, head[place]))
+    head[4] = str(-accounts["deficit"] if "deficit" in accounts else int(head[4]))
+    words[3] = ",".join(head)
+    for number, word in enumerate(words[4:], 4):
+        name, _, body = word.partition("@")
+        numbers = body.split(",")
+        for place, kind in enumerate(("free", "reserved", "committed")):
+            numbers[place] = str(accounts.get(f"{kind}:{name}", numbers[place]))
+        words[number] = f"{name}@{','.join(numbers)}"
+    return " ".join(words)
 
 
 # --- policy entries: "version json", a SKU's "number location,location… json" -------------------

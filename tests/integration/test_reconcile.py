@@ -37,7 +37,7 @@ async def test_nothing_is_found_under_load(
         asyncio.create_task(crowd(each, seed + i, until=over.is_set))
         for i, each in enumerate((worker, other))
     ]
-    positions = []
+    positions: list[int] = []
     while len(positions) < RUNS:
         done, cases = await reconciler.run(whole=len(positions) % 2 == 1)
         assert cases == []
