@@ -12,12 +12,14 @@ from urllib.parse import quote
 from starlette.types import Message, Receive, Scope, Send
 
 from api.problems import BodyTooLarge
+from core.errors import LedgerUnavailable
 
 if TYPE_CHECKING:
     from api.app import App
     from core.catalogue import Catalogue
     from core.engine import Engine
     from core.feed import Feed
+    from core.ledger.audit import Files
     from core.records import Records
     from core.stock import Stock
 
@@ -107,6 +109,14 @@ class Call:
     def feed(self) -> Feed:
         """What happens. Raises StockUnavailable outside the service's life."""
         return self.app.opened.feed
+
+    @property
+    def files(self) -> Files:
+        """What reconciling found. Raises LedgerUnavailable where there is no ledger."""
+        files = self.app.opened.files
+        if files is None:
+            raise LedgerUnavailable("there is no ledger")
+        return files
 
     @property
     def instance(self) -> str:

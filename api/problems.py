@@ -89,6 +89,7 @@ _STATUS: dict[type[StockadeError], int] = {
     errors.UnknownChannel: 404,
     errors.UnknownLocation: 404,
     errors.UnknownReservation: 404,
+    errors.UnknownReconciliation: 404,
     errors.StaleVersion: 412,
     errors.InsufficientStock: 409,
     errors.InvalidState: 409,

@@ -9,8 +9,9 @@ from typing import Any
 
 from msgspec import Struct
 
-from api import batch, events, pages, policy, records, reservations, stock
+from api import batch, events, pages, policy, reconciliations, records, reservations, stock
 from api.call import BATCH_BYTES_MAX, BODY_BYTES_MAX
+from api.reconciliations import Document, Summary
 from api.routing import Handler, PageHandler, Query, Route
 from api.wire import ITEMS_DEFAULT, ITEMS_MAX, Page
 from core.happenings import TYPES
@@ -325,6 +326,12 @@ ROUTES: tuple[Route[Handler], ...] = (
     Route("DELETE", "/v1/channels/{name}", policy.delete_channel,
           "Remove a channel; what is left of its quota becomes shared", {204: None},
           if_match=True, problems=("unknown_channel", "channel_in_use")),
+    Route("GET", "/v1/reconciliations", reconciliations.read_many,
+          "Reconciliations, newest first", {200: Page[Summary]}, query=PAGE,
+          ),
+    Route("GET", "/v1/reconciliations/latest", reconciliations.read_latest,
+          "The last reconciliation, with its first 1,000 differences", {200: Document},
+          problems=("unknown_reconciliation", "ledger_unavailable")),
     Route("GET", "/v1/channels", policy.list_channels, "All channels, by name",
           {200: Page[policy.ChannelView]}, query=PAGE),
 )  # fmt: skip

@@ -1,4 +1,5 @@
-"""The scribe's process: carries events from the store into the ledger, behind everybody else.
+"""The scribe's process: carries events from the store into the ledger, behind everybody else, and
+reconciles the two at night.
 
 Run by ``api.serve`` as ``python -m api.scribe``, with the same standard input as a worker: settings
 come in, ``ready`` goes out, and its end means that the supervisor is gone. Then, and on SIGTERM, it
@@ -17,7 +18,7 @@ import uvloop
 from api.control import CONTROL_FD, report
 from api.log import configure
 from core.errors import StockadeError
-from core.opening import open_scribe
+from core.opening import open_nightly, open_scribe
 from core.settings import Settings, decode
 
 CANCEL_SECONDS = 0.1
@@ -48,17 +49,21 @@ async def _run(settings: Settings) -> None:
 
     loop.add_signal_handler(signal.SIGTERM, stop)
     loop.add_reader(CONTROL_FD, stop)
-    async with open_scribe(settings) as scribe:
+    async with open_nightly(settings) as nightly, open_scribe(settings) as scribe:
         report("ready")
-        running = asyncio.create_task(scribe.run())
+        running = {asyncio.create_task(scribe.run())}
+        if nightly is not None:
+            running.add(asyncio.create_task(nightly.run()))
         asking = asyncio.create_task(asked.wait())
-        await asyncio.wait((running, asking), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((*running, asking), return_when=asyncio.FIRST_COMPLETED)
         # On Python 3.11 wait_for, which redis-py writes with, may swallow a cancellation.
-        while not running.done():
-            running.cancel()
-            await asyncio.wait((running,), timeout=CANCEL_SECONDS)
-        if not running.cancelled():
-            running.result()
+        while left := [task for task in running if not task.done()]:
+            for task in left:
+                task.cancel()
+            await asyncio.wait(left, timeout=CANCEL_SECONDS)
+        for task in running:
+            if not task.cancelled():
+                task.result()
         await scribe.finish(settings.drain_seconds)
 
 

@@ -84,6 +84,12 @@ class UnknownReservation(StockadeError):
     code = "unknown_reservation"
 
 
+class UnknownReconciliation(StockadeError):
+    """Nothing has been reconciled yet; run stockade reconcile, or set reconcile_at."""
+
+    code = "unknown_reconciliation"
+
+
 class StaleVersion(StockadeError):
     """It was changed since the version that If-Match names; read it again."""
 

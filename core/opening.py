@@ -5,10 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import time
+from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from core.auditing.auditor import Auditor
+from core.auditing.nightly import Nightly
 from core.embedded.valkey import is_private
 from core.errors import LedgerUnavailable, StartRefused
+from core.ledger.audit import Files
 from core.ledger.journal import Journal
 from core.ledger.migrating import migrate
 from core.ledger.reading import Reading
@@ -18,6 +23,7 @@ from core.scribe import Scribe
 from core.settings import Settings, masked_url
 from core.store.events import EventStream
 from core.store.rebuilding import Refill
+from core.store.survey import Survey
 from core.trust import ahead, lost
 
 log = logging.getLogger("stockade.ledger")
@@ -50,6 +56,39 @@ async def open_journal(settings: Settings) -> AsyncIterator[Journal | None]:
         yield journal
     finally:
         await journal.close()
+
+
+class Audit(NamedTuple):
+    """What reconciling works with."""
+
+    auditor: Auditor
+    survey: Survey
+    files: Files
+
+
+@asynccontextmanager
+async def open_audit(settings: Settings) -> AsyncIterator[Audit]:
+    """Reconciling of the store and the ledger that the settings name. Raises StartRefused."""
+    if settings.valkey_url is None or settings.postgres_dsn is None:
+        raise StartRefused("reconciling needs both a valkey_url and a postgres_dsn")
+    survey = Survey(settings.valkey_url, settings.store_timeout_seconds)
+    try:
+        async with open_journal(settings) as journal:
+            assert journal is not None
+            files = Files(journal)
+            yield Audit(Auditor(survey, files), survey, files)
+    finally:
+        await survey.close()
+
+
+@asynccontextmanager
+async def open_nightly(settings: Settings) -> AsyncIterator[Nightly | None]:
+    """Reconciling once a night, if the settings want it."""
+    if settings.reconcile_at is None:
+        yield None
+        return
+    async with open_audit(settings) as audit:
+        yield Nightly(audit.auditor, audit.files, time.fromisoformat(settings.reconcile_at))
 
 
 @asynccontextmanager

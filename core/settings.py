@@ -88,6 +88,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         bool,
         Meta(description="a rebuild moves deadlines that passed meanwhile by the outage"),
     ] = True
+    reconcile_at: Annotated[
+        Annotated[str, Meta(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")] | None,
+        Meta(description="time of day (UTC, 03:30) to reconcile at, every night; none: never"),
+    ] = None
     staleness_ms: Annotated[
         int, Meta(ge=0, le=1_000, description="how old a row may be that refuses a demand")
     ] = 3
@@ -279,6 +283,8 @@ def _wanted(hint: Any) -> str:
             return "true or false"
         case msgspec.inspect.LiteralType(values=values):
             return "one of " + ", ".join(map(str, values))
+        case msgspec.inspect.StrType(pattern=str()):
+            return "a time of day from 00:00 to 23:59"
     return "text that is not empty"
 
 

@@ -163,7 +163,7 @@ async def test_a_repair_is_told_by_movements(shop: Shop) -> None:
     reason = f"reconciliation case {case.id}"
     assert [tuple(move) for move in moves] == [
         ("drift", "shared", "safety", 1, reason), ("drift", "shared", "outside", 1, reason),
-        ("repair", "outside", "shared", 1, reason), ("repair", "safety", "shared", 1, reason),
+        ("repair", "safety", "shared", 1, reason), ("repair", "outside", "shared", 1, reason),
     ]  # fmt: skip
     (balance,) = await shop.reconciler.ledger.fetch(
         "SELECT row FROM stockade.pool WHERE sku = 'tee'"
