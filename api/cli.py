@@ -1,5 +1,5 @@
-"""The command line: ``stockade serve``, ``settings``, ``clock accept``, ``import``, ``rebuild``,
-``export``, ``show``.
+"""The command line: ``stockade serve``, ``settings``, ``clock accept``, ``import``, ``reconcile``,
+``rebuild``, ``export``, ``show``.
 
 Every setting is a flag of every command. What goes wrong is one line on standard error, with
 status 2 for a wrong command line or setting and 1 for anything later.
@@ -27,7 +27,7 @@ from core.settings import Origins, Settings, descriptions, flag, load, shown
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status."""
     chosen = _parser().parse_args(arguments)
-    flags = {name: getattr(chosen, name) for name in Settings.__struct_fields__}
+    flags = {name: getattr(chosen, name, None) for name in Settings.__struct_fields__}
     try:
         loaded = load(flags, os.environ, Path.cwd())
     except StartRefused as refused:
@@ -43,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 _accept_clock(loaded.settings)
             case "import":
                 return _import(loaded.settings, chosen)
+            case "reconcile" | "reconcile cases" | "reconcile explain":
+                return _reconcile(loaded.settings, chosen)
             case "rebuild":
                 return _rebuild(loaded.settings, chosen)
             case "export movements" | "export reservations":
@@ -96,6 +98,18 @@ def _import(settings: Settings, chosen: argparse.Namespace) -> int:
     return import_file(
         settings, chosen.file, orders=chosen.orders, again=chosen.again, skip_bad=chosen.skip_bad
     )
+
+
+def _reconcile(settings: Settings, chosen: argparse.Namespace) -> int:
+    """Hold the store and the ledger of the service against each other, or see to what was found."""
+    from api.reconciling import explain_case, reconcile, show_cases
+
+    match chosen.command:
+        case "reconcile cases":
+            return show_cases(settings, chosen.format, chosen.output)
+        case "reconcile explain":
+            return explain_case(settings, chosen.case, chosen.note, chosen.by)
+    return reconcile(settings, chosen)
 
 
 def _rebuild(settings: Settings, chosen: argparse.Namespace) -> int:
@@ -175,6 +189,7 @@ def _parser() -> _Parser:
     _add_export(commands)
     showing = _command(commands, "show", "tell the whole story of a reservation or of a SKU")
     showing.add_argument("what", metavar="RESERVATION|SKU")
+    _reconcile_parser(commands)
     clock = commands.add_parser("clock", help="the store's clock", allow_abbrev=False)
     clock_commands = clock.add_subparsers(required=True, metavar="COMMAND")
     _command(
@@ -199,13 +214,45 @@ def _add_export(commands: argparse._SubParsersAction[_Parser]) -> None:
         parser.add_argument("--output", metavar="FILE", type=Path, help="else it is printed")
 
 
+def _reconcile_parser(commands: argparse._SubParsersAction[_Parser]) -> None:
+    reconcile = _command(commands, "reconcile", "hold store, ledger and counts against each other")
+    reconcile.add_argument("--format", choices=("text", "json", "csv", "html"), default="text")
+    reconcile.add_argument("--output", type=Path, metavar="FILE", help="write the report there")
+    reconcile.add_argument("--sku", help="only the pools of this one")
+    reconcile.add_argument(
+        "--counts", type=Path, metavar="FILE",
+        help="what was counted: sku, location, counted, as CSV, or .json with a list of objects",
+    )  # fmt: skip
+    reconcile.add_argument(
+        "--full", action="store_true",
+        help="sum all movements, not only those since a pool was found to be right",
+    )  # fmt: skip
+    reconcile.add_argument(
+        "--repair", action="store_true", help="say what would mend what is derived"
+    )
+    reconcile.add_argument(
+        "--apply-counts", action="store_true", help="with --repair: book what was counted"
+    )
+    reconcile.add_argument("--yes", action="store_true", help="with --repair: do it")
+    reconcile.add_argument("--by", metavar="NAME", help="who repairs; you, if not said")
+    inner = reconcile.add_subparsers(metavar="COMMAND")
+    cases = _command(inner, "cases", "show all cases that are not closed", "reconcile ")
+    cases.add_argument("--format", choices=("text", "json", "csv", "html"), default="text")
+    cases.add_argument("--output", type=Path, metavar="FILE", help="write the report there")
+    explain = _command(inner, "explain", "note why a difference is there", "reconcile ")
+    explain.add_argument("case", type=int, metavar="CASE", help="its number")
+    explain.add_argument("--note", required=True, help="why")
+    explain.add_argument("--by", required=True, metavar="NAME", help="who says so")
+
+
 def _command(
     commands: argparse._SubParsersAction[_Parser],
     name: str,
     help_text: str,
     group: str = "",
 ) -> _Parser:
-    """A command that takes every setting as a flag."""
+    """A command that takes every setting as a flag. One of a group keeps those that were given
+    before it."""
     parser = commands.add_parser(name, help=help_text, description=help_text, allow_abbrev=False)
     parser.set_defaults(command=group + name)
     defaults = Settings()
@@ -213,8 +260,9 @@ def _command(
         default = getattr(defaults, setting)
         note = "" if default is None else f" ({default})"
         parser.add_argument(
-            flag(setting), metavar="VALUE", help=f"{description}{note}".replace("%", "%%")
-        )
+            flag(setting), metavar="VALUE", help=f"{description}{note}".replace("%", "%%"),
+            default=argparse.SUPPRESS if group else None,
+        )  # fmt: skip
     return parser
 
 

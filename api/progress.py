@@ -17,27 +17,29 @@ class Progress:
     def __init__(self) -> None:
         self._terminal = sys.stderr.isatty()
         self._started = self._told = time.monotonic()
-        self._phase = ""
+        self._phase = ("", "")
         self._first = 0
         self._open = False  # a bar stands on the line
 
-    def tell(self, phase: str, rows: int, share: float) -> None:
-        """``rows`` were ``phase`` (a word like "checked"), which is ``share`` of all."""
+    def tell(self, phase: str, rows: int, share: float | None, noun: str = "rows") -> None:
+        """``rows`` were ``phase`` (a word like "checked"), which is ``share`` of all, if known."""
         now = time.monotonic()
-        if phase != self._phase:
+        if (phase, noun) != self._phase:
             self.end()
-            self._phase, self._first, self._started, self._told = phase, rows, now, now
+            self._phase, self._first, self._started, self._told = (phase, noun), rows, now, now
         pause = REDRAW_SECONDS if self._terminal else LINE_SECONDS
-        if share < 1 and now - self._told < pause:
+        if (share is None or share < 1) and now - self._told < pause:
             return
         self._told = now
         rate = (rows - self._first) / max(now - self._started, 1e-3)
-        text = f"{phase} {rows:,} rows, {share:.0%}, {rate:,.0f}/s"
+        part = "" if share is None else f", {share:.0%}"
+        text = f"{phase} {rows:,} {noun}{part}, {rate:,.0f}/s"
         if not self._terminal:
             print(text, file=sys.stderr, flush=True)
             return
-        filled = int(BAR_CELLS * min(share, 1))
-        text = f"{'█' * filled}{'·' * (BAR_CELLS - filled)} {text}"
+        if share is not None:
+            filled = int(BAR_CELLS * min(share, 1))
+            text = f"{'█' * filled}{'·' * (BAR_CELLS - filled)} {text}"
         text = text[: shutil.get_terminal_size().columns - 1]
         sys.stderr.write(f"\r\x1b[K{text}")
         sys.stderr.flush()

@@ -22,7 +22,7 @@ from core.store.survey import TURN, Look, Survey
 
 PATIENCE_SECONDS = 30.0  # that the ledger may be behind before it is a difference
 
-Tell = Callable[[str, int, float], None]
+Tell = Callable[[str, int, float | None, str], None]
 
 
 class Auditor:
@@ -43,12 +43,12 @@ class Auditor:
         sku: str | None = None,
         whole: bool = False,
         counts: Counts | None = None,
-        tell: Tell = lambda phase, done, share: None,
+        tell: Tell = lambda phase, done, share, noun: None,
     ) -> int | None:
         """The number of this reconciliation; None if that ``night``'s was begun by another.
 
         ``sku``: of this one's pools alone; ``whole``: every movement is summed again, not only
-        those since a pool was verified last; ``tell(phase, done, share)`` hears how far it is.
+        those since a pool was verified last; ``tell(phase, done, share, noun)``: how far it is.
         """
         epoch, _, _ = await self._survey.position()
         mark = await self._files.mark()
@@ -115,7 +115,7 @@ class _Run:
                 totals.on_hand += sum(pool.on_hand for pool in known)
                 await self._note([*await self._folded(snapshot, known, whole), *_held(turn)])
                 share = totals.pools / max(self._pool_count, 1)
-                self._tell("pools summed", totals.pools, min(share, 1.0))
+                self._tell("summed", totals.pools, min(share, 1.0), "pools")
             totals.oversold_units, totals.oversold_orders = await snapshot.oversold()
 
     async def _folded(
@@ -157,7 +157,8 @@ class _Run:
             look = await self._survey.pools(list(ledger))
             await self._note(await self._compare.rows(ledger, look))
             last, done = turn[-1][:2], done + len(turn)
-            self._tell("pools compared", done, min(done / max(self._pool_count, 1), 1.0))
+            share = min(done / max(self._pool_count, 1), 1.0)
+            self._tell("compared", done, share, "pools")
         async for names in self._survey.all_pools():
             mine = [each for each in names if self._sku in (None, each.partition("@")[0])]
             await self._note(await self._compare.strangers(mine))
@@ -182,14 +183,14 @@ class _Run:
                     found.append(of.of_records(cause, id, record, text))
                 await self._note(found)
             last, done = list(turn)[-1], done + len(turn)
-            self._tell("live reservations found", done, 0.0)
+            self._tell("found", done, None, "live reservations")
 
     async def stored(self) -> None:
         """Every record of the store against the ledger's at the same version."""
         async for turn in self._survey.all_records():
             await self._note(await self._compare.records(turn))
             self.totals.reservations += len(turn)
-            self._tell("reservations compared", self.totals.reservations, 0.0)
+            self._tell("compared", self.totals.reservations, None, "reservations")
 
     # --- what was counted --------------------------------------------------------------------
 
@@ -205,7 +206,7 @@ class _Run:
             wrong = {each.subject for each in found}
             await self._files.close_counted([x.pool for x in mine if x.pool not in wrong])
             totals.counts += len(mine)
-            self._tell("counts compared", totals.counts, totals.counts / counts.count)
+            self._tell("compared", totals.counts, totals.counts / counts.count, "counts")
 
     def _counted(self, turn: Sequence[Counted], look: Look) -> list[Difference]:
         found = []

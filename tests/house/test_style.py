@@ -48,7 +48,8 @@ CONTRACT = {
     429: {"rate_limited"},
     503: {"overloaded", "stock_unavailable", "ledger_unavailable", "draining"},
 }  # fmt: skip
-ADDED = {400: {"if_match_invalid"}, 404: {"unknown_reconciliation"}, 500: {"internal_error"}}  # beyond the table
+# Beyond the table.
+ADDED = {400: {"if_match_invalid"}, 404: {"unknown_reconciliation"}, 500: {"internal_error"}}
 # Of commands and of the scribe: no request ever gets these.
 AT_START = {"start_refused", "import_refused", "ledger_broken", "rebuild_refused"}
 
