@@ -13,6 +13,7 @@ from api.wire import ITEMS_MAX, Page, Parameters
 from core.auditing.differences import CAUSES
 from core.errors import UnknownReconciliation
 from core.ledger.audit import Case, Kind, Reconciliation
+from core.model import Timestamp, timestamp
 
 NEWEST = 2**62  # beyond any number that a reconciliation will have
 
@@ -49,7 +50,7 @@ class Finding(Struct, frozen=True):
     state: Literal["open", "explained", "repaired", "vanished"]
     person: str | None
     note: str | None
-    opened_at: datetime
+    opened_at: Timestamp
     age_seconds: int
 
 
@@ -69,8 +70,9 @@ class Summary(Struct, frozen=True, kw_only=True):
     variance_rate: float
     variance: Variance
     oversold: Oversold
-    started_at: datetime
-    finished_at: datetime | None
+    started_at: Timestamp
+    finished_at: Timestamp
+    seconds: float
     night: date | None
     sku: str | None
     whole: bool
@@ -83,7 +85,9 @@ class Document(Summary, frozen=True, kw_only=True):
 
 
 def summary(done: Reconciliation) -> Summary:
-    """A reconciliation as it is shown."""
+    """A reconciliation that came to its end, as it is shown."""
+    finished_at = done.finished_at
+    assert finished_at is not None
     return Summary(
         id=done.id,
         status=done.status,
@@ -99,8 +103,9 @@ def summary(done: Reconciliation) -> Summary:
             done.on_hand, done.units_off, done.counted_on_hand, done.counted_off
         ),
         oversold=Oversold(done.oversold_units, done.oversold_orders),
-        started_at=done.started_at,
-        finished_at=done.finished_at,
+        started_at=_time(done.started_at),
+        finished_at=_time(finished_at),
+        seconds=round((finished_at - done.started_at).total_seconds(), 3),
         night=done.night,
         sku=done.sku,
         whole=done.whole,
@@ -112,8 +117,12 @@ def finding(case: Case) -> Finding:
     return Finding(
         case.id, case.kind, case.subject, case.cause, CAUSES[case.cause], case.expected,
         case.found, case.units, case.movements, case.state, case.person, case.note,
-        case.opened_at, case.age_seconds,
+        _time(case.opened_at), case.age_seconds,
     )  # fmt: skip
+
+
+def _time(at: datetime) -> str:
+    return timestamp(int(at.timestamp() * 1000))
 
 
 async def read_many(call: Call) -> Reply:

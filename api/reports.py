@@ -11,7 +11,6 @@ import csv
 import io
 import textwrap
 from collections.abc import Iterable, Iterator
-from datetime import datetime
 from html import escape
 from typing import Any
 
@@ -44,20 +43,18 @@ class Report:
         done = self.done
         if done is None:
             return
-        assert done.finished_at is not None
-        seconds = (done.finished_at - done.started_at).total_seconds()
-        yield f"Reconciliation {done.id}, {_time(done.started_at)}, {seconds:.1f} s\n"
+        yield f"Reconciliation {done.id}, {done.started_at}, {done.seconds:.1f} s\n"
         yield f"  looked at    {_looked(done)}\n"
         yield f"  differences  {done.differences_total:,}\n"
         yield f"  variance     {done.variance_rate:.2%}{_variance(done)}\n"
         yield f"  oversold     {done.oversold.units:,} units, {done.oversold.orders:,} orders\n"
-        yield _wrapped("  status       ", "; ".join([done.status, *done.reasons]))
+        yield _wrapped("  status       ", plain("; ".join([done.status, *done.reasons])))
 
     def finding(self, each: Finding) -> Iterable[str]:
         """One difference."""
-        yield (
-            f"\nCase {each.case}, {each.state}, {each.cause}: {plain(each.subject)}, "
-            f"{each.units:,} units, {_age(each.age_seconds)} old\n"
+        told = f"{each.units:,} units, {_age(each.age_seconds)} old"
+        yield _wrapped(
+            f"\nCase {each.case}, {each.state}: ", f"{each.cause}, {plain(each.subject)}, {told}"
         )
         yield _wrapped("  ", each.meaning)
         yield _wrapped("  expected   ", plain(each.expected) or "nothing")
@@ -114,7 +111,6 @@ class CsvReport(Report):
 
     def finding(self, each: Finding) -> Iterable[str]:
         cells = {**msgspec.structs.asdict(each), "movements": " ".join(map(str, each.movements))}
-        cells["opened_at"] = _time(each.opened_at)
         yield _line([cells[name] for name in CSV_COLUMNS])
 
     def repair(self, each: Repair) -> Iterable[str]:
@@ -173,8 +169,8 @@ class HtmlReport(Report):
             "oversold": f"{done.oversold.units:,} units, {done.oversold.orders:,} orders",
         }
         yield f' <span class="badge {done.status}">{done.status}</span></h1>\n'
-        yield f'<p class="when">{_time(done.started_at)}</p>\n'
-        yield "".join(f"<p>{escape(reason)}</p>\n" for reason in done.reasons)
+        yield f'<p class="when">{done.started_at}, {done.seconds:.1f} s</p>\n'
+        yield "".join(f"<p>{escape(plain(reason))}</p>\n" for reason in done.reasons)
         yield '<dl class="figures">\n'
         for name, value in figures.items():
             yield f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>\n"
@@ -262,10 +258,6 @@ def _variance(done: Summary) -> str:
     if done.counts:
         told += f", {variance.counted_off:,} of {variance.counted_on_hand:,} counted"
     return told
-
-
-def _time(at: datetime) -> str:
-    return f"{at:%Y-%m-%d %H:%M:%S}Z"
 
 
 def _age(seconds: int) -> str:

@@ -106,6 +106,7 @@ class _Run:
         """Every pool's accounts against its movements and against live reservations, all as of one
         mark."""
         totals = self.totals
+        self._tell("summed", 0, 0.0, "pools")
         self._pool_count = await self._files.pool_count(self._sku)
         async with self._files.snapshot() as snapshot:
             totals.position = snapshot.mark.position
@@ -152,6 +153,7 @@ class _Run:
         """Every pool of the ledger in the store, at the same version; then what the store has
         beside them."""
         last, done = ("", ""), 0
+        self._tell("compared", 0, 0.0, "pools")
         while turn := await self._files.pools_behind(last, self._sku, TURN):
             ledger = {f"{sku}@{location}": (v, row) for sku, location, v, row in turn}
             look = await self._survey.pools(list(ledger))
@@ -167,6 +169,7 @@ class _Run:
         """Every live reservation of the ledger is in the store, and no older."""
         last = LOWEST_ID
         done = 0
+        self._tell("found", 0, None, "live reservations")
         while turn := await self._files.live_behind(last, TURN):
             look = await self._survey.records(list(turn))
             lost = {
@@ -187,6 +190,7 @@ class _Run:
 
     async def stored(self) -> None:
         """Every record of the store against the ledger's at the same version."""
+        self._tell("compared", 0, None, "reservations")
         async for turn in self._survey.all_records():
             await self._note(await self._compare.records(turn))
             self.totals.reservations += len(turn)

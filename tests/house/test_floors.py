@@ -253,7 +253,19 @@ EDGES = {
         "core.model": "grammar of SKUs and texts, SKUs and lines that a file makes",
         "core.store": "reads what is planned on, sends the script, moves the position on",
     },
+    "core.auditing": {
+        "core.chronicle": "accounts by the names that movements use",
+        "core.errors": "what is not to be had, files that cannot be used",
+        "core.importing": "counts come in tables as stock does",
+        "core.lane": "key windows are the lane's",
+        "core.ledger": "reads what it holds, keeps what is found",
+        "core.model": "grammar of names",
+        "core.stock": "what was counted is booked as any fact",
+        "core.stock_model": "what a line of stock asks for",
+        "core.store": "reads what it holds, mends it",
+    },
     "core.opening": {
+        "core.auditing": "opens it",
         "core.embedded": "a private store is rebuilt without anybody being asked",
         "core.errors": "refuses to start",
         "core.ledger": "opens it",
@@ -264,6 +276,7 @@ EDGES = {
         "core.trust": "whether a store must be rebuilt",
     },
     "core.service": {
+        "core.auditing": "hands out who mends",
         "core.backing": "opens it",
         "core.backlog": "opens it",
         "core.ledger": "hands out a worker's journal",
@@ -284,6 +297,7 @@ EDGES = {
         "core.trust": "opens it",
     },
     "api": {
+        "core.auditing": "counts come in, differences and repairs go out",
         "core.errors": "each code gets its status",
         "core.importing": "tells what became of a file",
         "core.model": "bodies are decoded into these structs, answers encoded from them",
