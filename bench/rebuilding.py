@@ -20,7 +20,7 @@ from core.ledger.migrating import migrate
 from core.ledger.rebuilding import Report
 from core.model import SkuSpec
 from core.rebuild import Rebuild
-from core.store import wording
+from core.store import keys, wording
 from core.store.events import MAIN_ENTRY, EventStream
 from core.store.rebuilding import Refill
 
@@ -119,7 +119,7 @@ async def rebuilding(rounds: int) -> AsyncIterator[Figure]:
                 await ledger.fill(skus, live, int(store.admin.time()[0]) * 1000)
                 report = await _rebuilt(store, ledger)
                 counts = (report.counts["pools"], report.counts["reservations"])
-                if counts != (skus, live) or store.admin.hlen("{s0}:pools") != skus:
+                if counts != (skus, live) or store.admin.hlen(keys.POOLS) != skus:
                     raise RuntimeError(f"rebuilt {report.counts}, not {skus} and {live}")
                 seconds.setdefault((skus, live), []).append(report.seconds)
                 if (skus, live) == (MANY, MANY):
