@@ -54,19 +54,22 @@ class Scribe:
         self._chronicle: Chronicle | None = None
         self._known: Mark | None = None  # the last that was read or written, if only to be told
         self.mark: Mark | None = None
+        self.retries = 0  # transactions that failed and were, or will be, tried again
 
     async def run(self) -> None:
         """Turn after turn. A server that is away is waited for; a broken stream is told of, again
         and again, and nothing is written."""
-        told = ""
+        told, tries = "", 0
         while True:
             try:
                 await self.turn()
                 if told:
-                    log.warning("the scribe goes on")
-                told = ""
+                    log.warning("the scribe goes on, after %d tries", tries)
+                told, tries = "", 0
             except (StockadeError, TimeoutError) as error:
                 self.mark = None  # it alone is not enough to go on from: read it again
+                tries += 1
+                self.retries += 1
                 words = str(error) or type(error).__name__
                 if words != told:
                     level = logging.WARNING if isinstance(error, Unavailable) else logging.CRITICAL
