@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ from core.settings import Settings
 PATIENCE_SECONDS = 30.0
 
 
-@pytest.fixture
-async def app(store_url: str, tmp_path: Path) -> AsyncIterator[App]:
-    """The application over an empty store, opened."""
-    made = create_app(Settings(valkey_url=store_url, data=tmp_path))
+@asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[App]:
+    """The application, opened."""
+    made = create_app(settings)
     incoming: asyncio.Queue[Any] = asyncio.Queue()
     outgoing: asyncio.Queue[Any] = asyncio.Queue()
     life = asyncio.create_task(made({"type": "lifespan"}, incoming.get, outgoing.put))
@@ -32,6 +33,13 @@ async def app(store_url: str, tmp_path: Path) -> AsyncIterator[App]:
     async with asyncio.timeout(PATIENCE_SECONDS):
         assert await outgoing.get() == {"type": "lifespan.shutdown.complete"}
         await life
+
+
+@pytest.fixture
+async def app(store_url: str, tmp_path: Path) -> AsyncIterator[App]:
+    """The application over an empty store, opened."""
+    async with opened(Settings(valkey_url=store_url, data=tmp_path)) as made:
+        yield made
 
 
 @pytest.fixture
