@@ -16,6 +16,7 @@
     catalogue   the use cases of policy: channels, locations, SKUs
     channels    the end of a channel: swept out of all pools
     importing   stock and open orders from files, part by part
+    auditing    reconciling: store, ledger and counts against each other; cases, repairs
     reaper      deadlines that passed, records that ended long ago
     embedded    private servers, Valkey and PostgreSQL: find, start, guard, stop
     service     opens, wires and closes all of it

@@ -395,5 +395,5 @@ WHERE id = $1 AND closed_at IS NULL
 
 -- name: close_repaired
 UPDATE stockade.reconciliation_case
-SET state = 'repaired', note = $2, person = $3, closed_at = now()
+SET state = 'repaired', note = concat_ws('; ', note, $2::text), person = $3, closed_at = now()
 WHERE id = $1 AND closed_at IS NULL

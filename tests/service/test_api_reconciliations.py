@@ -53,7 +53,8 @@ async def test_pages_of_all_and_the_latest(
     await reconciler.close()
     store.close()
 
-    seen, cursor = [], ""
+    seen: list[dict[str, object]] = []
+    cursor: str | None = ""
     while cursor is not None:
         params = {"limit": "2"} | ({"cursor": cursor} if cursor else {})
         page = (await ledgered.get("/v1/reconciliations", params=params)).json()
