@@ -83,7 +83,7 @@ def lines(report: Report | None) -> list[str]:
     if report is None:
         return ["the store has all that the ledger has: nothing was done"]
     loss = report.loss
-    kinds = ", ".join(f"{count:,} {kind}" for kind, count in report.counts.items())
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in report.counts.items() if count)
     who = "another process rebuilt the store" if report.by_another else "the store is rebuilt"
     said = [
         f"{who}, as epoch {report.epoch}: {kinds} in {report.seconds:.1f} s "

@@ -18,6 +18,8 @@
     importing   stock and open orders from files, part by part
     auditing    reconciling: store, ledger and counts against each other; cases, repairs
     reaper      deadlines that passed, records that ended long ago
+    trust       whether a store has all that it had: held against the worker and the ledger
+    rebuild     the store made again from the ledger, after whatever was lost of it
     embedded    private servers, Valkey and PostgreSQL: find, start, guard, stop
     service     opens, wires and closes all of it
 

@@ -114,13 +114,13 @@ def stock(url: str) -> Any:
     return order(url)
 
 
-def order(url: str) -> Any:
-    """An order that waits for the ledger, always under the same key; until a worker takes it."""
+def order(url: str, key: str = "once") -> Any:
+    """An order that waits for the ledger, and is repeated until a worker takes it."""
     body = {"channel": "web", "lines": [{"sku": "tee", "quantity": 2}], "durability": "ledger"}
     answers: list[tuple[int, Any]] = []
 
     def taken() -> bool:
-        answers.append(ask(url, "POST", "/v1/reservations", body, idempotency_key="once"))
+        answers.append(ask(url, "POST", "/v1/reservations", body, idempotency_key=key))
         assert answers[-1][0] in (201, 503), answers[-1]
         return answers[-1][0] == 201
 
@@ -149,6 +149,30 @@ def test_a_private_store_that_was_emptied_comes_back_by_itself(tmp_path: Path) -
         assert order(url)["id"] == first["id"]
         status, found = ask(url, "GET", "/v1/stock/tee")
         assert (status, found["available"]["web"]) == (200, 8)
+        service.signal(signal.SIGTERM)
+        assert service.finish()[0] == 0
+
+
+def test_a_private_store_whose_log_was_cut_comes_back_by_itself(tmp_path: Path) -> None:
+    """Found out at the next start: what the ledger has, the store has again."""
+    data = tmp_path / "data"
+    with Service("--data", str(data)) as service:
+        url = service.url()
+        stock(url)
+        (log,) = (data / "valkey").glob("appendonlydir/*.incr.aof")
+        size = log.stat().st_size
+        second = order(url, "twice")
+        service.signal(signal.SIGTERM)
+        assert service.finish()[0] == 0
+    os.truncate(log, size)
+    with Service("--data", str(data)) as service:
+        service.hears("the store went back in time")
+        service.hears("is not known")
+        url = service.url()
+        until(lambda: ready(url), "ready again")
+        assert order(url, "twice")["id"] == second["id"]
+        status, found = ask(url, "GET", "/v1/stock/tee")
+        assert (status, found["available"]["web"]) == (200, 6)
         service.signal(signal.SIGTERM)
         assert service.finish()[0] == 0
 
