@@ -104,11 +104,14 @@ async def _export(
             count += len(page)
             if form == "csv":
                 writer.writerows(row for each in page for row in _rows(each))
-            elif what == "movements":
-                file.writelines(f"{_encode(each).decode()}\n" for each in page)
             else:
-                file.writelines(f"{receipt.encode().decode()}\n" for receipt in page)
+                file.writelines(f"{_document(each).decode()}\n" for each in page)
     return count
+
+
+def _document(each: Any) -> bytes:
+    """A movement or a reservation as the API shows it."""
+    return _encode(each) if isinstance(each, Movement) else each.encode()
 
 
 def _rows(each: Any) -> Iterator[list[Any]]:

@@ -20,6 +20,8 @@
     reaper      deadlines that passed, records that ended long ago
     trust       whether a store has all that it had: held against the worker and the ledger
     rebuild     the store made again from the ledger, after whatever was lost of it
+    records     what the ledger holds, page by page (record_model); for a person on call: story
+    feed        what happened, handed on to whoever listens (happenings)
     embedded    private servers, Valkey and PostgreSQL: find, start, guard, stop
     service     opens, wires and closes all of it
 

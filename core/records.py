@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-import asyncpg
 import msgspec
 from msgspec import Struct
 
@@ -91,7 +90,7 @@ class Records:
                 return Reservations(items, "C" + LAST_ID, seq)
         return Reservations(items, None, seq)
 
-    def _receipts(self, rows: list[asyncpg.Record], now_ms: int) -> list[Receipt]:
+    def _receipts(self, rows: Sequence[Any], now_ms: int) -> list[Receipt]:
         level = self._lane.durability
         return [
             Receipt(str(row["id"]), row["record"].encode(), level, as_of_ms=now_ms) for row in rows

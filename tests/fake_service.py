@@ -25,6 +25,7 @@ from core.model import (
     SkuStock,
     SkuView,
 )
+from core.record_model import Movement
 
 ID = "0193abcd-3333-7333-8333-33333333beef"
 BASKET = {"channel": "web", "lines": [{"sku": "tee", "quantity": 1}]}
@@ -173,11 +174,33 @@ class FakeEngine:
         return SkuView(sku, 4, 0, {}, {})
 
 
+class FakeRecords:
+    """A ledger with one page of each kind, which remembers what was asked for."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, Any, Any, int]] = []
+
+    async def movements(self, chosen: Any, after: int, limit: int) -> Any:
+        self.calls.append(("movements", chosen, after, limit))
+        items = [Movement(7, "2026-11-22T12:00:00.000Z", "receive", "tee", "main", "outside",
+                          "shared", 3, 1)]  # fmt: skip
+        return Answer(items=items, following=None if after else 7, as_of_seq=5)
+
+    async def reservations(self, chosen: Any, after: str | None, limit: int) -> Any:
+        self.calls.append(("reservations", chosen, after, limit))
+        return Answer(items=[FakeReceipt()], following=None if after else ID, as_of_seq=5)
+
+    async def at_risk(self, chosen: Any, after: str | None, limit: int) -> Any:
+        self.calls.append(("at_risk", chosen, after, limit))
+        return Answer(items=[], following=None if after else f"R{ID}", as_of_seq=5)
+
+
 class FakeService:
     """An opened service."""
 
     def __init__(self) -> None:
         self.engine = self.stock = self.catalogue = FakeEngine()
+        self.records = FakeRecords()
         self.ready = True
         self.history: list[str] = []
 

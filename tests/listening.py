@@ -1,10 +1,13 @@
-"""A client of server-sent events, as the standard has it, over a connection of its own."""
+"""Over real connections: a shop to sell from, and a client of server-sent events as the standard
+has it."""
 
 from __future__ import annotations
 
 import http.client
 import json
 from typing import Any
+
+from tests.processes import Service
 
 PATIENCE_SECONDS = 30.0
 
@@ -51,3 +54,32 @@ class Listener:
     def close(self) -> None:
         self.response.close()
         self.connection.close()
+
+
+class Shop:
+    """A service with ``tee`` to sell, and a caller of it."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.url = service.url()
+        self.caller = http.client.HTTPConnection(self.url.removeprefix("http://"), timeout=30)
+        self.ask("PUT", "/v1/channels/web", {})
+        self.ask("PUT", "/v1/skus/tee", {})
+        lines = [{"sku": "tee", "location": "main", "quantity": 100_000}]
+        self.ask("POST", "/v1/stock/receive", {"lines": lines})
+
+    def ask(self, method: str, path: str, body: Any = None) -> Any:
+        headers = {"content-type": "application/json"}
+        self.caller.request(method, path, json.dumps(body) if body is not None else None, headers)
+        answer = self.caller.getresponse()
+        document = json.loads(answer.read())
+        assert answer.status < 300, document
+        return document
+
+    def reserve(self, count: int) -> list[str]:
+        """Reservations; their ids, in order."""
+        ids = []
+        for _ in range(count):
+            basket = {"channel": "web", "lines": [{"sku": "tee", "quantity": 1}]}
+            ids.append(self.ask("POST", "/v1/reservations", basket)["id"])
+        return ids

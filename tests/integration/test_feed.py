@@ -153,7 +153,8 @@ async def test_who_comes_back_misses_nothing_and_gets_nothing_twice(
         got: list[Happening] = []
         after: Place = (0, 0)
         while True:
-            done = over and after >= ((await ledger.journal.mark()).position, 0)  # type: ignore[union-attr]
+            mark = await ledger.journal.mark()
+            done = over and mark is not None and after >= (mark.position, 0)
             async with reader.feed.subscribe(ALL, after) as subscriber:
                 while dice.random() > chance:
                     for each in await subscriber.next(QUIET_SECONDS):

@@ -2,50 +2,19 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import signal
 import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.listening import Listener
+from tests.listening import Listener, Shop
 from tests.processes import Service
 
 RESERVED = "?type=reservation.reserved"
-
-
-class Shop:
-    """A service with ``tee`` to sell, and a caller of it."""
-
-    def __init__(self, service: Service) -> None:
-        self.service = service
-        self.url = service.url()
-        self.caller = http.client.HTTPConnection(self.url.removeprefix("http://"), timeout=30)
-        self.ask("PUT", "/v1/channels/web", {})
-        self.ask("PUT", "/v1/skus/tee", {})
-        lines = [{"sku": "tee", "location": "main", "quantity": 100_000}]
-        self.ask("POST", "/v1/stock/receive", {"lines": lines})
-
-    def ask(self, method: str, path: str, body: Any = None) -> Any:
-        headers = {"content-type": "application/json"}
-        self.caller.request(method, path, json.dumps(body) if body is not None else None, headers)
-        answer = self.caller.getresponse()
-        document = json.loads(answer.read())
-        assert answer.status < 300, document
-        return document
-
-    def reserve(self, count: int) -> list[str]:
-        """Reservations; their ids, in order."""
-        ids = []
-        for _ in range(count):
-            basket = {"channel": "web", "lines": [{"sku": "tee", "quantity": 1}]}
-            ids.append(self.ask("POST", "/v1/reservations", basket)["id"])
-        return ids
 
 
 @pytest.fixture(scope="module")

@@ -204,7 +204,7 @@ async def test_paths_and_methods_that_are_not_there(client: httpx2.AsyncClient) 
         f"/v1/reservations/{ID}/",
         f"/v1/reservations/{ID}/pay",
         "/v1/nothing",
-        "/v1/events",
+        "/v1/event",
         "/v2/reservations",
         "/V1/reservations",
         "/problems/nothing",
@@ -219,12 +219,12 @@ async def test_paths_and_methods_that_are_not_there(client: httpx2.AsyncClient) 
     ):
         assert_problem(await client.get(path), 404, "unknown_route")
     for method, path, allow in [
-        ("GET", "/v1/reservations", "OPTIONS, POST"),
+        ("PUT", "/v1/reservations", "GET, HEAD, OPTIONS, POST"),
         ("POST", "/v1/channels/web", "DELETE, GET, HEAD, OPTIONS, PUT"),
         ("PATCH", "/v1/stock/receive", "GET, HEAD, OPTIONS, POST"),
         ("PATCH", "/v1/stock/adjust", "GET, HEAD, OPTIONS, POST"),
         ("POST", "/v1/stock/lose", "GET, HEAD, OPTIONS"),
-        ("get", "/v1/reservations", "OPTIONS, POST"),
+        ("get", f"/v1/reservations/{ID}/commit", "OPTIONS, POST"),
         ("POST", "/healthz", "GET, HEAD, OPTIONS"),
         ("DELETE", "/problems/expired", "GET, HEAD, OPTIONS"),
         ("PUT", "/docs", "GET, HEAD, OPTIONS"),
