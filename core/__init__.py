@@ -5,6 +5,7 @@
     settings    one typed place for everything that can be set, and every limit with its reason
     kernel      plans: pure decisions in C; read ``_plan.pxd`` first, ``reference.py`` for the rule
     store       commits: key names, Lua scripts, and what is said to Valkey
+    ledger      records: every movement, append-only; read ``schema.sql``, then ``books``
     lane        group commit: what waits (queues, ops) is drained, planned (planning,
                 stock_planning, refusals) on what was seen (snapshot, deadlines, clock), sent as a
                 flight of steps (steps, stock_steps); what is planned anew under its record
@@ -18,12 +19,14 @@
     importing   stock and open orders from files, part by part
     auditing    reconciling: store, ledger and counts against each other; cases, repairs
     reaper      deadlines that passed, records that ended long ago
+    scribe      stream → ledger: chronicle says what an event means, backlog how far it is behind
+    backing     what the ledger does for reservations: keeps those that left the store
     trust       whether a store has all that it had: held against the worker and the ledger
     rebuild     the store made again from the ledger, after whatever was lost of it
     records     what the ledger holds, page by page (record_model); for a person on call: story
     feed        what happened, handed on to whoever listens (happenings)
     embedded    private servers, Valkey and PostgreSQL: find, start, guard, stop
-    service     opens, wires and closes all of it
+    service     opens, wires and closes all of it (opening: what has to do with the ledger)
 
 Nothing is re-exported: one name, one home, one import path.
 """
