@@ -91,6 +91,7 @@ class Feed:
         self._rows: dict[tuple[str, str], tuple[int, str]] = {}
         self._places: Places | None = None
         self._policy = 0
+        self._defect: BaseException | None = None
 
     @asynccontextmanager
     async def subscribe(self, wanted: Wanted, after: Place | None) -> AsyncIterator[Subscriber]:
@@ -105,7 +106,9 @@ class Feed:
             mark = await self._records.reading.mark()
             if self._polling is None or self._polling.done():
                 self._kept, self._base, self._head = [], mark.position, mark.position
+                self._defect = None
                 self._polling = asyncio.get_running_loop().create_task(self._poll())
+                self._polling.add_done_callback(self._on_end)
             now = (mark.position, WHOLE)
             # A place ahead of the ledger is none of this ledger.
             yield Subscriber(self, wanted, now if after is None else min(after, now))
@@ -121,6 +124,8 @@ class Feed:
     async def behind(self, place: Place, seconds: float) -> tuple[Sequence[Happening], Place]:
         """A piece of what happened behind a place, and the place where it ends. Waits up to
         ``seconds`` for there to be any."""
+        if self._defect is not None:
+            raise self._defect
         if place >= (self._head, WHOLE):
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
@@ -160,6 +165,18 @@ class Feed:
                 told = str(error)
             await asyncio.sleep(pause_seconds)
 
+    def _on_end(self, polling: asyncio.Task[None]) -> None:
+        """A poller that failed ends all streams, and says why; the next listener has a new one."""
+        if not polling.cancelled() and (error := polling.exception()) is not None:
+            log.critical("the feed failed", exc_info=error)
+            self._defect = error
+            self._tell()
+
+    def _tell(self) -> None:
+        """Wakes who waits for news."""
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
     async def _take_in(self, mark: Mark) -> None:
         """Keeps the next piece for all who listen."""
         if mark.policy != self._policy:
@@ -173,8 +190,7 @@ class Feed:
             # A row's happenings go together.
             self._base = self._kept[surplus - 1].position
             del self._kept[: bisect_right(self._kept, (self._base, WHOLE), key=_place)]
-        news, self._news = self._news, asyncio.Event()
-        news.set()
+        self._tell()
 
     async def _read(self, after: int, last: int) -> list[Happening]:
         """What happened behind the position ``after`` up to ``last``."""

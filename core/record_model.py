@@ -14,7 +14,7 @@ from core.model import Timestamp
 
 VERBS: Final = (
     "reserve", "amend", "commit", "release", "expire", "cancel", "fulfil", "return",
-    "receive", "adjust", "count", "transfer", "reallocate", "import", "policy", "drop",
+    "receive", "adjust", "count", "transfer", "reallocate", "import", "policy", "drop", "repair",
 )  # fmt: skip
 STATES: Final = (
     "reserved", "committed", "fulfilled", "returned", "released", "expired", "cancelled",
@@ -52,8 +52,8 @@ class Movement(Struct, frozen=True, omit_defaults=True, gc=False):
 
     ``position`` orders all that happened. ``version`` is the pool's after it. Accounts are
     ``shared``, ``safety``, ``damaged``, ``quarantine``, ``deficit`` and per channel ``free:``,
-    ``reserved:``, ``committed:``. The verbs ``policy`` and ``drop``: a changed safety stock, a
-    channel that was deleted.
+    ``reserved:``, ``committed:``. The verbs ``policy``, ``drop`` and ``repair``: a changed safety
+    stock, a channel that was deleted, a difference that a reconciliation mended.
     """
 
     position: int

@@ -15,8 +15,9 @@ import pytest
 from core import feed as feeding
 from core.errors import LedgerUnavailable, Overloaded
 from core.feed import WHOLE, Feed, Place, Wanted
-from core.happenings import TYPES, Happening
+from core.happenings import BECAME, MOVED, TYPES, Happening
 from core.model import Commit, SkuSpec
+from core.record_model import VERBS
 from core.service import Service
 from core.stock_model import Count, CountLine
 from tests.histories import CHANNELS, History, history
@@ -289,6 +290,33 @@ async def test_nobody_looks_while_nobody_listens(
         assert not looking.done()
     async with asyncio.timeout(20):
         await looking
+
+
+def test_every_verb_that_moves_units_is_told_of() -> None:
+    """As a version of a reservation, or as a movement of stock."""
+    assert {*BECAME, *MOVED, "reserve"} == {*VERBS, "extend"}
+
+
+async def test_a_feed_that_fails_ends_its_streams_and_begins_anew(
+    reader: Service, store_url: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await furnish(reader, {"tee": 5})
+    await ledger.catch_up(store_url)
+    whole = reader.records.reading.happened
+
+    async def broken(after: int, last: int) -> Any:
+        raise KeyError("a verb of the future")
+
+    async with reader.feed.subscribe(ALL, None) as subscriber:
+        monkeypatch.setattr(reader.records.reading, "happened", broken)
+        await reader.engine.reserve(demand())
+        await ledger.catch_up(store_url)
+        with pytest.raises(KeyError):
+            await subscriber.next(20)
+    monkeypatch.setattr(reader.records.reading, "happened", whole)
+    async with reader.feed.subscribe(ALL, subscriber.place) as subscriber:
+        (each,) = await subscriber.next(20)
+        assert each.type == "reservation.reserved"
 
 
 async def test_a_ledger_that_is_away_is_waited_for(

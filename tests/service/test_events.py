@@ -86,6 +86,26 @@ def test_one_that_begins_is_not_told_of_the_past(shop: Shop) -> None:
         each.close()
 
 
+def test_lists_show_what_single_reads_show(shop: Shop) -> None:
+    basket = {
+        "channel": "web", "lines": [{"sku": "tee", "quantity": 2}], "customer": "c 9",
+        "durability": "ledger",
+    }  # fmt: skip
+    ids = [shop.ask("POST", "/v1/reservations", basket)["id"] for _ in range(3)]
+    newest = [shop.ask("GET", f"/v1/reservations/{id}") for id in reversed(ids)]
+    page = shop.ask("GET", "/v1/reservations?customer=c%209&limit=2")
+    assert page["items"] == newest[:2]
+    rest = shop.ask("GET", f"/v1/reservations?customer=c+9&cursor={page['next_cursor']}")
+    assert (rest["items"], rest["next_cursor"]) == (newest[2:], None)
+    assert rest["as_of_seq"] >= page["as_of_seq"] > 0
+    moved = shop.ask("GET", f"/v1/movements?reservation={ids[0]}")
+    (each,) = moved["items"]
+    assert (each["verb"], each["from"], each["to"], each["quantity"]) == (
+        "reserve", "shared", "reserved:web", 2,
+    )  # fmt: skip
+    assert shop.ask("GET", "/v1/reservations?at_risk=true")["items"] == []
+
+
 def test_a_slow_reader_holds_nobody_up_and_loses_nothing(shop: Shop) -> None:
     """It takes nothing while far more happens than buffers hold; then it reads all of it."""
     quick = Listener(shop.url, RESERVED)
