@@ -206,8 +206,7 @@ async def test_servers_that_are_named_are_used_and_left_running(
             assert service.finish()[0] == 0
 
     await asyncio.to_thread(serve)
-    # No server is kept there, only the memory of the store that was named.
-    assert [path.name[:6] for path in (tmp_path / "data").iterdir()] == ["epoch-"]
+    assert not (tmp_path / "data").exists(), "no server is kept there, and nothing else"
     assert find_running(store.data) == store.url
     assert find_postgres(postgres.data) == postgres.addresses()
 
