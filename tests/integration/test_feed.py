@@ -20,10 +20,19 @@ from core.model import Commit, SkuSpec
 from core.record_model import VERBS
 from core.service import Service
 from core.stock_model import Count, CountLine
+from core.store import keys
 from tests.histories import CHANNELS, History, history
 from tests.ledgered import Ledger
 from tests.stored import Row, parse_row
-from tests.workers import Store, Workers, demand, furnish, receive
+from tests.workers import (
+    PATIENCE_SECONDS,
+    TURN_SECONDS,
+    Store,
+    Workers,
+    demand,
+    furnish,
+    receive,
+)
 
 VERBS_DONE = 160
 QUIET_SECONDS = 0.02  # nothing came: what there was has been read
@@ -172,7 +181,7 @@ async def test_who_comes_back_misses_nothing_and_gets_nothing_twice(
 
     listening = [asyncio.create_task(listen(chance)) for chance in (0.01, 0.2, 0.6)]
     await past.run(VERBS_DONE)
-    await ledger.catch_up(store_url)
+    await written(ledger, store)
     over = True
     heard = [await each for each in listening]
     writing.cancel()
@@ -182,6 +191,15 @@ async def test_who_comes_back_misses_nothing_and_gets_nothing_twice(
     assert len(everything) > VERBS_DONE / 2
     for each in heard:
         assert [one.id for one in each] == everything
+
+
+async def written(ledger: Ledger, store: Store) -> None:
+    """Returns when a scribe that runs has written all that the store holds."""
+    seq, mark = int(store.hget(keys.META, "seq")), None
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while mark is None or mark.seq < seq:
+            await asyncio.sleep(TURN_SECONDS)
+            mark = await ledger.journal.mark()
 
 
 async def test_filters_name_types_channels_and_skus(
