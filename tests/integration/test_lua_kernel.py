@@ -79,9 +79,9 @@ class Settler:
         self.world = world
         server.flushall()
         started = server.eval(
-            scripts.START.text.decode(), 2, keys.META, keys.LOCATIONS, scripts.FORMAT, b"1 {}"
+            scripts.START.text.decode(), 2, keys.META, keys.LOCATIONS, scripts.FORMAT, b"1 {}", 1
         )
-        self.epoch, self.now_ms = started[1], int(started[6])
+        self.epoch, self.now_ms = started[1], int(started[8])
         self.windows = [b"0", b"0", b"3600000", b"0", b"0", b"604800000"]
         server.hset(
             keys.POOLS,
