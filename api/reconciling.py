@@ -27,6 +27,7 @@ from core.settings import Settings
 INTERRUPTED = 130  # what a shell gives a command that Ctrl-C ended
 DIFFERENT, USAGE = 1, 2
 TURN = 500
+CANCEL_SECONDS = 0.1
 REPAIRS_MAX = 10_000  # of one run; the next one goes on
 
 Next = Callable[[int], Awaitable[list[Case]]]
@@ -67,7 +68,7 @@ def _wrong(chosen: argparse.Namespace) -> str:
 async def _reconcile(
     settings: Settings, chosen: argparse.Namespace, counts: Counts | None, progress: Progress
 ) -> int:
-    async with _servers(settings) as (settings, alone), open_audit(settings) as audit:
+    async with _servers(settings) as settings, open_audit(settings) as audit:
         run = await audit.auditor.run(
             sku=chosen.sku, whole=chosen.full, counts=counts, tell=progress.tell
         )
@@ -76,8 +77,6 @@ async def _reconcile(
         repairs = []
         if chosen.repair:
             repairs = await _repair(settings, audit, run, chosen)
-            if alone and chosen.yes:
-                await _catch_up(settings)
         (done,) = await audit.files.reconciliations(run + 1, 1)
         report = FORMS[chosen.format](summary(done), chosen.yes)
         async with _writing(chosen.output) as write:
@@ -115,7 +114,7 @@ def show_cases(settings: Settings, form: str, output: Path | None) -> int:
     """Show all cases that are not closed."""
 
     async def run() -> None:
-        async with _servers(settings) as (named, _), open_audit(named) as audit:
+        async with _servers(settings) as named, open_audit(named) as audit:
             report = FORMS[form](None, False)
             async with _writing(output) as write:
                 await _tell(
@@ -133,7 +132,7 @@ def explain_case(settings: Settings, case: int, note: str, person: str) -> int:
         return USAGE
 
     async def run() -> bool:
-        async with _servers(settings) as (named, _), open_audit(named) as audit:
+        async with _servers(settings) as named, open_audit(named) as audit:
             return await audit.files.explain(case, note, person)
 
     if not asyncio.run(run()):
@@ -145,20 +144,25 @@ def explain_case(settings: Settings, case: int, note: str, person: str) -> int:
 
 
 @asynccontextmanager
-async def _servers(settings: Settings) -> AsyncIterator[tuple[Settings, bool]]:
-    """The settings with the addresses of both servers; and whether they were started for now, so
-    that nobody else carries events into the ledger."""
+async def _servers(settings: Settings) -> AsyncIterator[Settings]:
+    """The settings with the addresses of both servers. If they are started for now, nobody else
+    carries events into the ledger, so that is done here meanwhile."""
     alone = settings.valkey_url is None and find_running(settings.data) is None
     async with open_store(settings) as named, open_postgres(named) as named:
         await prepare_ledger(named)
-        if alone:
-            await _catch_up(named)
-        yield named, alone
-
-
-async def _catch_up(settings: Settings) -> None:
-    async with open_scribe(settings) as scribe:
-        await scribe.finish(settings.ledger_timeout_seconds)
+        if not alone:
+            yield named
+            return
+        async with open_scribe(named) as scribe:
+            writing = asyncio.create_task(scribe.run())
+            try:
+                yield named
+            finally:
+                # On Python 3.11 wait_for, which redis-py writes with, may swallow a cancellation.
+                while not writing.done():
+                    writing.cancel()
+                    await asyncio.wait((writing,), timeout=CANCEL_SECONDS)
+            await scribe.finish(named.ledger_timeout_seconds)
 
 
 async def _tell(

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import unquote
 
-from core.errors import LedgerBroken
+from core.errors import LedgerBroken, LedgerUnexplained
 from core.ledger.books import Changed, Page
 from core.store.events import Entry
 
@@ -80,10 +80,14 @@ class Accounts:
 class Chronicle:
     """Makes pages of events. It knows each pool's row as of the last event that it was given."""
 
-    def __init__(self, position: int, policy: int) -> None:
-        """``position``: of the last row in the ledger; ``policy``: the policy's number then."""
+    def __init__(
+        self, position: int, policy: int, accepted: Mapping[tuple[int, int, str], str] | None = None
+    ) -> None:
+        """``position``: of the last row in the ledger; ``policy``: the policy's number then;
+        ``accepted``: epoch, seq and pool of changes that no event explains → reason."""
         self.position = position
         self.policy = policy
+        self.accepted = accepted or {}
         self.pools: dict[str, Accounts] = {}
 
     def lacking(self, entries: Iterable[Entry]) -> list[str]:
@@ -257,7 +261,7 @@ class _Event:
         """Law 1, prefix by prefix: the row changed by what moved, and by nothing else."""
         if self.entry.verb == "repair":
             self._believe_repair(pool, before, after)
-        elif after.version != before.version + 1:
+        elif after.version <= before.version:
             raise LedgerBroken(
                 f"event {self.entry.epoch}-{self.entry.seq}: {pool} goes from version "
                 f"{before.version} to {after.version}"
@@ -276,10 +280,32 @@ class _Event:
                 now.get(name, 0) - was.get(name, 0) != moved.get(name, 0)
                 and name != "outside"
             ):
-                raise LedgerBroken(
-                    f"event {self.entry.epoch}-{self.entry.seq}: {pool} changed from "
-                    f"{before.text!r} to {after.text!r}, which is not what moved: {moved}"
-                )
+                self._write_drift(pool, before, after)
+                return
+        if after.version != before.version + 1 and self.entry.verb != "repair":
+            self._write_drift(pool, before, after)
+
+    def _write_drift(self, pool: str, before: Accounts, after: Accounts) -> None:
+        """What something other than Stockade did to a row is told as it is, if that was accepted;
+        else it is not believed."""
+        entry, moved = self.entry, self.moved[pool]
+        names = sorted({*moved, *after.units, *before.units} - {"outside"})
+        drift = {
+            name: after.units.get(name, 0) - before.units.get(name, 0) - moved.get(name, 0)
+            for name in names
+        }
+        reason = self.chronicle.accepted.get((entry.epoch, entry.seq, pool))
+        if reason is None:
+            told = f"goes from version {before.version} to {after.version}"
+            if any(drift.values()):
+                told = f"changed from {before.text!r} to {after.text!r}, which is not what moved: "
+                told += str(moved)
+            told = f"event {entry.epoch}-{entry.seq}: {pool} {told}"
+            raise LedgerUnexplained(told, entry.seq, pool, drift)
+        for source, target, units in pairs(drift):
+            self._write_movement(
+                "drift", pool, source, target, str(units), NULL, NULL, NULL, _escaped(reason), NULL
+            )
 
     def _believe_repair(self, pool: str, before: Accounts, after: Accounts) -> None:
         """The store's row was not what the ledger has. The event says which row of the ledger it
@@ -322,6 +348,24 @@ class _Event:
             self.page.copied["policy_version"].append(
                 f"{self._next()}\t{self.time}\t{kind}\t{name}\t{text}\n"
             )
+
+
+def pairs(gains: Mapping[str, int]) -> list[tuple[str, str, int]]:
+    """(source, target, units) that make accounts gain and lose so many units; what they gain or
+    lose together comes from outside, or goes there."""
+    deltas = {**gains, "outside": -sum(gains.values())}
+    wanted = {name: units for name, units in deltas.items() if units > 0}
+    found = []
+    for source, units in deltas.items():
+        left = -units
+        while left > 0:
+            target = next(iter(wanted))
+            part = min(left, wanted[target])
+            found.append((source, target, part))
+            left, wanted[target] = left - part, wanted[target] - part
+            if not wanted[target]:
+                del wanted[target]
+    return found
 
 
 def _lines(entry: Entry, name: str) -> list[str]:

@@ -6,6 +6,7 @@ The leaves stand in order of precedence: where two apply, the one further up is 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 Outcome = Literal["none", "unknown"]
@@ -199,6 +200,17 @@ class RebuildRefused(StockadeError):
     """The store cannot be rebuilt from the ledger; the detail says why."""
 
     code = "rebuild_refused"
+
+
+class LedgerUnexplained(LedgerBroken):
+    """A pool changed by something that no event tells of; stockade reconcile can accept that."""
+
+    def __init__(self, detail: str, seq: int, pool: str, drift: Mapping[str, int]) -> None:
+        """``drift``: by account, what it has more than what moved makes of it."""
+        super().__init__(detail)
+        self.seq = seq
+        self.pool = pool
+        self.drift = drift
 
 
 class ImportRefused(StockadeError):

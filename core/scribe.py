@@ -120,6 +120,7 @@ class Scribe:
     async def _take_over(self) -> bool:
         """Starts from the ledger's mark, wherever another scribe has brought it. False if there is
         nothing to read yet: neither server has seen a shard."""
+        accepted = await self._journal.accepted()
         mark = await self._journal.mark()
         position = await self._stream.position()
         if mark is None:
@@ -140,7 +141,7 @@ class Scribe:
         if why:
             raise LedgerBroken(why)
         await self._stream.mark(mark.epoch, mark.seq, mark.time_ms)
-        self._chronicle = Chronicle(mark.position, mark.policy)
+        self._chronicle = Chronicle(mark.position, mark.policy, accepted)
         self.mark = mark
         log.info("the ledger is at event %d, the store at %d", mark.seq, position.seq)
         return True

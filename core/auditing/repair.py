@@ -16,7 +16,8 @@ from msgspec import Struct
 
 from core.auditing import differences as of
 from core.auditing.comparing import Comparison
-from core.errors import StockadeError, StockUnavailable
+from core.chronicle import Chronicle, pairs
+from core.errors import LedgerBroken, LedgerUnexplained, StockadeError, StockUnavailable
 from core.lane import Lane
 from core.ledger.audit import Case, Files, Inside
 from core.model import Key
@@ -26,6 +27,7 @@ from core.store import keys, scripts, wording
 from core.store.shard import Shard
 from core.store.survey import Survey
 
+ENTRIES_MAX = 4_096  # events to look through for the one that the scribe stands at
 TRIES_MAX = 3  # of a script whose key windows or clock moved on
 PATIENCE_SECONDS = 10.0  # for the ledger to have what the store shows
 LEFT_ALONE = {
@@ -71,6 +73,8 @@ class Repairer:
                 text = await self._held(case, apply)
             elif case.kind == "record":
                 text = await self._record(case, apply)
+            elif case.kind == "lag" and "@" in case.subject:
+                text = await self._drift(case, person, apply)
             elif case.kind == "count" and apply_counts:
                 text = await self._count(case, apply)
             else:
@@ -118,6 +122,33 @@ class Repairer:
         if apply:
             await self._write(pool, found, row, base, moves)
         return f"the row becomes {of.quoted(row)!r}, as the ledger has it"
+
+    async def _drift(self, case: Case, person: str, apply: bool) -> str:
+        """The scribe stands at an event that met a row which something else had changed. It is let
+        through, with that change as movements; what lies there is put right by an adjustment."""
+        mark = await self._files.mark()
+        assert mark is not None, "a mark is never removed"
+        chronicle = Chronicle(mark.position, mark.policy, await self._files.accepted())
+        try:
+            entries = await self._survey.events(mark.epoch, mark.seq, ENTRIES_MAX)
+            lacking = chronicle.lacking(entries)
+            chronicle.know(lacking, await self._files.rows(lacking))
+            chronicle.page(entries)
+        except LedgerUnexplained as error:
+            found = error
+        except LedgerBroken as error:
+            raise _Left(f"{error.detail}: rebuild the store from the ledger") from error
+        else:
+            raise _Left(LEFT_ALONE["lag"])
+        if found.pool != case.subject:
+            raise _Left(f"the scribe stands at a change of {found.pool}: repair that first")
+        delta = -sum(found.drift.values())
+        if apply:
+            await self._files.accept(found, mark.epoch, _reason(case), person)
+            await self._adjust(case, delta)
+        changed = ", ".join(f"{name} {units:+d}" for name, units in found.drift.items() if units)
+        back = f"; adjust by {delta:+d}" if delta else ""
+        return f"the ledger takes what nobody booked: {changed or 'a version'}{back}"
 
     async def _held(self, case: Case, apply: bool) -> str:
         """What a pool promises becomes what live reservations hold."""
@@ -198,18 +229,22 @@ class Repairer:
 
     async def _count(self, case: Case, apply: bool) -> str:
         """What is missing or too much is booked, as a fact."""
-        sku, _, location = case.subject.partition("@")
         delta = int(case.found) - int(case.expected)
-        reason = f"reconciliation case {case.id}"
         if apply:
-            line = AdjustLine(sku, location, delta)
-            word = b64encode(blake2b(reason.encode(), digest_size=16).digest()).rstrip(b"=")
-            (result,) = await self._stock.adjust(
-                Adjust([line], reason=reason), [Key(word, word)]
-            )
-            if result.error is not None:
-                raise result.error
-        return f"adjust by {delta:+d}, reason {reason!r}"
+            await self._adjust(case, delta)
+        return f"adjust by {delta:+d}, reason {_reason(case)!r}"
+
+    async def _adjust(self, case: Case, delta: int) -> None:
+        """Books units that were found or lost, once for each case."""
+        if not delta:
+            return
+        sku, _, location = case.subject.partition("@")
+        reason = _reason(case)
+        word = b64encode(blake2b(reason.encode(), digest_size=16).digest()).rstrip(b"=")
+        line = AdjustLine(sku, location, delta)
+        (result,) = await self._stock.adjust(Adjust([line], reason=reason), [Key(word, word)])
+        if result.error is not None:
+            raise result.error
 
     async def _run(self, script: scripts.Script, names: list[bytes], args: list[str]) -> None:
         """One script, if what it is about is still as it was found."""
@@ -225,6 +260,10 @@ class Repairer:
         raise StockUnavailable("the store's clock and this worker's estimate do not agree")
 
 
+def _reason(case: Case) -> str:
+    return f"reconciliation case {case.id}"
+
+
 def _moves(
     verb: str, pool: str, before: Mapping[str, int], after: Mapping[str, int], case: int
 ) -> list[str]:
@@ -233,19 +272,10 @@ def _moves(
     deltas = {
         name: after.get(name, 0) - before.get(name, 0) for name in sorted({*before, *after})
     }
-    deltas["outside"] = -sum(deltas.values())
-    wanted = {name: units for name, units in deltas.items() if units > 0}
-    moves = []
-    for source, units in deltas.items():
-        left = -units
-        while left > 0:
-            target = next(iter(wanted))
-            part = min(left, wanted[target])
-            moves.append(f"{verb} {pool} {source} {target} {part} - {note} -")
-            left, wanted[target] = left - part, wanted[target] - part
-            if not wanted[target]:
-                del wanted[target]
-    return moves
+    return [
+        f"{verb} {pool} {source} {target} {units} - {note} -"
+        for source, target, units in pairs(deltas)
+    ]
 
 
 def _told(move: str) -> str:

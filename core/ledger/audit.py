@@ -13,6 +13,7 @@ import msgspec
 from asyncpg import Record
 from msgspec import Struct
 
+from core.errors import LedgerUnexplained
 from core.ledger import queries
 from core.ledger.journal import SHARD, Connection, Journal, Mark
 
@@ -303,6 +304,16 @@ class Files:
     async def explain(self, case: int, note: str, person: str) -> bool:
         """Notes why the difference is there; False if no such case is open."""
         return await self._journal.change("explain_case", case, note, person) == 1
+
+    async def accepted(self) -> dict[tuple[int, int, str], str]:
+        """What was accepted, as the scribe sees it."""
+        return await self._journal.accepted()
+
+    async def accept(self, error: LedgerUnexplained, epoch: int, reason: str, person: str) -> None:
+        """Lets the scribe write a change that no event explains."""
+        await self._journal.fetch(
+            "accept_drift", epoch, error.seq, *error.pool.split("@"), reason, person
+        )
 
     async def repaired(self, case: int, note: str, person: str) -> bool:
         """Closes a case."""

@@ -9,5 +9,6 @@ GRANT INSERT, UPDATE, DELETE ON stockade.policy TO {role};
 GRANT INSERT, DELETE ON stockade.idempotency_keys TO {role};
 REVOKE EXECUTE ON FUNCTION stockade.open_month(date) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION stockade.open_month(date) TO {role};
+GRANT INSERT ON stockade.drift TO {role};
 GRANT INSERT, UPDATE ON stockade.reconciliation, stockade.reconciliation_case, stockade.verified
   TO {role};

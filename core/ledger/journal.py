@@ -127,6 +127,12 @@ class Journal:
         )
         return {row["pool"]: row["row"] for row in found}
 
+    async def accepted(self) -> dict[tuple[int, int, str], str]:
+        """The reasons of changes that no event explains and that somebody accepted, by epoch, seq
+        and pool."""
+        rows = await self.fetch("accepted_drift")
+        return {(row["epoch"], row["seq"], row["pool"]): row["reason"] for row in rows}
+
     async def record(self, reservation_id: str) -> bytes | None:
         """A reservation's record as of the mark."""
         found = await self.fetch("record", reservation_id)

@@ -397,3 +397,11 @@ WHERE id = $1 AND closed_at IS NULL
 UPDATE stockade.reconciliation_case
 SET state = 'repaired', note = concat_ws('; ', note, $2::text), person = $3, closed_at = now()
 WHERE id = $1 AND closed_at IS NULL
+
+-- name: accept_drift
+INSERT INTO stockade.drift (epoch, seq, sku, location, reason, person)
+VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT (epoch, seq, sku, location) DO NOTHING
+
+-- name: accepted_drift
+SELECT epoch, seq, sku || '@' || location AS pool, reason FROM stockade.drift

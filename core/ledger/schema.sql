@@ -243,3 +243,16 @@ CREATE TABLE verified (
   PRIMARY KEY (sku, location)
 ) WITH (fillfactor = 80);
 COMMENT ON TABLE verified IS 'Up to where the ledger was held against its own movements';
+
+-- Changes that no event explains and that somebody has accepted: the scribe writes them as they are.
+CREATE TABLE drift (
+  epoch        bigint NOT NULL,
+  seq          bigint NOT NULL,                      -- of the event that met the change
+  sku          text NOT NULL,
+  location     text NOT NULL,
+  reason       text NOT NULL,
+  person       text NOT NULL,
+  accepted_at  timestamptz NOT NULL DEFAULT now(),
+  PRIMARY KEY (epoch, seq, sku, location)
+);
+COMMENT ON TABLE drift IS 'Changes of pools by something other than Stockade, accepted by somebody';

@@ -13,6 +13,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from core.errors import StockUnavailable
 from core.store import keys
+from core.store.events import Entry
 
 TURN = 500  # of one call: a millisecond of the server's time
 
@@ -78,6 +79,20 @@ class Survey:
         except RedisError as error:
             raise _error(error) from error
         return values, meta
+
+    async def events(self, epoch: int, seq: int, count: int) -> list[Entry]:
+        """The first events behind (epoch, seq)."""
+        try:
+            found = await self._redis.xrange(
+                keys.EVENTS.decode(), f"({epoch}-{seq}", "+", count=count
+            )
+        except RedisError as error:
+            raise _error(error) from error
+        entries = []
+        for name, fields in cast("list[tuple[str, dict[str, str]]]", found):
+            of, _, number = name.partition("-")
+            entries.append(Entry(int(of), int(number), fields))
+        return entries
 
     async def all_pools(self) -> AsyncIterator[list[str]]:
         """The names of all pools, turn by turn."""
