@@ -26,7 +26,7 @@ BECAME: Final = {
 MOVED: Final = {
     "receive": "received", "import": "received", "adjust": "adjusted", "count": "counted",
     "transfer": "transferred", "reallocate": "reallocated", "policy": "reallocated",
-    "drop": "reallocated", "repair": "adjusted",
+    "drop": "reallocated", "drift": "adjusted", "repair": "adjusted",
 }  # fmt: skip
 TYPES: Final = frozenset({
     *(f"reservation.{each}" for each in (*BEGINS.values(), *BECAME.values())),

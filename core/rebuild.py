@@ -152,7 +152,8 @@ class Rebuild:
         """Brings events that the store still has into the ledger, up to the first one that is not
         to be believed; the mark then, how many those were, and what is wrong with that one."""
         carried, count = 0, ENTRIES_MAX
-        chronicle = Chronicle(mark.position, mark.policy)
+        accepted = await self._journal.accepted()
+        chronicle = Chronicle(mark.position, mark.policy, accepted)
         while entries := await self._stream.read(mark.epoch, mark.seq, count, wait=False):
             try:
                 check_order(mark.epoch, mark.seq, entries)
@@ -163,7 +164,7 @@ class Rebuild:
                 if len(entries) == 1:
                     return mark, carried, str(error)
                 count = len(entries) // 2
-                chronicle = Chronicle(mark.position, mark.policy)
+                chronicle = Chronicle(mark.position, mark.policy, accepted)
                 continue
             last = entries[-1]
             new = Mark(
@@ -177,7 +178,7 @@ class Rebuild:
                 found = await self._journal.mark()
                 assert found is not None
                 mark = found
-                chronicle = Chronicle(mark.position, mark.policy)
+                chronicle = Chronicle(mark.position, mark.policy, accepted)
             await self._put("events", carried, 0)
         return mark, carried, ""
 

@@ -14,7 +14,8 @@ from core.model import Timestamp
 
 VERBS: Final = (
     "reserve", "amend", "commit", "release", "expire", "cancel", "fulfil", "return",
-    "receive", "adjust", "count", "transfer", "reallocate", "import", "policy", "drop", "repair",
+    "receive", "adjust", "count", "transfer", "reallocate", "import", "policy", "drop", "drift",
+    "repair",
 )  # fmt: skip
 STATES: Final = (
     "reserved", "committed", "fulfilled", "returned", "released", "expired", "cancelled",

@@ -13,8 +13,10 @@ from core.auditing.repair import _moves
 from core.auditing.variance import judge
 from core.chronicle import Accounts
 from core.errors import ImportRefused
+from core.happenings import MOVED
 from core.ledger.audit import Totals
 from core.model import QUANTITY_MAX
+from core.record_model import VERBS
 from core.store.wording import changed_row
 
 ROW = "7 2 3 5,1,2,0,0,-300000 store@4,0,1,0,2,u50,48,0 web@3,2,0,300000"
@@ -166,3 +168,9 @@ def test_counts_that_cannot_be_used(
 def test_counts_that_are_not_there(tmp_path: Path, name: str) -> None:
     with pytest.raises(ImportRefused, match="cannot be read: No such file"):
         Counts(tmp_path / name)
+
+
+def test_readers_of_movements_know_what_repairs_move() -> None:
+    for verb in ("drift", "repair"):
+        assert verb in VERBS
+        assert MOVED[verb] == "adjusted"

@@ -16,6 +16,7 @@ from core.errors import (
     InvalidRequest,
     InvalidState,
     LedgerBroken,
+    LedgerUnexplained,
     Overloaded,
     RebuildRefused,
     StartRefused,
@@ -37,6 +38,7 @@ STATUSES = {
         "unknown_channel",
         "unknown_location",
         "unknown_reservation",
+        "unknown_reconciliation",
     },
     405: {"method_not_allowed"},
     409: {
@@ -57,7 +59,7 @@ STATUSES = {
 
 
 # Of commands and of the scribe.
-NEVER_ANSWERED = (StartRefused, ImportRefused, LedgerBroken, RebuildRefused)
+NEVER_ANSWERED = (StartRefused, ImportRefused, LedgerBroken, LedgerUnexplained, RebuildRefused)
 
 
 def leaves(root: type[StockadeError]) -> Iterator[type[StockadeError]]:
