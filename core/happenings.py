@@ -152,7 +152,11 @@ def _balanced(
         kind = "deficit.opened" if row["deficit"] else "deficit.closed"
         told.append((kind, [], {"deficit": row["deficit"], "on_hand": row["on_hand"]}))
     is_ = places.available(location, row["row"])
-    was = places.available(location, before.get((sku, location, version - 1), ""))
+    was = is_  # a repair passes versions, and its row is the one before: see ``core.auditing``
+    if version == 1:
+        was = places.available(location, "")
+    elif (text := before.get((sku, location, version - 1))) is not None:
+        was = places.available(location, text)
     for kind, some in (("stock.sold_out", was), ("stock.back", is_)):
         other = is_ if some is was else was
         names = sorted(name for name, units in some.items() if units > 0 and other[name] <= 0)

@@ -53,8 +53,8 @@ class Movement(Struct, frozen=True, omit_defaults=True, gc=False):
 
     ``position`` orders all that happened. ``version`` is the pool's after it. Accounts are
     ``shared``, ``safety``, ``damaged``, ``quarantine``, ``deficit`` and per channel ``free:``,
-    ``reserved:``, ``committed:``. The verbs ``policy``, ``drop`` and ``repair``: a changed safety
-    stock, a channel that was deleted, a difference that a reconciliation mended.
+    ``reserved:``, ``committed:``. The verbs ``policy``, ``drop``, ``drift``, ``repair``: a changed
+    safety stock, a channel that was deleted, a difference that a reconciliation found and mended.
     """
 
     position: int

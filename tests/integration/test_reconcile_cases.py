@@ -13,6 +13,7 @@ import redis
 
 from core.auditing.counts import Counts
 from core.chronicle import Accounts
+from core.feed import WHOLE, Wanted
 from core.model import Commit, Extend, Release
 from core.service import Service
 from core.stock_model import Count, CountLine
@@ -157,6 +158,8 @@ async def test_what_is_derived_is_mended(
 async def test_a_repair_is_told_by_movements(shop: Shop) -> None:
     """There and back again, with the case as their reason; never an account that is not what moved
     until then."""
+    before = await shop.reconciler.files.mark()
+    assert before is not None
     edit_row(shop.store, TEE, shared=-2, safety=1)
     _, (case,) = await shop.reconciler.run()
     await shop.reconciler.repair(shop.worker, [case])
@@ -174,6 +177,24 @@ async def test_a_repair_is_told_by_movements(shop: Shop) -> None:
         "SELECT row FROM stockade.pool WHERE sku = 'tee'"
     )
     assert balance["row"] == row(shop.store, TEE)
+    # Listeners hear of the movements; nobody could buy less or more of it, by the ledger.
+    async with shop.worker.feed.subscribe(Wanted(), (before.position, WHOLE)) as subscriber:
+        told = await subscriber.next(20)
+    assert [each.type for each in told] == ["stock.adjusted"] * len(moves)
+
+
+async def test_a_repair_that_passes_versions_sells_nothing_out(shop: Shop) -> None:
+    """The store's row was ahead: the one before the repair's is the ledger's, not the next lower.
+    """
+    before = await shop.reconciler.files.mark()
+    assert before is not None
+    edit_row(shop.store, TEE, 7, shared=-1)
+    _, (case,) = await shop.reconciler.run()
+    await shop.reconciler.repair(shop.worker, [case])
+    await shop.audit()
+    async with shop.worker.feed.subscribe(Wanted(), (before.position, WHOLE)) as subscriber:
+        told = await subscriber.next(20)
+    assert [each.type for each in told] == ["stock.adjusted"] * 2
 
 
 async def test_a_repair_meets_what_changed_since(shop: Shop) -> None:
