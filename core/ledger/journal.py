@@ -69,7 +69,7 @@ class Journal:
                     f"the ledger has schema {found}, this version needs {newest}: set "
                     "STOCKADE_POSTGRES_OWNER_DSN to the role that owns it, and start again"
                 )
-            if await connection.fetchval(queries.get("may_change_movements")):
+            if await connection.fetchval(queries.get("may_change_the_past")):
                 raise StartRefused(
                     "postgres_dsn: its role may change what happened; name one that is neither a "
                     "superuser nor the owner of the ledger"

@@ -4,10 +4,13 @@
 -- name: schema_version
 SELECT coalesce(max(number), 0) FROM stockade.migration
 
--- name: may_change_movements
-SELECT has_table_privilege(current_user, 'stockade.movement', 'UPDATE')
-    OR has_table_privilege(current_user, 'stockade.movement', 'DELETE')
-    OR has_table_privilege(current_user, 'stockade.movement', 'TRUNCATE')
+-- name: may_change_the_past
+SELECT coalesce(bool_or(
+  has_table_privilege(c.oid, 'DELETE, TRUNCATE') OR has_any_column_privilege(c.oid, 'UPDATE')
+), false)
+FROM pg_catalog.pg_class c
+WHERE c.relnamespace = 'stockade'::regnamespace AND c.relkind IN ('r', 'p')
+  AND c.relname ~ '^(movement|balance|reservation_version|policy_version)(_|$)'
 
 -- name: mark
 SELECT epoch, seq, position, policy, time_ms, seen_ms FROM stockade.mark WHERE shard = $1

@@ -147,18 +147,22 @@ ALTER TABLE idempotency_keys ALTER COLUMN keys SET STORAGE EXTERNAL;
 CREATE INDEX ON idempotency_keys USING brin (time_ms);
 
 -- The service may add to what happened, never change it. It cannot make partitions itself; this
--- makes those of a month for it.
+-- makes those of a month for it. They are attached, which waits for no reader.
 CREATE FUNCTION open_month(month date) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 DECLARE
   first timestamptz := date_trunc('month', month::timestamp) AT TIME ZONE 'UTC';
   next  timestamptz := (date_trunc('month', month::timestamp) + interval '1 month') AT TIME ZONE 'UTC';
   parent text;
+  child text;
 BEGIN
   PERFORM pg_advisory_xact_lock(hashtext('stockade.open_month'));  -- two who ask at once
   FOREACH parent IN ARRAY ARRAY['movement', 'balance', 'reservation_version', 'policy_version'] LOOP
-    EXECUTE format('CREATE TABLE IF NOT EXISTS stockade.%I PARTITION OF stockade.%I FOR VALUES FROM (%L) TO (%L)',
-      parent || to_char(month, '_YYYY_MM'), parent, first, next);
+    child := parent || to_char(month, '_YYYY_MM');
+    CONTINUE WHEN to_regclass(format('stockade.%I', child)) IS NOT NULL;
+    EXECUTE format('CREATE TABLE stockade.%I (LIKE stockade.%I INCLUDING ALL)', child, parent);
+    EXECUTE format('ALTER TABLE stockade.%I ATTACH PARTITION stockade.%I FOR VALUES FROM (%L) TO (%L)',
+      parent, child, first, next);
   END LOOP;
 END $$;
 
