@@ -24,7 +24,7 @@ from tests.stored import parse_record
 from tests.workers import Store, Workers, demand, furnish, key, make_due, server_ms
 
 VERBS_DONE = 240
-RARELY = {"import", "policy", "drop", "expire", "repair"}
+RARELY = {"import", "policy", "drop", "expire", "drift", "repair"}
 QUESTIONS = 150
 
 
