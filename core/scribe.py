@@ -154,15 +154,22 @@ class Scribe:
         lacking = chronicle.lacking(entries)
         if lacking:
             chronicle.know(lacking, await self._journal.rows(lacking))
-        page = chronicle.page(entries)
+        try:
+            page = chronicle.page(entries)
+        except LedgerBroken:
+            # Rows that were read after another scribe moved on fit nothing that comes before.
+            found = await self._journal.mark()
+            if found is not None and (found.epoch, found.seq) != (mark.epoch, mark.seq):
+                await self._stand_by()
+                return
+            raise
         last = entries[-1]
         new = Mark(
             mark.epoch, last.seq, chronicle.position, chronicle.policy, last.time_ms, last.time_ms
         )
         self.mark = None  # until it is known that this is written, the ledger says where it is
         if not await self._books.write(page, mark, new):
-            log.warning("another scribe writes; standing by")
-            await asyncio.sleep(STANDBY_SECONDS)
+            await self._stand_by()
             return
         self.mark = self._known = new
         if not await self._stream.mark(new.epoch, new.seq, new.time_ms):
@@ -170,6 +177,12 @@ class Scribe:
         took = loop.time() - started
         aim = int(len(entries) * AIM_SECONDS / max(took, 0.001))
         self._count = max(1, min(ENTRIES_MAX, 2 * self._count, aim))
+
+    async def _stand_by(self) -> None:
+        """Another one writes: look again later, and go on from where it is then."""
+        self.mark = None
+        log.warning("another scribe writes; standing by")
+        await asyncio.sleep(STANDBY_SECONDS)
 
     async def _nothing_new(self, mark: Mark) -> None:
         """An idle scribe sees whether the store is still the one that it was, and says now and then

@@ -1,109 +1,18 @@
-"""The ledger's schema: applied once, in order, by its owner; never by the service."""
+"""Ledgers that cannot be used, each with the one line that says why."""
 
 from __future__ import annotations
 
-import asyncio
-from importlib import resources
 from pathlib import Path
-from typing import Any
 
-import asyncpg
 import msgspec
 import pytest
 
 from core.embedded.postgres import Addresses
 from core.errors import LedgerUnavailable, StartRefused
 from core.ledger import migrating
-from core.ledger.journal import Journal
 from core.opening import open_journal, prepare_ledger
 from core.settings import Settings
 from tests.ledgered import Ledger
-
-# What a schema is: its tables, columns, constraints, indexes, functions, and what each may hold.
-CATALOG = {
-    "columns": """
-        SELECT table_name, column_name, ordinal_position, data_type, is_nullable, column_default,
-          collation_name
-        FROM information_schema.columns
-        WHERE table_schema = 'stockade' AND table_name <> 'migration' ORDER BY 1, 2""",
-    "constraints": """
-        SELECT c.relname, pg_get_constraintdef(x.oid) FROM pg_constraint x
-        JOIN pg_class c ON c.oid = x.conrelid
-        WHERE x.connamespace = 'stockade'::regnamespace AND c.relname <> 'migration'
-        ORDER BY 1, 2""",
-    "indexes": """
-        SELECT tablename, regexp_replace(indexdef, 'INDEX \\S+ ON', 'INDEX ON') FROM pg_indexes
-        WHERE schemaname = 'stockade' AND tablename <> 'migration' ORDER BY 1, 2""",
-    "functions": """
-        SELECT proname, prosrc, prosecdef, proconfig FROM pg_proc
-        WHERE pronamespace = 'stockade'::regnamespace ORDER BY 1""",
-    "storage": """
-        SELECT c.relname, c.reloptions, c.relkind, pg_get_partkeydef(c.oid), a.attname, a.attstorage
-        FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
-        WHERE c.relnamespace = 'stockade'::regnamespace AND c.relkind IN ('r', 'p')
-          AND c.relname <> 'migration' ORDER BY 1, 5""",
-    "comments": """
-        SELECT c.relname, obj_description(c.oid) FROM pg_class c
-        WHERE c.relnamespace = 'stockade'::regnamespace AND c.relkind IN ('r', 'p')
-          AND c.relname <> 'migration' ORDER BY 1""",
-}  # fmt: skip
-
-
-async def catalog(dsn: str) -> dict[str, list[Any]]:
-    """What is in the schema of a database."""
-    connection = await asyncpg.connect(dsn)
-    try:
-        return {
-            what: [tuple(row) for row in await connection.fetch(query)]
-            for what, query in CATALOG.items()
-        }
-    finally:
-        await connection.close()
-
-
-async def test_the_schema_to_be_read_is_the_sum_of_the_migrations(
-    ledger: Ledger, ledger_dsns: Addresses
-) -> None:
-    made = await catalog(ledger.owner_dsn)
-    assert made["columns"]
-    assert made["functions"]
-    connection = await asyncpg.connect(ledger.owner_dsn)
-    await connection.execute("DROP SCHEMA stockade CASCADE; CREATE SCHEMA stockade")
-    text = (resources.files("core.ledger") / "schema.sql").read_text()
-    async with connection.transaction():
-        await connection.execute("SET LOCAL search_path TO stockade")
-        await connection.execute(text)
-    await connection.close()
-    assert await catalog(ledger.owner_dsn) == made
-
-
-async def test_many_who_migrate_at_once_do_it_once(ledger_dsns: Addresses) -> None:
-    """And again at every start, where it changes nothing."""
-    versions = await asyncio.gather(
-        *(migrating.migrate(ledger_dsns.owner_dsn, "stockade") for _ in range(4))
-    )
-    newest = len(migrating.migrations())
-    assert versions == [newest] * 4
-    before = await catalog(ledger_dsns.owner_dsn)
-    await migrating.migrate(ledger_dsns.owner_dsn, "stockade")
-    assert await catalog(ledger_dsns.owner_dsn) == before
-    journal = Journal(ledger_dsns.dsn, 5.0)
-    assert (await journal.open()).startswith("postgresql ")
-    await journal.close()
-
-
-async def test_a_migration_that_fails_leaves_nothing_behind(
-    ledger_dsns: Addresses, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    known = migrating.migrations()
-    broken = migrating.Migration(len(known) + 1, "broken", "CREATE TABLE half (x int); SELECT 1/0")
-    monkeypatch.setattr(migrating, "migrations", lambda: [*known, broken])
-    with pytest.raises(asyncpg.DivisionByZeroError):
-        await migrating.migrate(ledger_dsns.owner_dsn, "stockade")
-    monkeypatch.undo()
-    assert await migrating.migrate(ledger_dsns.owner_dsn, "stockade") == len(known)
-    tables = {row[0] for row in (await catalog(ledger_dsns.owner_dsn))["columns"]}
-    assert "half" not in tables
 
 
 async def test_a_migration_that_was_changed_or_is_not_known_stops(

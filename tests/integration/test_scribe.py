@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import asyncpg
@@ -66,6 +66,32 @@ async def test_two_scribes_write_each_event_once(
     await ledger.catch_up(store_url)
     await audit_ledger(ledger.dsn, store_url, moved)
     assert all(turns), turns
+
+
+async def test_rows_that_another_scribe_moved_on_stop_nobody(
+    worker: Service, store: Store, store_url: str, ledger: Ledger,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """They are read after the mark, and may be newer than what comes next behind it."""
+    monkeypatch.setattr("core.scribe.STANDBY_SECONDS", 0.0)
+    await furnish(worker, {"tee": 10})
+    await ledger.catch_up(store_url)
+    first, second = ledger.scribe(store_url), ledger.scribe(store_url)
+    assert not await first.turn(wait=False)
+    await worker.engine.reserve(demand(), key(1))
+    await worker.engine.reserve(demand(), key(2))
+    rows = ledger.journal.rows
+
+    async def late(pools: Sequence[str]) -> dict[str, str]:
+        monkeypatch.setattr(ledger.journal, "rows", rows)
+        while await second.turn(wait=False):
+            pass
+        return await rows(pools)
+
+    monkeypatch.setattr(ledger.journal, "rows", late)
+    assert await first.turn(wait=False)
+    assert not await first.turn(wait=False)
+    await audit_ledger(ledger.dsn, store_url)
 
 
 @pytest.mark.parametrize("when", ["before", "behind"])
