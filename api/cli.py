@@ -140,11 +140,11 @@ def moment(text: str) -> datetime:
     """A time: RFC 3339, or a day, which begins at midnight UTC. Raises ArgumentTypeError."""
     try:
         at = datetime.fromisoformat(text)
-    except ValueError:
+        return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    except (ValueError, OverflowError):  # year 0 or 10,000, by its time zone
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a time as 2026-11-22T12:00:00Z, nor a day as 2026-11-22"
         ) from None
-    return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -11,7 +11,7 @@ import re
 from base64 import urlsafe_b64decode
 from binascii import b2a_base64
 from collections.abc import Callable, Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Annotated, Any, Generic, TypeVar
 from urllib.parse import unquote_plus
@@ -412,8 +412,8 @@ class Parameters:
         """``name`` as a time, if sent. Raises InvalidRequest."""
         value = self.one(name)
         try:
-            return None if value is None else msgspec.convert(value, _Time)
-        except msgspec.ValidationError:
+            return None if value is None else msgspec.convert(value, _Time).astimezone(UTC)
+        except (msgspec.ValidationError, OverflowError):  # year 0 or 10,000, by its time zone
             raise invalid(f"?{name}", TIME_RULE) from None
 
     def page(self) -> tuple[str, int]:

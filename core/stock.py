@@ -27,7 +27,17 @@ from core.model import ChannelSpec, Key, Pool, SkuStock
 from core.ops import Group, Known, StockLine, StockOp
 from core.refusals import same_place
 from core.snapshot import as_met
-from core.stock_model import Adjust, Count, OpenLine, Reallocate, Receive, StockRequest, Transfer
+from core.stock_model import (
+    EPOCH,
+    MS,
+    Adjust,
+    Count,
+    OpenLine,
+    Reallocate,
+    Receive,
+    StockRequest,
+    Transfer,
+)
 from core.store import wording
 from core.store.shard import Shard
 
@@ -297,5 +307,5 @@ class Stock:
         return " ".join((
             wording.encode_text(request.reference).decode(),
             wording.encode_text(request.reason).decode(),
-            "-" if at is None else str(int(at.timestamp() * 1000)),
+            "-" if at is None else str((at - EPOCH) // MS),
         ))  # fmt: skip

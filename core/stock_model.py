@@ -5,8 +5,8 @@ As ``core.model``: decoded straight into these structs, and the OpenAPI document
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Annotated, Literal
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct, field
 
@@ -21,6 +21,10 @@ from core.model import (
     Whole,
 )
 
+EPOCH, MS = datetime(1970, 1, 1, tzinfo=UTC), timedelta(milliseconds=1)
+# Earlier and later times are mistakes, and some of them have no year that a calendar could write.
+OCCURRED_END: Final = datetime(9999, 1, 1, tzinfo=UTC)
+
 
 class StockRequest(Request, frozen=True, kw_only=True):
     """What all requests about stock have beside their lines."""
@@ -28,6 +32,10 @@ class StockRequest(Request, frozen=True, kw_only=True):
     reference: Text | None = None
     reason: Text | None = None
     occurred_at: Annotated[datetime, Meta(tz=True)] | None = None
+
+    def __post_init__(self) -> None:
+        if self.occurred_at and not EPOCH <= self.occurred_at < OCCURRED_END:
+            raise ValueError("Expected an `occurred_at` from 1970 to 9998")
 
 
 class ReceiveLine(Request, frozen=True, gc=False):

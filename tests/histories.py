@@ -182,7 +182,7 @@ class History:
         note: dict[str, Any] = {
             "reference": dice.choice((None, "delivery-1", "-2 \\ n")),
             "reason": dice.choice((None, "=found")),
-            "occurred_at": dice.choice((None, datetime(2026, 1, 2, 3, 4, 5, 678_000, UTC))),
+            "occurred_at": dice.choice((None, datetime(2004, 1, 15, 12, 3, 33, 988_000, UTC))),
         }
         account = dice.choice(FOUND)
         verbs: list[Callable[[], Awaitable[Any]]] = [

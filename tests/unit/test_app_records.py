@@ -101,6 +101,8 @@ async def test_reading_goes_on_behind_everything(
         ("/v1/movements?since=yesterday", "?since"),
         ("/v1/movements?since=2026-11-22", "?since"),
         ("/v1/movements?until=2026-11-22T12:00:00", "?until"),
+        ("/v1/movements?since=0001-01-01T00:00:00%2B14:00", "?since"),  # year 0
+        ("/v1/movements?until=9999-12-31T23:59:59-12:00", "?until"),  # year 10,000
         ("/v1/movements?since=2026-11-22T12:00:00Z&until=2026-11-22T12:00:00Z", "?until"),
         ("/v1/movements?cursor=!", "?cursor"),
         ("/v1/movements?cursor=LTE", "?cursor"),  # -1

@@ -106,6 +106,9 @@ def test_a_request_has_one_to_a_thousand_lines_and_printable_text(kind: Body[Any
         ([line], {"reference": "a\nb"}, "/reference"),
         ([line], {"reason": ""}, "/reason"),
         ([line], {"occurred_at": "2026-11-22T12:00:00"}, "/occurred_at"),
+        ([line], {"occurred_at": "0001-01-01T00:00:00+14:00"}, ""),  # year 0
+        ([line], {"occurred_at": "1969-12-31T23:59:59.999Z"}, ""),
+        ([line], {"occurred_at": "9999-12-31T23:59:59-12:00"}, ""),  # year 10,000
         ([line], {"durability": "fsync"}, "/durability"),
     ):
         with pytest.raises(InvalidRequest) as caught:
