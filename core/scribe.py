@@ -53,29 +53,32 @@ class Scribe:
         self._dropped_at = 0.0
         self._chronicle: Chronicle | None = None
         self._known: Mark | None = None  # the last that was read or written, if only to be told
+        self._trouble = ""  # why it goes no further, for as long as it does not
         self.mark: Mark | None = None
         self.retries = 0  # transactions that failed and were, or will be, tried again
 
     async def run(self) -> None:
         """Turn after turn. A server that is away is waited for; a broken stream is told of, again
         and again, and nothing is written."""
-        told, tries = "", 0
+        tries = 0
         while True:
             try:
                 await self.turn()
-                if told:
+                if self._trouble:
                     log.warning("the scribe goes on, after %d tries", tries)
-                told, tries = "", 0
+                    self._trouble = ""
+                    await self._tell()
+                tries = 0
             except (StockadeError, TimeoutError) as error:
                 self.mark = None  # it alone is not enough to go on from: read it again
                 tries += 1
                 self.retries += 1
                 words = str(error) or type(error).__name__
-                if words != told:
+                if words != self._trouble:
                     level = logging.WARNING if isinstance(error, Unavailable) else logging.CRITICAL
                     log.log(level, "the scribe waits: %s", words)
-                    await self._tell(words)
-                told = words
+                    self._trouble = words
+                    await self._tell()
                 await asyncio.sleep(PAUSE_SECONDS)
 
     async def finish(self, seconds: float) -> None:
@@ -87,12 +90,14 @@ class Scribe:
         except (StockadeError, TimeoutError) as error:
             log.warning("events are left for the next start: %s", error or "no time")
 
-    async def _tell(self, trouble: str) -> None:
-        """Lets the workers know, so that /readyz says it."""
+    async def _tell(self) -> None:
+        """Lets the workers know of the trouble, or that it is over, so that /readyz says it."""
         known = self._known
         try:
             if known is not None:
-                await self._stream.mark(known.epoch, known.seq, known.time_ms, trouble)
+                await self._stream.mark(known.epoch, known.seq, known.time_ms, self._trouble)
+            else:  # the ledger did not answer yet; the store keeps the mark that it has
+                await self._stream.mark((await self._stream.position()).epoch, 0, 0, self._trouble)
         except StockadeError as error:
             log.warning("the workers could not be told: %s", error)
 
@@ -140,10 +145,11 @@ class Scribe:
         why = ahead(position.epoch, mark)
         if why:
             raise LedgerBroken(why)
-        await self._stream.mark(mark.epoch, mark.seq, mark.time_ms)
+        await self._stream.mark(mark.epoch, mark.seq, mark.time_ms, self._trouble)
         self._chronicle = Chronicle(mark.position, mark.policy, accepted)
         self.mark = mark
-        log.info("the ledger is at event %d, the store at %d", mark.seq, position.seq)
+        if not self._trouble:
+            log.info("the ledger is at event %d, the store at %d", mark.seq, position.seq)
         return True
 
     async def _write(self, mark: Mark, chronicle: Chronicle, entries: Sequence[Entry]) -> None:

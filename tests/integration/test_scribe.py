@@ -142,8 +142,33 @@ async def test_a_gap_stops_it_and_is_told(
     assert (found.seq, found.position) == (mark.seq, mark.position)
     running = asyncio.create_task(scribe.run())
     await until(lambda: b"is missing" in (store.hget(keys.META, "ledger") or b""), "it is told")
+    await until(lambda: scribe.retries > 2, "it tries again")
+    assert b"is missing" in (store.hget(keys.META, "ledger") or b"")  # for as long as it stands
     running.cancel()
     workers.forget(store_url)  # the stream was broken by hand
+
+
+async def test_trouble_is_told_until_it_is_over(
+    worker: Service, store: Store, store_url: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also by a scribe that starts while the ledger is away; the mark stays where it is."""
+    monkeypatch.setattr("core.scribe.PAUSE_SECONDS", 0.01)
+    await furnish(worker, {"tee": 10})
+    mark = await ledger.catch_up(store_url)
+    whole = ledger.journal.mark
+
+    async def away() -> None:
+        raise LedgerUnavailable("the ledger does not answer: gone")
+
+    monkeypatch.setattr(ledger.journal, "mark", away)
+    scribe = ledger.scribe(store_url)
+    running = asyncio.create_task(scribe.run())
+    await until(lambda: scribe.retries > 2, "it tries again")
+    assert b"gone" in (store.hget(keys.META, "ledger") or b"")
+    assert store.hget(keys.META, "mark") == str(mark.seq).encode()
+    monkeypatch.setattr(ledger.journal, "mark", whole)
+    await until(lambda: store.hget(keys.META, "ledger") == b"", "it is over")
+    running.cancel()
 
 
 @pytest.mark.parametrize(

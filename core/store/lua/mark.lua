@@ -16,8 +16,12 @@ for i = 1, #KEYS do
 end
 local meta = redis.call('HMGET', KEYS[1], 'epoch', 'mark')
 if meta[1] ~= ARGV[1] then return 0 end
-if tonumber(ARGV[2]) < tonumber(meta[2] or '0') then return 1 end
-local next = string.format('%d', tonumber(ARGV[2]) + 1)
-redis.call('HSET', KEYS[1], 'mark', ARGV[2], 'mark_ms', ARGV[3], 'ledger', ARGV[4])
-redis.call('XTRIM', KEYS[2], 'MINID', '~', ARGV[1] .. '-' .. next)
+local forward = tonumber(ARGV[2]) >= tonumber(meta[2] or '0')
+
+redis.call('HSET', KEYS[1], 'ledger', ARGV[4])
+if forward then
+  redis.call('HSET', KEYS[1], 'mark', ARGV[2], 'mark_ms', ARGV[3])
+  local next = string.format('%d', tonumber(ARGV[2]) + 1)
+  redis.call('XTRIM', KEYS[2], 'MINID', '~', ARGV[1] .. '-' .. next)
+end
 return 1
