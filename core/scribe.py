@@ -117,8 +117,15 @@ class Scribe:
         if not entries:
             await self._nothing_new(mark)
             return 0
-        check_order(mark.epoch, mark.seq, entries)
-        await self._write(mark, chronicle, entries)
+        try:
+            check_order(mark.epoch, mark.seq, entries)
+            await self._write(mark, chronicle, entries)
+        except LedgerBroken:
+            # What another scribe wrote is trimmed, and rows that it moved on fit nothing before.
+            found = await self._journal.mark()
+            if found is None or (found.epoch, found.seq) == (mark.epoch, mark.seq):
+                raise
+            await self._stand_by()
         await self._drop_keys(entries[-1].time_ms)
         return len(entries)
 
@@ -160,15 +167,7 @@ class Scribe:
         lacking = chronicle.lacking(entries)
         if lacking:
             chronicle.know(lacking, await self._journal.rows(lacking))
-        try:
-            page = chronicle.page(entries)
-        except LedgerBroken:
-            # Rows that were read after another scribe moved on fit nothing that comes before.
-            found = await self._journal.mark()
-            if found is not None and (found.epoch, found.seq) != (mark.epoch, mark.seq):
-                await self._stand_by()
-                return
-            raise
+        page = chronicle.page(entries)
         last = entries[-1]
         new = Mark(
             mark.epoch, last.seq, chronicle.position, chronicle.policy, last.time_ms, last.time_ms

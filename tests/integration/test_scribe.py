@@ -94,6 +94,27 @@ async def test_rows_that_another_scribe_moved_on_stop_nobody(
     await audit_ledger(ledger.dsn, store_url)
 
 
+async def test_a_stream_that_another_scribe_trimmed_is_not_broken(
+    worker: Service, store: Store, store_url: str, ledger: Ledger,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """What is missing behind a mark that is no longer the ledger's is in the ledger."""
+    monkeypatch.setattr("core.scribe.STANDBY_SECONDS", 0.0)
+    await furnish(worker, {"tee": 10})
+    slow = ledger.scribe(store_url)
+    while await slow.turn(wait=False):
+        pass
+    for n in range(3):
+        await worker.engine.reserve(demand(), key(n))
+    mark = await ledger.catch_up(store_url)
+    await worker.engine.reserve(demand(), key(3))
+    store.xtrim(keys.EVENTS, minid=f"{mark.epoch}-{mark.seq + 1}", approximate=False)
+    assert await slow.turn(wait=False)
+    assert await slow.turn(wait=False) == 1
+    assert not await slow.turn(wait=False)
+    await audit_ledger(ledger.dsn, store_url)
+
+
 @pytest.mark.parametrize("when", ["before", "behind"])
 async def test_a_commit_whose_answer_was_lost_counts_once(
     worker: Service, store: Store, store_url: str, ledger: Ledger, when: str,
