@@ -28,10 +28,12 @@ from core.model import (
 from core.service import Service
 from core.store import keys, wording
 from core.store.survey import Survey
-from tests.ledgered import Ledger
+from tests.audit import audit
+from tests.ledgered import Ledger, audit_ledger
 from tests.workers import Store, demand, furnish, key, receive, record, row
 
 SKUS = ("tee", "cap", "mug")
+TEE = "tee@main"
 
 
 class Reconciler:
@@ -142,3 +144,33 @@ def edit_record(store: Store, id: str, word: int, text: str) -> None:
     words = record(store, id).split(" ")
     words[word] = text
     store.hset(keys.bucket_of(id), id, " ".join(words))
+
+
+class Shop:
+    """A shop with a history that is in the ledger; ``old`` texts are from its middle."""
+
+    def __init__(self, worker: Service, store: Store, reconciler: Reconciler) -> None:
+        self.worker = worker
+        self.store = store
+        self.reconciler = reconciler
+
+    async def open(self) -> None:
+        engine = self.worker.engine
+        await open_shop(self.worker)
+        self.held = (await engine.reserve(demand("tee", 3), key("held"))).id
+        self.sold = (await engine.reserve(demand("tee", 2), key("sold"))).id
+        self.gone = (await engine.reserve(demand("cap", 2), key("gone"))).id
+        self.old_row = row(self.store, TEE)
+        self.old_records = {id: record(self.store, id) for id in (self.held, self.gone)}
+        await engine.commit(self.sold, Commit(), key("paid"))
+        await engine.extend(self.held, Extend(ttl_seconds=3_000))
+        await engine.release(self.gone, Release())
+        await self.catch_up()
+
+    async def catch_up(self) -> None:
+        await self.reconciler.ledger.catch_up(self.reconciler.url)
+
+    async def audit(self) -> None:
+        await self.catch_up()
+        await audit(self.reconciler.url)
+        await audit_ledger(self.reconciler.ledger.dsn, self.reconciler.url)

@@ -14,49 +14,16 @@ import redis
 from core.auditing.counts import Counts
 from core.chronicle import Accounts
 from core.feed import WHOLE, Wanted
-from core.model import Commit, Extend, Release
-from core.service import Service
+from core.model import Release
 from core.stock_model import Count, CountLine
 from core.store import keys, scripts
 from core.store.scripts import Script
 from core.store.shard import Shard
-from tests.audit import audit
 from tests.ledgered import Ledger, audit_ledger
-from tests.reconciled import Reconciler, edit_record, edit_row, open_shop
+from tests.reconciled import TEE, Reconciler, Shop, edit_record, edit_row
 from tests.workers import Store, Workers, demand, key, picture, receive, record, row, until
 
-TEE = "tee@main"
 GHOST = "0193f0a0-0000-7000-8000-000000000000"
-
-
-class Shop:
-    """A shop with a history that is in the ledger; ``old`` texts are from its middle."""
-
-    def __init__(self, worker: Service, store: Store, reconciler: Reconciler) -> None:
-        self.worker = worker
-        self.store = store
-        self.reconciler = reconciler
-
-    async def open(self) -> None:
-        engine = self.worker.engine
-        await open_shop(self.worker)
-        self.held = (await engine.reserve(demand("tee", 3), key("held"))).id
-        self.sold = (await engine.reserve(demand("tee", 2), key("sold"))).id
-        self.gone = (await engine.reserve(demand("cap", 2), key("gone"))).id
-        self.old_row = row(self.store, TEE)
-        self.old_records = {id: record(self.store, id) for id in (self.held, self.gone)}
-        await engine.commit(self.sold, Commit(), key("paid"))
-        await engine.extend(self.held, Extend(ttl_seconds=3_000))
-        await engine.release(self.gone, Release())
-        await self.catch_up()
-
-    async def catch_up(self) -> None:
-        await self.reconciler.ledger.catch_up(self.reconciler.url)
-
-    async def audit(self) -> None:
-        await self.catch_up()
-        await audit(self.reconciler.url)
-        await audit_ledger(self.reconciler.ledger.dsn, self.reconciler.url)
 
 
 @pytest.fixture
