@@ -35,6 +35,7 @@ class Auditor:
         self._survey = survey
         self._files = files
         self._patience_seconds = patience_seconds
+        self._broken: int | None = None  # of a night, if it did not come to its end
 
     async def run(
         self,
@@ -55,7 +56,9 @@ class Auditor:
         if mark is None:
             raise LedgerUnavailable("the ledger has not seen this store yet; is there a scribe?")
         check_epoch(epoch, mark)
-        run = await self._files.begin(night, sku, whole)
+        if self._broken is not None:
+            await self._files.give_back(self._broken)
+        self._broken = run = await self._files.begin(night, sku, whole)
         if run is None:
             return None
         one = _Run(self._survey, self._files, self._patience_seconds, run, sku, tell)
@@ -73,6 +76,7 @@ class Auditor:
         before = await self._files.rate_of_day(today - timedelta(days=1))
         status, reasons = judge(rate, before, one.totals)
         await self._files.judge(run, status, reasons)
+        self._broken = None
         return run
 
 

@@ -233,6 +233,10 @@ class Files:
         found = await self._journal.fetch("begin_reconciliation", night, sku, whole)
         return int(found[0]["id"]) if found else None
 
+    async def give_back(self, run: int) -> None:
+        """A night's that was broken off is that night's no more: it can be begun anew."""
+        await self._journal.change("give_night_back", run)
+
     async def put(self, run: int, differences: Iterable[Difference]) -> None:
         """Opens a case for each, or finds the one that is open."""
         found = list({(each.kind, each.subject): each for each in differences}.values())

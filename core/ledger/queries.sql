@@ -329,6 +329,9 @@ INSERT INTO stockade.reconciliation (night, sku, whole) VALUES ($1, $2, $3)
 ON CONFLICT (night) DO NOTHING
 RETURNING id
 
+-- name: give_night_back
+UPDATE stockade.reconciliation SET night = NULL WHERE id = $1 AND finished_at IS NULL
+
 -- name: finish_reconciliation
 WITH worst AS (
   SELECT sku, location, max(units) FILTER (WHERE kind IN ('row', 'fold', 'held')) AS off,

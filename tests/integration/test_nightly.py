@@ -1,5 +1,5 @@
-"""Once a night, whoever runs it: when it is time, by one process, and again if it was broken off
-before it began."""
+"""Once a night, whoever runs it: when it is time, by one process, and again if it was broken off.
+"""
 
 from __future__ import annotations
 
@@ -126,3 +126,31 @@ async def test_a_server_that_is_away_is_tried_again(
     assert done == [date(2026, 11, 26)]
     running.cancel()
     assert store.hget(keys.META, "mark") is not None
+
+
+async def test_what_was_broken_off_is_begun_anew(
+    reconciler: Reconciler, clock: Clock, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the first try saw, and is gone since, is no difference of the night."""
+    finish, asked = reconciler.files.finish, 0
+
+    async def away(*args: object) -> float:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            raise LedgerUnavailable("the ledger does not answer: gone")
+        return await finish(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(reconciler.files, "finish", away)
+    edit_row(store, "tee@main", shared=20)
+    one, other = nightly(reconciler, clock), nightly(reconciler, clock)
+    with pytest.raises(LedgerUnavailable):
+        await one.look()
+    assert await other.look() is None  # it cannot know that the first one gave up
+    edit_row(store, "tee@main", shared=-20)
+    run = await one.look()
+    assert run is not None
+    assert await nights(reconciler) == [date(2026, 11, 26)]
+    (done,) = await reconciler.files.reconciliations(None, 1)
+    assert (done.id, done.differences) == (run, 0)
+    assert await one.look() is None
