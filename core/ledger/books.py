@@ -101,6 +101,8 @@ class Books:
                     await self._write(connection, page)
             except asyncpg.IntegrityConstraintViolationError as error:
                 raise LedgerBroken(f"the events up to {new.seq} break a law: {error}") from error
+            except asyncpg.DataError as error:
+                raise LedgerBroken(f"the events up to {new.seq} are no rows: {error}") from error
         return True
 
     async def _open_months(self, months: set[date]) -> None:

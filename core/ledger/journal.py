@@ -57,6 +57,12 @@ class Journal:
                 raise StartRefused(
                     f"the ledger is PostgreSQL {version.major}; Stockade needs {VERSION_MIN}"
                 )
+            encoding = connection.get_settings().server_encoding
+            if encoding != "UTF8":
+                raise StartRefused(
+                    f"the ledger's database is in {encoding}, which cannot have every reference; "
+                    "make it anew with ENCODING 'UTF8'"
+                )
             newest = len(migrating.migrations())
             try:
                 found = await connection.fetchval(queries.get("schema_version"))

@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import date
 from importlib import resources
-from typing import Any
 
 import asyncpg
 import pytest
 
+from core.embedded.postgres import Addresses, EmbeddedPostgres
 from core.errors import StartRefused
 from core.ledger import migrating
 from core.ledger.journal import Journal
@@ -63,7 +63,7 @@ async def test_the_schema_is_the_sum_of_its_migrations(owner: asyncpg.Connection
 
 
 async def test_many_who_start_at_once_migrate_once(
-    ledger_dsns: Any, owner: asyncpg.Connection
+    ledger_dsns: Addresses, owner: asyncpg.Connection
 ) -> None:
     await owner.execute("DROP SCHEMA stockade CASCADE")
     versions = await asyncio.gather(*(migrate(ledger_dsns.owner_dsn, ROLE) for _ in range(5)))
@@ -73,7 +73,7 @@ async def test_many_who_start_at_once_migrate_once(
 
 
 async def test_a_migration_that_fails_leaves_nothing_behind(
-    ledger_dsns: Any, owner: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+    ledger_dsns: Addresses, owner: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     number = len(migrations()) + 1
     broken = [*migrations(), Migration(number, "broken", "CREATE TABLE half (x int); SELECT 1/0")]
@@ -92,7 +92,7 @@ async def test_a_migration_that_fails_leaves_nothing_behind(
     ],
 )
 async def test_a_schema_that_is_not_ours_is_left_alone(
-    ledger_dsns: Any, owner: asyncpg.Connection, statement: str, told: str
+    ledger_dsns: Addresses, owner: asyncpg.Connection, statement: str, told: str
 ) -> None:
     await owner.execute(statement)
     with pytest.raises(StartRefused, match=told):
@@ -117,6 +117,22 @@ async def test_the_role_that_owns_is_refused(ledger: Ledger) -> None:
     with pytest.raises(StartRefused, match="may change what happened"):
         await journal.open()
     await journal.close()
+
+
+async def test_a_database_that_cannot_have_every_text_is_refused(
+    postgres: EmbeddedPostgres,
+) -> None:
+    admin = await asyncpg.connect(postgres.superuser_dsn)
+    await admin.execute(
+        "CREATE DATABASE narrow OWNER stockade_owner TEMPLATE template0 "
+        "ENCODING 'LATIN1' LOCALE 'C'"
+    )
+    journal = Journal(postgres.addresses("narrow").dsn, 10.0)
+    with pytest.raises(StartRefused, match="LATIN1"):
+        await journal.open()
+    await journal.close()
+    await admin.execute("DROP DATABASE narrow WITH (FORCE)")
+    await admin.close()
 
 
 async def test_a_month_opens_beside_who_reads(ledger: Ledger) -> None:

@@ -9,9 +9,11 @@ from typing import Any
 
 import asyncpg
 import pytest
+from msgspec import structs
 
 from core.chronicle import Chronicle
 from core.errors import LedgerBroken, LedgerUnavailable
+from core.ledger.books import Books, Page
 from core.ledger.journal import Mark
 from core.service import Service
 from core.store import keys
@@ -224,6 +226,22 @@ async def test_an_event_that_is_not_to_be_believed_stops_it(
     told_of(Entry(5, 2, fields))
     with pytest.raises(LedgerBroken, match=told):
         told_of(Entry(5, 2, fields | {field: broken(fields[field])}))
+
+
+async def test_what_postgresql_cannot_take_is_told_like_all_else(
+    worker: Service, store_url: str, ledger: Ledger
+) -> None:
+    """Nothing is written, and the scribe is not killed by it."""
+    await furnish(worker, {"tee": 10})
+    mark = await ledger.catch_up(store_url)
+    page = Page()
+    page.copied["idempotency_keys"].append(f"{mark.position + 1}\t{2**63}\tf\tkeys\n")
+    new = structs.replace(mark, seq=mark.seq + 1, position=mark.position + 1)
+    with pytest.raises(LedgerBroken, match=r"are no rows: .* out of range"):
+        await Books(ledger.journal).write(page, mark, new)
+    found = await ledger.journal.mark()
+    assert found is not None
+    assert (found.seq, found.position) == (mark.seq, mark.position)
 
 
 async def test_the_service_can_add_to_what_happened_and_never_change_it(
