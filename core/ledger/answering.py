@@ -24,8 +24,11 @@ _LOST = (
     asyncpg.InvalidCatalogNameError,
     asyncpg.QueryCanceledError,
     asyncpg.ReadOnlySQLTransactionError,
+    # The schema is not there, or not for us: until its owner has been here.
+    asyncpg.InvalidSchemaNameError,
+    asyncpg.UndefinedTableError,
+    asyncpg.InsufficientPrivilegeError,
 )
-
 
 
 @contextmanager

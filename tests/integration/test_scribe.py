@@ -244,6 +244,27 @@ async def test_what_postgresql_cannot_take_is_told_like_all_else(
     assert (found.seq, found.position) == (mark.seq, mark.position)
 
 
+@pytest.mark.parametrize(
+    ("gone", "back"),
+    [
+        ("REVOKE INSERT ON stockade.movement FROM stockade",
+         "GRANT INSERT ON stockade.movement TO stockade"),
+        ("ALTER SCHEMA stockade RENAME TO elsewhere", "ALTER SCHEMA elsewhere RENAME TO stockade"),
+    ],
+)  # fmt: skip
+async def test_a_ledger_that_its_owner_took_away_is_waited_for(
+    worker: Service, store_url: str, ledger: Ledger, gone: str, back: str
+) -> None:
+    """By the scribe, and by workers, who ask for the mark."""
+    await furnish(worker, {"tee": 10})
+    await ledger.fetch(gone)
+    with pytest.raises(LedgerUnavailable):
+        await ledger.catch_up(store_url)
+    await ledger.fetch(back)
+    await ledger.catch_up(store_url)
+    await audit_ledger(ledger.dsn, store_url)
+
+
 async def test_the_service_can_add_to_what_happened_and_never_change_it(
     worker: Service, store_url: str, ledger: Ledger
 ) -> None:
