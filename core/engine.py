@@ -81,19 +81,25 @@ class Engine(Changes):
             except StockadeError as error:
                 group.set(index, error)
         results = await future
-        for index, result in enumerate(results):
-            if type(result) is not Receipt:
-                try:
-                    results[index] = await self._answered(
-                        result, requests[index], idempotency[index]
-                    )
-                except StockadeError as error:
-                    results[index] = error
-            if requests[index].durability == "ledger" and type(results[index]) is Receipt:
-                try:  # the first waits for all that was done before it
-                    await self._in_ledger(results[index])
-                except StockadeError as error:
-                    results[index] = error
+
+        async def finish(n: int) -> None:
+            try:
+                if type(results[n]) is not Receipt:
+                    results[n] = await self._answered(results[n], requests[n], idempotency[n])
+                if requests[n].durability == "ledger":
+                    results[n] = await self._in_ledger(results[n])
+            except StockadeError as error:
+                results[n] = error
+
+        # Those that the ledger must have wait for it all at once, and from now on: one bound for
+        # all of them, and none waits in another epoch than it was done in.
+        waiting = asyncio.gather(
+            *(finish(n) for n, each in enumerate(requests) if each.durability == "ledger")
+        )
+        for n, request in enumerate(requests):
+            if request.durability != "ledger" and type(results[n]) is not Receipt:
+                await finish(n)
+        await waiting
         return results
 
     async def batch(self, elements: Sequence[Element]) -> list[Receipt | StockadeError]:

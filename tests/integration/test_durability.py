@@ -8,7 +8,12 @@ from typing import Any
 
 import pytest
 
-from core.errors import DurabilityUnavailable, LedgerUnavailable, UnknownReservation
+from core.errors import (
+    DurabilityUnavailable,
+    LedgerUnavailable,
+    StockUnavailable,
+    UnknownReservation,
+)
 from core.model import Cancel, ChannelSpec, Commit, Fulfil, Release, Reserve, Return, ReturnLine
 from core.reaper import Reaper
 from core.service import Service
@@ -129,6 +134,47 @@ async def test_all_commits_wait_if_the_setting_says_so(
     await waits(asking, service)
     await ledger.catch_up(store_url)
     assert (await asking).durability == "ledger"
+
+
+async def test_a_batch_waits_as_long_as_one(
+    store_url: str, workers: Workers, ledger: Ledger
+) -> None:
+    service = await workers(
+        store_url, reaper=False, postgres_dsn=ledger.dsn, ledger_wait_seconds=0.5
+    )
+    await furnish(service, {"tee": 50})
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    found = await service.engine.reserve_batch([demand(durability="ledger")] * 40, [None] * 40)
+    assert loop.time() - started < 10  # one after the other it would be 20
+    assert {type(each) for each in found} == {LedgerUnavailable}
+    assert len({each.reservation for each in found}) == 40  # type: ignore[union-attr]
+
+
+async def test_what_was_lost_while_it_waited_is_not_acknowledged(
+    backed: Service, store: Store, store_url: str, ledger: Ledger
+) -> None:
+    """Neither alone nor in a batch: the marks of another epoch say nothing of it."""
+    await ledger.catch_up(store_url)
+    wanted, old = demand(durability="ledger"), backed.lane.epoch
+    alone = asyncio.create_task(backed.engine.reserve(wanted))
+    batch = asyncio.create_task(backed.engine.reserve_batch([wanted] * 3, [None] * 3))
+    await until(lambda: len(backed.backlog._waiting) > 1, "both wait")
+    store.flushall()
+    await ledger.rebuilding(store_url).run()
+    with pytest.raises(StockUnavailable):
+        await backed.engine.reserve(demand())
+    await until(lambda: backed.lane.epoch != old and backed.lane.closed is None, "it is taken")
+    for n in range(8):
+        await backed.engine.reserve(demand("tee", 1), key(n))
+    await ledger.catch_up(store_url)
+    with pytest.raises(LedgerUnavailable) as caught:
+        await alone
+    found = [caught.value, *await batch]
+    assert [getattr(each, "outcome", each) for each in found] == ["unknown"] * 4
+    for each in found:
+        with pytest.raises(UnknownReservation):
+            await backed.engine.reservation(each.reservation)  # type: ignore[union-attr]
 
 
 async def test_without_a_ledger_its_level_cannot_be_had(worker: Service) -> None:
