@@ -2,11 +2,12 @@
 # make test    every check and test there is; the last line is the test runner's
 # make build   only .venv, with .venv/bin/stockade in it
 # make bench   benchmarks          make loadtest   a replay of real baskets, audited
-# make proof   the property tests, searching for longer
+# make proof   the property tests, searching for longer, and everything killed ROUNDS times
 # make clean   away with all that was built; ./var, the data, stays
 
 PYTHON ?= python3
 BIN := .venv/bin
+ROUNDS ?= 10
 KERNEL := $(wildcard core/*/_*.pyx core/kernel/*.pxd)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -47,6 +48,7 @@ loadtest: build
 
 proof: build
 	$(BIN)/python -m pytest tests/property --hypothesis-profile=proof
+	$(BIN)/python -m pytest tests/faults --rounds $(ROUNDS)
 
 clean:
 	rm -rf .venv build dist *.egg-info .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -34,8 +34,20 @@ hypothesis.settings.load_profile("stockade")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """``--seed N`` repeats a run that used randomness."""
+    """``--seed N`` repeats a run that used randomness; ``--rounds N`` breaks things for longer."""
     parser.addoption("--seed", type=int, help="seed of random and of Hypothesis")
+    parser.addoption(
+        "--rounds", type=int, default=0,
+        help="how often each fault is made, and those with it that are only for make proof",
+    )  # fmt: skip
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what is only for ``make proof``."""
+    if not config.option.rounds:
+        left_out = [item for item in items if item.get_closest_marker("proof")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.hookimpl(tryfirst=True)
