@@ -160,18 +160,19 @@ class Rebuild:
                 lacking = chronicle.lacking(entries)
                 chronicle.know(lacking, await self._journal.rows(lacking))
                 page = chronicle.page(entries)
+                last = entries[-1]
+                new = Mark(
+                    mark.epoch, last.seq, chronicle.position, chronicle.policy, last.time_ms,
+                    last.time_ms,
+                )  # fmt: skip
+                written = await self._books.write(page, mark, new)
             except LedgerBroken as error:
                 if len(entries) == 1:
                     return mark, carried, str(error)
                 count = len(entries) // 2
                 chronicle = Chronicle(mark.position, mark.policy, accepted)
                 continue
-            last = entries[-1]
-            new = Mark(
-                mark.epoch, last.seq, chronicle.position, chronicle.policy, last.time_ms,
-                last.time_ms,
-            )  # fmt: skip
-            if await self._books.write(page, mark, new):
+            if written:
                 carried += len(entries)
                 mark = new
             else:  # the scribe has not heard of us yet

@@ -161,10 +161,18 @@ async def test_what_cannot_be_carried_is_named(
         assert (again.id == held[n].id) is (n < 2)
 
 
+@pytest.mark.parametrize(
+    ("field", "fits", "broken", "told"),
+    [
+        (b"p", b"\n2 ", b"\n7 ", "goes from version 1 to 7"),
+        (b"r", b"\nR 1 ", b"\nR 3 ", "of 1 reservations that changed the ledger has 0"),
+    ],
+)
 async def test_a_stream_that_does_not_fit_the_ledger_is_not_believed(
-    opened: Open, workers: Workers, store: Store, store_url: str, ledger: Ledger
-) -> None:
-    """The right numbers are not enough: rows must follow from the ledger's rows."""
+    opened: Open, store: Store, store_url: str, ledger: Ledger,
+    field: bytes, fits: bytes, broken: bytes, told: str,
+) -> None:  # fmt: skip
+    """The right numbers are not enough: rows must follow from the ledger's rows, and records."""
     worker = await opened()
     await furnish(worker, {"tee": 10})
     mark = await ledger.catch_up(store_url)
@@ -172,11 +180,12 @@ async def test_a_stream_that_does_not_fit_the_ledger_is_not_believed(
     (name, fields), = store.xrange(keys.EVENTS, f"{mark.epoch}-{mark.seq + 1}")
     store.xdel(keys.EVENTS, name)
     store.delete(keys.EVENTS)
-    fields[b"p"] = fields[b"p"].replace(b"\n2 ", b"\n7 ")
+    assert fits in fields[field]
+    fields[field] = fields[field].replace(fits, broken)
     store.xadd(keys.EVENTS, fields, id=name)
     report = await ledger.rebuilding(store_url).run()
     assert (report.loss.whole, report.loss.carried, report.loss.seq) == (False, 0, mark.seq)
-    assert "goes from version 1 to 7" in report.loss.reason
+    assert told in report.loss.reason
     assert (await accounts(await opened()))[1] == 0
 
 
