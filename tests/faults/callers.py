@@ -152,8 +152,7 @@ class _Caller(threading.Thread):
                 self._turn()
                 time.sleep(BREATH_SECONDS)
         except BaseException as error:
-            self.failure = error
-            raise SystemExit from None  # it is told of by whoever waits
+            self.failure = error  # told of by whoever waits
         finally:
             self._client.close()
 

@@ -243,11 +243,15 @@ class Stage:
             assert reply is not None
             self._told.held[id] = Held(reply.body["state"], reply.body["version"], 0)
 
-    def audit(self, dice: random.Random) -> tuple[list[str], str]:
+    def audit(self, dice: random.Random, older: bool = False) -> tuple[list[str], str]:
         """The reservations that are less than they were told to be, which is forgotten then; and in
-        words what was seen. All else must be as it should."""
+        words what was seen. All else must be as it should. ``older``: the ledger itself is one of
+        before, so that even what it was told to have may be missing."""
         until(self.ready, "ready")
         told = self._told
+        if older:
+            for held in told.held.values():
+                held.sure = 0
         in_loop(lambda: audit(self.store_url))
         rows = in_loop(lambda: audit_ledger(self.addresses.dsn, self.store_url))
         lost = check_held(told, in_loop(self._records))
