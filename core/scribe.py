@@ -114,10 +114,10 @@ class Scribe:
         assert mark is not None
         assert chronicle is not None
         entries = await self._stream.read(mark.epoch, mark.seq, self._count, wait)
-        if not entries:
-            await self._nothing_new(mark)
-            return 0
         try:
+            if not entries:
+                await self._nothing_new(mark)
+                return 0
             check_order(mark.epoch, mark.seq, entries)
             await self._write(mark, chronicle, entries)
         except LedgerBroken:
@@ -126,7 +126,8 @@ class Scribe:
             if found is None or (found.epoch, found.seq) == (mark.epoch, mark.seq):
                 raise
             await self._stand_by()
-        await self._drop_keys(entries[-1].time_ms)
+        if entries:
+            await self._drop_keys(entries[-1].time_ms)
         return len(entries)
 
     async def _take_over(self) -> bool:
@@ -191,14 +192,21 @@ class Scribe:
 
     async def _nothing_new(self, mark: Mark) -> None:
         """An idle scribe sees whether the store is still the one that it was, and says now and then
-        that it holds no more than this."""
+        that it holds no more than this. Raises LedgerBroken if it does and does not give it out."""
         position = await self._stream.position()
         if position.epoch != mark.epoch or position.seq < mark.seq:
             self.mark = None
             return
+        if position.seq > mark.seq:  # it came meanwhile, or was trimmed by a ledger that had more
+            if not await self._stream.read(mark.epoch, mark.seq, 1, wait=False):
+                raise LedgerBroken(
+                    f"event {mark.epoch}-{mark.seq + 1} is missing: the store is at "
+                    f"{position.seq}, and its stream is empty; is this ledger a backup?"
+                )
+            return
         loop = asyncio.get_running_loop()
-        if position.seq > mark.seq or loop.time() < self._seen_at + SEE_SECONDS:
-            return  # it came meanwhile, or this was said a moment ago
+        if loop.time() < self._seen_at + SEE_SECONDS:
+            return  # this was said a moment ago
         self._seen_at = loop.time()
         if not await self._books.see(mark, position.time_ms):
             self.mark = None

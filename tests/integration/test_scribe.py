@@ -147,6 +147,20 @@ async def test_a_commit_whose_answer_was_lost_counts_once(
     await audit_ledger(ledger.dsn, store_url)
 
 
+async def test_a_ledger_that_is_older_than_an_idle_store_is_told_of(
+    worker: Service, store: Store, store_url: str, ledger: Ledger
+) -> None:
+    """The stream is trimmed behind what the ledger has: no event would ever say so."""
+    await furnish(worker, {"tee": 10})
+    mark = await ledger.catch_up(store_url)
+    await worker.engine.reserve(demand(), key(1))
+    store.xtrim(keys.EVENTS, maxlen=0, approximate=False)
+    running = asyncio.create_task(ledger.scribe(store_url).run())
+    what = f"event {mark.epoch}-{mark.seq + 1} is missing".encode()
+    await until(lambda: what in (store.hget(keys.META, "ledger") or b""), "it is told")
+    running.cancel()
+
+
 async def test_a_gap_stops_it_and_is_told(
     worker: Service, workers: Workers, store: Store, store_url: str, ledger: Ledger
 ) -> None:
