@@ -14,7 +14,7 @@ from core.auditing.nightly import Nightly
 from core.embedded.valkey import is_private
 from core.errors import LedgerUnavailable, StartRefused
 from core.ledger.audit import Files
-from core.ledger.journal import Journal
+from core.ledger.journal import Journal, Mark
 from core.ledger.migrating import migrate
 from core.ledger.reading import Reading
 from core.ledger.rebuilding import Report
@@ -133,7 +133,9 @@ async def rebuild(settings: Settings, force: bool, tell: Tell) -> Report | None:
     ``force``. Raises StartRefused, RebuildRefused, Unavailable."""
     async with _open_both(settings) as (stream, journal):
         mark = await journal.mark()
-        if mark is not None and not force:
+        if mark is not None and force:
+            await _check_worth(stream, mark)
+        elif mark is not None:
             found = await stream.position()
             why = ahead(found.epoch, mark)
             if why and not found.rebuilding:
@@ -141,6 +143,19 @@ async def rebuild(settings: Settings, force: bool, tell: Tell) -> Report | None:
             if not lost(found.epoch, found.seq, found.rebuilding, mark):
                 return None
         return await _rebuild(settings, stream, journal, tell)
+
+
+async def _check_worth(stream: EventStream, mark: Mark) -> None:
+    """Refuses to make a store that has something what a ledger is that never had anything."""
+    found = await stream.position()
+    if mark.position or not found.seq or found.rebuilding:
+        return
+    first = await stream.read(mark.epoch, 0, 1, wait=False)
+    if [(entry.epoch, entry.seq) for entry in first] != [(mark.epoch, 1)]:
+        raise StartRefused(
+            "the ledger is empty and the store is not: nothing would be left of it; restore a "
+            "backup of the ledger first"
+        )
 
 
 async def _rebuild(
