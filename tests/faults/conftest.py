@@ -59,11 +59,11 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stages]:
 
 
 @pytest.fixture
-def stage(stages: Stages) -> Iterator[Stage]:
+def stage(stages: Stages) -> Stage:
     """A service that others have been tried on; to be left as it was."""
     found = stages.current()
     found.spoiled = True
-    yield found
+    return found
 
 
 @pytest.fixture

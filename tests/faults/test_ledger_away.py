@@ -12,7 +12,7 @@ import pytest
 
 from core.embedded.postgres import Addresses, EmbeddedPostgres
 from tests.faults.callers import Client
-from tests.faults.proxy import Proxy
+from tests.faults.proxy import Kind, Proxy
 from tests.faults.stage import Stage
 from tests.processes import until
 
@@ -62,7 +62,8 @@ async def test_the_answer_to_a_commit_is_lost(
     callers = stage.callers(dice.random())
     for _ in range(4):
         await asyncio.to_thread(callers.more, dice.randrange(5, 50), *AT_STORE)
-        kind = dice.choice(("cut reply", "cut reply", "lose request"))
+        kinds: tuple[Kind, ...] = ("cut reply", "cut reply", "lose request")
+        kind = dice.choice(kinds)
         struck = proxy.arm(kind, b"COMMIT;", reset=dice.random() < 0.5)
         async with asyncio.timeout(30):
             await struck.wait()

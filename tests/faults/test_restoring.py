@@ -77,7 +77,9 @@ def rebuild(stage: Stage, status: int = 0) -> str:
     return done.stdout or done.stderr
 
 
-def test_a_copy_of_the_directory_is_a_backup(own: Stage, tmp_path: Path, dice: random.Random) -> None:
+def test_a_copy_of_the_directory_is_a_backup(
+    own: Stage, tmp_path: Path, dice: random.Random
+) -> None:
     """Made while it is stopped; started elsewhere it is the same service."""
     business(own, dice)
     own.stop()
