@@ -119,8 +119,7 @@ class Stage:
         for pid in pids:
             with suppress(ProcessLookupError):  # another one's death may have taken it along
                 os.kill(pid, signal.SIGKILL)
-        for pid in pids:
-            until(lambda pid=pid: not is_running(pid), f"process {pid} is gone")  # type: ignore[misc]
+        until(lambda: not any(map(is_running, pids)), f"processes {pids} are gone")
 
     @contextmanager
     def frozen(self, *pids: int) -> Iterator[None]:
