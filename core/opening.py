@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from core.auditing.auditor import Auditor
 from core.auditing.nightly import Nightly
-from core.embedded.valkey import is_private
+from core.embedded import postgres, valkey
 from core.errors import LedgerUnavailable, StartRefused
 from core.ledger.audit import Files
 from core.ledger.journal import Journal, Mark
@@ -114,17 +114,25 @@ async def _open_both(settings: Settings) -> AsyncIterator[tuple[EventStream, Jou
         await stream.close()
 
 
+def servers_are_ours(settings: Settings) -> bool:
+    """True if store and ledger are both private, so that one may be made again from the other
+    without anybody being asked. A ledger that was named may be another service's, by a slip of the
+    DSN: a rebuild would take that one's store away from it."""
+    own_store = valkey.is_private(settings.valkey_url or "")
+    return own_store and postgres.is_private(settings.postgres_dsn or "")
+
+
 @asynccontextmanager
 async def open_scribe(settings: Settings) -> AsyncIterator[Scribe]:
     """The scribe of the store and the ledger that the settings name. Raises StartRefused.
 
-    It rebuilds a private store that was lost by itself.
+    It rebuilds a lost store by itself if both servers are private.
     """
     async with _open_both(settings) as (stream, journal):
         yield Scribe(
             stream, journal, *_windows_ms(settings),
             rebuild=(lambda: _rebuild(settings, stream, journal))
-            if is_private(settings.valkey_url or "") else None,
+            if servers_are_ours(settings) else None,
         )  # fmt: skip
 
 

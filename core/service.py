@@ -15,7 +15,7 @@ from core.backlog import Backlog
 from core.catalogue import Catalogue, kernel_policy
 from core.channels import CutOff
 from core.clock import monotonic_ms
-from core.embedded.valkey import find_running, is_private
+from core.embedded.valkey import find_running
 from core.engine import Engine
 from core.errors import Draining, LedgerUnavailable, StartRefused, StockUnavailable, Unavailable
 from core.feed import Feed
@@ -24,7 +24,7 @@ from core.lane import RESEND_SECONDS, Lane
 from core.ledger.audit import Files
 from core.ledger.journal import Journal
 from core.model import Durability
-from core.opening import open_journal
+from core.opening import open_journal, servers_are_ours
 from core.reaper import Reaper
 from core.records import Records
 from core.settings import Settings, masked_url
@@ -58,7 +58,7 @@ class Service:
         self._shard = shard
         self._durability = durability
         self._tasks: set[asyncio.Task[None]] = set()
-        self._trust = Trust(shard, journal, is_private(url))
+        self._trust = Trust(shard, journal, servers_are_ours(settings))
         self.version = ""
         self.lane = Lane(
             durability=durability,

@@ -47,7 +47,8 @@ class Trust:
     """Answers for one worker whether the store may be written to."""
 
     def __init__(self, shard: Shard, journal: Journal | None, private: bool) -> None:
-        """``private``: the store is ours alone, and is rebuilt without anybody being asked."""
+        """``private``: both servers are ours alone, and the store is rebuilt without anybody being
+        asked."""
         self._shard = shard
         self._journal = journal
         self._private = private

@@ -14,7 +14,7 @@ import signal
 import sys
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote, urlsplit
 
 from core.embedded import cluster, guard
 from core.embedded.find import find_postgres
@@ -167,6 +167,12 @@ def find_running(data: Path) -> Addresses | None:
     """The addresses of the private PostgreSQL that runs on ``data`` now, or None."""
     socket = EmbeddedPostgres.running_socket(data)
     return None if socket is None else _addresses(socket, cluster.DATABASE)
+
+
+def is_private(dsn: str) -> bool:
+    """True for a DSN of a private PostgreSQL: the service's alone."""
+    hosts = parse_qs(urlsplit(dsn).query).get("host", [])
+    return len(hosts) == 1 and Path(hosts[0]).name.startswith(guard.RUNTIME_PREFIX)
 
 
 def _addresses(socket: Path, database: str) -> Addresses:

@@ -10,7 +10,7 @@ import pytest
 from core.embedded.postgres import Addresses
 from core.errors import LedgerUnavailable, StartRefused
 from core.ledger import migrating
-from core.opening import open_journal, prepare_ledger
+from core.opening import open_journal, prepare_ledger, servers_are_ours
 from core.settings import Settings
 from tests.ledgered import Ledger
 
@@ -65,3 +65,20 @@ async def test_a_ledger_that_is_away_is_said_to_be(tmp_path: Path) -> None:
             await journal.mark()
     with pytest.raises(StartRefused, match="does not answer"):
         await prepare_ledger(settings)
+
+
+def test_a_named_ledger_is_nobody_s_to_take(ledger_dsns: Addresses, tmp_path: Path) -> None:
+    """By itself a store is rebuilt only where both servers are private: a ledger that was named may
+    be another service's."""
+    ours = Settings(
+        data=tmp_path, valkey_url="unix:///run/stockade-0123/valkey.sock",
+        postgres_dsn=ledger_dsns.dsn,
+    )  # fmt: skip
+    assert servers_are_ours(ours)
+    for name, address in (
+        ("valkey_url", "redis://10.0.0.7:6379"),
+        ("postgres_dsn", "postgresql://stockade@db/stockade"),
+        ("postgres_dsn", "postgresql://stockade@/stockade?host=/var/run/postgresql"),
+    ):
+        assert not servers_are_ours(msgspec.structs.replace(ours, **{name: address}))
+    assert not servers_are_ours(msgspec.structs.replace(ours, postgres_dsn=None))
