@@ -60,7 +60,8 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stages]:
 
 @pytest.fixture
 def stage(stages: Stages) -> Stage:
-    """A service that others have been tried on; to be left as it was."""
+    """A service that others have been tried on. It is thrown away after a test that does not take
+    ``spoiled`` back in its last line."""
     found = stages.current()
     found.spoiled = True
     return found

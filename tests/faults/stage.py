@@ -49,6 +49,7 @@ class Stage:
         self._environ = ENVIRON | environ
         self._told = Tally()
         self._running = ExitStack()
+        self._callers: list[Callers] = []
         self.service = self._serve()
         try:
             self.url = self.service.url()
@@ -192,7 +193,8 @@ class Stage:
 
     def callers(self, seed: object, ledger: bool = True) -> Callers:
         """People who order and settle from now on."""
-        return Callers(lambda: self.url, seed, ledger)
+        self._callers.append(Callers(lambda: self.url, seed, ledger))
+        return self._callers[-1]
 
     def meta(self, name: str) -> int:
         """A number of its store: ``epoch``, ``seq`` of the last event, the ledger's ``mark``."""
@@ -272,6 +274,8 @@ class Stage:
 
     def close(self) -> None:
         """Ends it, whatever state it is in."""
+        for callers in self._callers:
+            callers.abandon()
         self._running.close()
 
 
