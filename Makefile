@@ -7,7 +7,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-ROUNDS ?= 10
+ROUNDS ?= 3
 KERNEL := $(wildcard core/*/_*.pyx core/kernel/*.pxd)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
