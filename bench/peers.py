@@ -95,7 +95,7 @@ async def own_script(
         ]  # fmt: skip
         record = f"R 1 - {deadline} - - {CHANNEL} - - {pool}@1,0"
         key = fresh_key()
-        field, value = wording.pack_key(key.field, key.fingerprint, 201, id)
+        field, value = wording.pack_key(key, 201, id)
         used, line = ([field], b"%s %s" % (field, value)) if keyed else ([], b"")
         texts = (f"{id}\n{record}", line, "")
         args: list[Any] = [

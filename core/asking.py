@@ -35,7 +35,7 @@ from core.model import (
     is_reservation_id,
     is_sku,
 )
-from core.ops import Known, Receipt, SettleOp
+from core.ops import Known, Receipt, SettleOp, stands_for
 from core.store import keys, wording
 from core.store.shard import Shard
 
@@ -143,10 +143,9 @@ class Asking:
 
     def _receipt(self, id: str, code: str, record: bytes) -> Receipt:
         """The receipt of a settled verb, or the error that its code stands for."""
-        if code in ("done", "already"):
-            return Receipt(id, record, self.durability)
-        if code in ("replay", "anew"):  # anew: that of a late commit, which took its units so
-            return Receipt(id, record, self.durability, True, reacquired=code == "anew")
+        did, _, anew = code.partition(" ")  # anew: that of a late commit, which took its units so
+        if did in ("done", "already", "replay"):
+            return Receipt(id, record, self.durability, did == "replay", reacquired=bool(anew))
         if code == "gone":
             raise UnknownReservation()
         if code == "version":
@@ -171,17 +170,15 @@ class Asking:
             raise result
         record, now_ms = await self._record(result.resource)
         return Receipt(
-            result.resource, record, self.durability, True, result.reacquired, as_of_ms=now_ms
-        )
+            result.resource, record, self.durability, result.replayed, result.reacquired,
+            as_of_ms=now_ms,
+        )  # fmt: skip
 
     async def _recalled(self, error: StockadeError, key: Key) -> Known | StockadeError:
         """A demand that would be refused now, and was granted under its key before: a replay."""
         window = self._lane.long_window if key.of_batch else self._lane.short_window
         value = await self._shard.key(window, key.field)
-        if value is None:
-            return error
-        same = wording.parse_key(value)[0] == key.fingerprint
-        return Known(value) if same else KeyReused()
+        return error if value is None else stands_for(key, value)
 
     async def _record(self, id: str) -> tuple[bytes, int]:
         if not is_reservation_id(id) or keys.shard_of(id) != keys.SHARD:

@@ -413,7 +413,7 @@ class Catalogue:
     def _key(key: Key | None, status: int, resource: str) -> tuple[bytes, bytes]:
         if key is None:
             return b"", b""
-        return wording.pack_key(key.field, key.fingerprint, status, resource)
+        return wording.pack_key(key, status, resource)
 
     async def _run(
         self, script: scripts.Script, names: list[bytes], number: int, args: list[Any]

@@ -115,10 +115,7 @@ class Changes(Asking):
         async def plan(record: bytes) -> AmendOp:
             return await self._amendment(id, record, request, used)
 
-        receipt = await self._changed("amend", id, key, if_version, check, plan)
-        if key is None:
-            receipt.replayed = False
-        return receipt
+        return await self._changed("amend", id, used, if_version, check, plan)
 
     async def return_(
         self, id: str, request: Return, key: Key | None = None, if_version: int | None = None
@@ -171,7 +168,7 @@ class Changes(Asking):
         refused: tuple[bytes, InsufficientStock] | None = None
         for _ in range(TRIES_MAX):
             code, record = await self._ask(verb, id, key, if_version)
-            if code not in ("replay", "reused"):
+            if code not in ("done", "replay", "reused"):
                 await check(record)
             if code != "plan":
                 return self._receipt(id, code, record)

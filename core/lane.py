@@ -310,7 +310,7 @@ class Lane:
                 self.last_refusal = ""
             if isinstance(step, (ReserveStep, ReplanStep, LookStep)):
                 self.planner.policy_round, self.planner.policy_seen_ms = self.flight_stamp
-            step.landed(self, reply, flight.resent)
+            step.landed(self, reply)
         self._flights.popleft()  # replies come in the order of what was asked
         self._finish_tidy()
         self._send()

@@ -8,10 +8,13 @@ by that name failed: a name that is known is valid, so the hot path never runs a
 
 from __future__ import annotations
 
+import itertools
 import re
+import secrets
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
+import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 QUANTITY_MAX = 2**31 - 1
@@ -27,6 +30,8 @@ HOLD_SECONDS_MAX = 2_592_000
 
 SKU_PATTERN = r"^[!#-?A-Z\[\]^_a-z|~]{1,64}$"  # visible ASCII except space @ { } " \ `
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,31}$"
+_PROCESS = secrets.token_urlsafe(3).encode()  # another one in each process, as good as always
+
 ID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$"
 SKU_RULE = 'Expected 1 to 64 visible ASCII characters without space @ { } " \\ `'
 NAME_RULE = "Expected [a-z0-9][a-z0-9._-]{0,31}, and not the name of an account"
@@ -379,10 +384,18 @@ class Key(Struct, frozen=True, gc=False):
     ``field``: 22 characters, a 128-bit hash of (API key, method, path, key); ``#`` stands before
     them if a batch's header gave it to an element, which may be any verb on any reservation.
     ``fingerprint``: 22 characters, a 128-bit hash of the decoded request, re-encoded.
+    ``number``: another one for each time that the key comes to this process.
     """
 
     field: bytes
     fingerprint: bytes
+    number: int = msgspec.field(default_factory=itertools.count(1).__next__)
+
+    @property
+    def mark(self) -> bytes:
+        """A word that stands beside what was done under the key, so that who sends a script again
+        after a broken connection knows its own doing from an earlier request's."""
+        return b"%s%d" % (_PROCESS, self.number)
 
     @property
     def of_batch(self) -> bool:

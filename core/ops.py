@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from core.errors import StockadeError
+from core.errors import KeyReused, StockadeError
 from core.kernel._plan import Demand
 from core.kernel._policy import Policy
 from core.model import Durability, Key, RefusedLine, Reservation
@@ -78,13 +78,22 @@ class Receipt:
 
 
 class Known:
-    """An idempotency key was used before: what it stands for."""
+    """An idempotency key was used: what it stands for."""
 
-    __slots__ = ("reacquired", "resource", "status")
+    __slots__ = ("reacquired", "replayed", "resource", "status")
 
-    def __init__(self, value: bytes) -> None:
+    def __init__(self, value: bytes, replayed: bool) -> None:
+        """``replayed``: by another request than this one."""
         _, self.status, self.resource = wording.parse_key(value)
         self.reacquired = wording.is_anew(value)
+        self.replayed = replayed
+
+
+def stands_for(key: Key, value: bytes) -> Known | KeyReused:
+    """What a key stands for that was used, or KeyReused if that was for another request."""
+    if wording.parse_key(value)[0] != key.fingerprint:
+        return KeyReused()
+    return Known(value, not wording.is_of(value, key.mark))
 
 
 class NoPool:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from core.kernel._plan import Stage
-from core.ops import Receipt
+from core.ops import Receipt, stands_for
 from core.replan_ops import AmendOp, ReplanOp, ReturnOp
-from core.steps import PlannedStep, answer_known, evalsha, index_of
+from core.steps import PlannedStep, evalsha, index_of, key_words
 from core.store import keys, scripts
 from core.store.link import Command
 
@@ -65,14 +65,12 @@ class ReplanStep(PlannedStep):
         args += [*stage.pools, *stage.old, *stage.new, *stage.deltas]
         for op in self.ops:
             at = index_of(names, known, keys.bucket_of(op.id))
-            key = op.key
-            args += (at, op.id, op.old_record, op.record)
-            args += (key.field, key.fingerprint) if key else (b"", b"")
+            args += (at, op.id, op.old_record, op.record, *key_words(op.key))
         for ids in due.values():
             args += (len(ids), *ids)
         return evalsha(scripts.REPLAN, names, lane.head(lane.now_ms, lane.policy_number), args)
 
-    def landed(self, lane: Lane, reply: list[Any], resent: bool) -> None:
+    def landed(self, lane: Lane, reply: list[Any]) -> None:
         outcome = reply[0]
         if outcome == b"conflict":
             lane.queues.replan(self.ops, self.conflicted(lane, reply[5]))
@@ -81,10 +79,12 @@ class ReplanStep(PlannedStep):
             found = reply[5] if outcome == b"stale" else reply[6]
             answered = dict(zip(found[::2], found[1::2], strict=True))
             for index, value in answered.items():
-                if outcome == b"known":
-                    answer_known(self.ops[index], value)
+                op = self.ops[index]
+                if outcome == b"stale":
+                    op.finish(("stale", value))
                 else:
-                    self.ops[index].finish(("stale", value))
+                    assert op.key is not None
+                    op.finish(stands_for(op.key, value))
             lane.queues.requeue([op for i, op in enumerate(self.ops) if i not in answered])
             if outcome == b"known":  # perhaps an earlier sending of this did it
                 lane.planner.distrust(self.stage.rows)

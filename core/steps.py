@@ -8,11 +8,10 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from core.errors import KeyReused
 from core.kernel._plan import FULFILLED, RESERVED, Stage
 from core.kernel._policy import Row
 from core.model import Key
-from core.ops import Known, Receipt, ReserveOp, SettleOp
+from core.ops import Receipt, ReserveOp, SettleOp, stands_for
 from core.store import keys, scripts, wording
 from core.store._pack import key_lines, record_lines
 from core.store.link import Command
@@ -49,7 +48,7 @@ class Step:
     def command(self, lane: Lane) -> Command:
         raise NotImplementedError
 
-    def landed(self, lane: Lane, reply: list[Any], resent: bool) -> None:
+    def landed(self, lane: Lane, reply: list[Any]) -> None:
         raise NotImplementedError
 
     def launched(self, round: int, ahead: bool) -> None:
@@ -170,17 +169,18 @@ class ReserveStep(PlannedStep):
             ]
         return "\n".join(found)
 
-    def landed(self, lane: Lane, reply: list[Any], resent: bool) -> None:
+    def landed(self, lane: Lane, reply: list[Any]) -> None:
         outcome = reply[0]
         if outcome == b"conflict":
             lane.queues.replan(self.ops, self.conflicted(lane, reply[5]))
         elif outcome == b"known" and reply[5] == b"keys":
             self.undone(lane)
-            keyed = [op for op, _ in (*self._short, *self._long)]
-            known = dict(zip(reply[6][::2], reply[6][1::2], strict=True))
-            for index, value in known.items():
-                answer_known(keyed[index], value)
-            answered = {id(keyed[index]) for index in known}
+            keyed = [*self._short, *self._long]
+            found = dict(zip(reply[6][::2], reply[6][1::2], strict=True))
+            for index, value in found.items():
+                op, key = keyed[index]
+                op.finish(stands_for(key, value))
+            answered = {id(keyed[index][0]) for index in found}
             lane.queues.requeue([op for op in self.ops if id(op) not in answered])
         else:
             if outcome == b"known":
@@ -225,7 +225,7 @@ class SettleStep(Step):
             key = op.key
             args += (
                 at, op.id, op.verb, b"" if op.wanted is None else op.wanted,
-                key.field if key else b"", key.fingerprint if key else b"", op.parts, argument,
+                op.parts, argument, *key_words(key),
             )  # fmt: skip
         timed = self._script is scripts.EXTEND
         if timed:
@@ -235,7 +235,7 @@ class SettleStep(Step):
         head = lane.head(now_ms, lane.policy_number if timed else None)
         return evalsha(self._script, names, head, args)
 
-    def landed(self, lane: Lane, reply: list[Any], resent: bool) -> None:
+    def landed(self, lane: Lane, reply: list[Any]) -> None:
         answers, rows = reply[5], reply[6]
         round, seen_at = lane.flight_stamp
         for pool, text in zip(rows[::2], rows[1::2], strict=True):
@@ -278,7 +278,7 @@ class DueStep(Step):
                     args += (at, each, "1" if off else "")
         return evalsha(scripts.DUE, names, lane.head(None), args)
 
-    def landed(self, lane: Lane, reply: list[Any], resent: bool) -> None:
+    def landed(self, lane: Lane, reply: list[Any]) -> None:
         counts = reply[5]
         for second, left, kept, earliest in zip(
             self._lists, counts[::3], counts[1::3], counts[2::3], strict=True
@@ -315,7 +315,7 @@ class LookStep(Step):
             args += lane.deadlines.quiet(second)
         return evalsha(scripts.LOOK, names, lane.head(None, lane.policy_number), args)
 
-    def landed(self, lane: Lane, reply: list[Any], resent: bool) -> None:
+    def landed(self, lane: Lane, reply: list[Any]) -> None:
         _, _, server_ms, _, _, rows, skus, values, due = reply
         round, seen_at = lane.flight_stamp
         snapshot = lane.snapshot
@@ -326,7 +326,8 @@ class LookStep(Step):
             snapshot.see_row(sku, location, text, round, seen_at)
         for op, value in zip(self._keyed, values, strict=True):
             if value:
-                answer_known(op, value)
+                assert op.key is not None
+                op.finish(stands_for(op.key, value))
             else:
                 op.key_round = round
         if lane.clock.suspect:
@@ -337,11 +338,9 @@ class LookStep(Step):
             )
 
 
-def answer_known(op: Any, value: bytes) -> None:
-    """Finishes an op whose key was used: with what it stands for, or KeyReused."""
-    fingerprint, _, _ = wording.parse_key(value)
-    assert op.key is not None
-    op.finish(Known(value) if fingerprint == op.key.fingerprint else KeyReused())
+def key_words(key: Key | None) -> tuple[bytes, bytes, bytes]:
+    """Key, fingerprint and mark as a script takes them."""
+    return (key.field, key.fingerprint, key.mark) if key else (b"", b"", b"")
 
 
 def randomness(count: int) -> bytes:

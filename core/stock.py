@@ -24,7 +24,7 @@ from core.errors import (
 )
 from core.lane import Lane
 from core.model import ChannelSpec, Key, Pool, SkuStock
-from core.ops import Group, Known, StockLine, StockOp
+from core.ops import Group, Known, StockLine, StockOp, stands_for
 from core.refusals import same_place
 from core.snapshot import as_met
 from core.stock_model import (
@@ -210,7 +210,7 @@ class Stock:
                 answers.append(StockResult(None, result))
                 continue
             pool, *target = (pools[name] for name in op.pools)
-            replayed = isinstance(result, Known)
+            replayed = isinstance(result, Known) and result.replayed
             answers.append(StockResult(pool, None, replayed, target[0] if target else None))
         return answers
 
@@ -230,8 +230,7 @@ class Stock:
         values = await self._shard.keys(self._lane.long_window, fields)
         for (index, key), value in zip(refused.items(), values, strict=True):
             if value is not None:
-                same = wording.parse_key(value)[0] == key.fingerprint
-                results[index] = Known(value) if same else KeyReused()
+                results[index] = stands_for(key, value)
 
     async def _pools(self, names: Iterable[str]) -> dict[str, Pool]:
         """Pools that something was just done in, as they are now."""

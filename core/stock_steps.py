@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from core.kernel._plan import Stage
-from core.ops import StockOp
-from core.steps import PlannedStep, answer_known, evalsha
+from core.ops import StockOp, stands_for
+from core.steps import PlannedStep, evalsha
 from core.store import keys, scripts, wording
 from core.store.link import Command
 
@@ -36,7 +36,7 @@ class StockStep(PlannedStep):
         for name in self._places:
             args += (name, lane.snapshot.skus[name].text, self._entry(lane, name))
         for op in self.ops:
-            args += wording.pack_key(op.key.field, op.key.fingerprint, 200, op.pools[0])
+            args += wording.pack_key(op.key, 200, op.pools[0])
         return evalsha(scripts.STOCK, names, lane.head(None, lane.policy_number), args)
 
     def _entry(self, lane: Lane, name: str) -> bytes:
@@ -44,7 +44,7 @@ class StockStep(PlannedStep):
         sku = lane.snapshot.skus[name]
         return wording.sku_entry(sku.number, (*sku.locations, *self._places[name]), sku.spec)
 
-    def landed(self, lane: Lane, reply: list[Any], resent: bool) -> None:
+    def landed(self, lane: Lane, reply: list[Any]) -> None:
         outcome = reply[0]
         round, seen_at = lane.flight_stamp
         if outcome == b"conflict":
@@ -58,16 +58,11 @@ class StockStep(PlannedStep):
             lane.queues.replan(self.ops, self.conflicted(lane, reply[5]), fresh)
         elif outcome == b"known":
             self.undone(lane)
-            known = dict(zip(reply[5][::2], reply[5][1::2], strict=True))
-            whole = resent and len(known) == len(self.ops)
-            for index, value in known.items():
+            found = dict(zip(reply[5][::2], reply[5][1::2], strict=True))
+            for index, value in found.items():
                 op = self.ops[index]
-                # Our own keys and words: an earlier sending did it.
-                if whole and wording.parse_key(value)[0] == op.key.fingerprint:
-                    op.finish(None)
-                else:
-                    answer_known(op, value)
-            lane.queues.requeue([op for i, op in enumerate(self.ops) if i not in known])
+                op.finish(stands_for(op.key, value))
+            lane.queues.requeue([op for i, op in enumerate(self.ops) if i not in found])
             lane.planner.distrust(self.stage.rows)
         else:
             self.took_effect(lane, reply[5])

@@ -33,7 +33,7 @@ from tests.stream import Fold, check_row
 
 BUCKET_MS = 1_000
 DIFFERENCES_SHOWN = 40
-_KEY = re.compile(r"\S{1,22} (200|201) (\S+)( anew)?")
+_KEY = re.compile(r"\S{1,22} (200|201) (\S+)( \S+)?( anew)?")
 
 
 async def audit(source: str | redis.Redis, edited: Collection[str] = ()) -> Audit:

@@ -135,7 +135,7 @@ CREATE TABLE import (
 );
 COMMENT ON TABLE import IS 'How far each file was imported, and the last file of each name';
 
--- One row per script that kept keys: a line each, "field fingerprint status resource".
+-- One row per script that kept keys: a line each, "field fingerprint status resource", and a mark.
 CREATE TABLE idempotency_keys (
   position     bigint PRIMARY KEY,
   time_ms      bigint NOT NULL,

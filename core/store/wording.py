@@ -18,6 +18,7 @@ from core.model import (
     Channel,
     ChannelEntry,
     ChannelSpec,
+    Key,
     LocationSpec,
     LocationView,
     Pool,
@@ -246,10 +247,11 @@ def sku_view(name: str, entry: bytes) -> SkuView:
     return SkuView(name, number, spec.safety_stock, spec.safety_by_location, spec.channels)
 
 
-def pack_key(field: bytes, fingerprint: bytes, status: int, resource: str) -> tuple[bytes, bytes]:
-    """Field and value of an idempotency key. Keys that were used in one script share an entry: a
-    line for each, field and value with a blank between them; their own values name that entry."""
-    return field, b"%s %d %s" % (fingerprint, status, resource.encode())
+def pack_key(key: Key, status: int, resource: str) -> tuple[bytes, bytes]:
+    """Field and value of an idempotency key. Keys that were used in one reserve script share an
+    entry: a line for each, field and value without the mark and a blank between them; their own
+    values name that entry."""
+    return key.field, b"%s %d %s %s" % (key.fingerprint, status, resource.encode(), key.mark)
 
 
 def names_entry(value: bytes) -> bool:
@@ -268,8 +270,13 @@ def parse_key(value: bytes) -> tuple[bytes, int, str]:
     return fingerprint, int(status), resource.decode()
 
 
+def is_of(value: bytes, mark: bytes) -> bool:
+    """True if it was written for the request that has this mark."""
+    return mark in value.split(b" ")[3:4]
+
+
 def is_anew(value: bytes) -> bool:
-    """True for the key of a late commit, which took its units anew: a fourth word says so."""
+    """True for the key of a late commit, which took its units anew: a fifth word says so."""
     return value.endswith(b" anew")
 
 

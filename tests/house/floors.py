@@ -74,7 +74,6 @@ EDGES = {
         "core.store": "reads page by page, swaps rows",
     },
     "core.steps": {
-        "core.errors": "the script's code becomes the caller's error",
         "core.kernel": "a planned stage is what a script writes",
         "core.model": "keys that new reservations came under",
         "core.ops": "the ops of one script",

@@ -42,11 +42,13 @@ async def test_a_replay_says_that_the_units_were_taken_anew(
     first, second = await workers(store_url), await workers(store_url)
     await furnish(first, {"tee": UNITS}, web=ChannelSpec())
     for number in range(20):
-        id, paid = (await first.engine.reserve(demand())).id, key(f"late-{number}")
+        id, paid = (await first.engine.reserve(demand())).id, f"late-{number}"
         make_due(store, id)
         payers = [first, second, first, second]
-        twins = await asyncio.gather(*(each.engine.commit(id, Commit(), paid) for each in payers))
-        later = await second.engine.commit(id, Commit(), paid)
+        twins = await asyncio.gather(
+            *(each.engine.commit(id, Commit(), key(paid)) for each in payers)
+        )
+        later = await second.engine.commit(id, Commit(), key(paid))
         assert sorted(each.replayed for each in twins) == [False, True, True, True]
         assert all(each.reacquired for each in (*twins, later))
         assert b'"reacquired":true' in later.encode()
@@ -70,7 +72,7 @@ async def test_a_script_takes_no_record_twice(
         keys.META, keys.POOLS, keys.EVENTS, *lane.short_window, *lane.long_window, lane.done_list,
         keys.bucket_of(id),
     ]  # fmt: skip
-    entry = [9, id, old, old.replace("X 2", "C 3"), "", ""]
+    entry = [9, id, old, old.replace("X 2", "C 3"), "", "", ""]
     reply = store.evalsha(
         scripts.REPLAN.sha.decode(), len(names), *names, *lane.head(None),
         1, 2, 0, "", "commit", "1", "", "tee@main", pool, pool, "0 @1:-2 web@3:2", *entry, *entry,

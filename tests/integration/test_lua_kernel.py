@@ -114,7 +114,7 @@ class Settler:
             bucket = keys.bucket_of(order.id)
             if bucket not in names:
                 names.append(bucket)
-            args += [names.index(bucket) + 1, order.id, verb, b"", b"", b"", parts, b""]
+            args += [names.index(bucket) + 1, order.id, verb, b"", parts, *[b""] * 4]
         while True:
             head = [self.epoch, b"", b"", *self.windows, b"1"]
             reply = self.server.eval(script.text.decode(), len(names), *names, *head, *args)

@@ -63,9 +63,8 @@ class Machine(Changed):
         if not self.journal:
             return
         work, key, resource = self.journal[-1 - pick % len(self.journal)]
-        if not same:
-            key = Key(key.field, b"x" * 22)
-        result = self.ask(work(self.service(engine), key))
+        again = Key(key.field, key.fingerprint if same else b"x" * 22)
+        result = self.ask(work(self.service(engine), again))
         if isinstance(result, list):
             result = result[0].error or result[0]
         if isinstance(result, StockResult):

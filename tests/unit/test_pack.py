@@ -8,6 +8,7 @@ import hiredis
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.model import Key
 from core.store._pack import key_lines, pack_command, record_lines
 from core.store.wording import pack_key, value_in_entry
 
@@ -37,5 +38,6 @@ def test_keys_that_share_an_entry_are_found_in_it(keys: list[tuple[bytes, bytes,
     entry = key_lines(fields, prints, b"201", [id.decode() for id in ids])
     for field, fingerprint, id in keys:
         value = value_in_entry(entry, field)
-        assert (field, value) == pack_key(field, fingerprint, 201, id.decode())
+        key = Key(field, fingerprint)
+        assert pack_key(key, 201, id.decode()) == (field, b"%s %s" % (value, key.mark))
     assert entry.count(b"\n") == max(0, len(keys) - 1)

@@ -10,6 +10,7 @@ from msgspec.structs import asdict, replace
 from core.model import (
     ChannelEntry,
     ChannelSpec,
+    Key,
     LocationSpec,
     PoolChannel,
     SkuChannel,
@@ -222,6 +223,9 @@ def test_a_key_stands_for_its_first_answer(
 ) -> None:
     """A SKU may have nearly any visible character; none of them is taken for the end of it."""
     resource = f"{sku}@{location}"
-    field, value = wording.pack_key(b"k" * 22, fingerprint, status, resource)
+    key = Key(b"k" * 22, fingerprint)
+    field, value = wording.pack_key(key, status, resource)
     assert field == b"k" * 22
     assert wording.parse_key(value) == (fingerprint, status, resource)
+    assert wording.is_of(value, key.mark)
+    assert not wording.is_of(value, Key(b"k" * 22, fingerprint).mark)

@@ -4,7 +4,8 @@
 -- Guarantees: never at or after the deadline (`late` instead: the engine plans anew); units move
 -- from reserved to committed of the same pools.
 -- KEYS, ARGV, reply: see parts/records.lua. Argument: the new reference, encoded, or "".
--- Codes: done, already, late, state, version, gone, replay, anew, reused, corrupt
+-- Codes: done, already, late, state, version, gone, replay, reused, corrupt; behind done and replay
+--      ` anew` if it was a late commit
 -- Event commit: p rows, r records, m moves
 --%include shard
 --%include rows

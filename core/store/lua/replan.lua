@@ -5,12 +5,13 @@
 -- is reserved is not due; a new deadline lies ahead of the server's time and its id in the list of
 -- its second; all of it or nothing. A new record carries a nonce, so one that is there already was
 -- written by an earlier sending of this very batch, and then all of them were. The key of a late
--- commit says so behind its id: a replay is answered `anew`, for its units were taken anew.
+-- commit says so behind its mark: a replay is answered so, for its units were taken anew.
 -- KEYS 1 meta 2 pools 3 events 4 h 5 h before 6 w 7 w before 8 done 9… due lists, then buckets
 -- ARGV head, then pools, records, due lists, earliest new deadline in ms or "", verb, "1" if late
 --      or "", moves as one text;
 --      pools × (name), × (old row), × (new row), × (deltas);
---      records × (index of its bucket in KEYS, id, old record, new record, key or "", fingerprint);
+--      records × (index of its bucket in KEYS, id, old record, new record, key or "", fingerprint,
+--      mark);
 --      per due list: its count, then its entries: an id each
 -- Returns applied | rebased | conflict as reserve, stale (0-based index, record or "" …),
 --      known ('batch', rows as they are) | known ('keys', index, value …)
@@ -27,7 +28,7 @@ local kinds = {'hash', 'hash', 'stream', 'hash', 'hash', 'hash', 'hash', 'list'}
 for i = 9, #KEYS do kinds[i] = i <= 8 + dues and 'list' or 'hash' end
 local stop = open_shard(kinds, function()
   for i = 0, records - 1 do
-    local at = at_records + 6 * i
+    local at = at_records + 7 * i
     if call('HGET', KEYS[tonumber(ARGV[at])], ARGV[at + 1]) == ARGV[at + 3] then
       return reply('known', 'batch',
         call('HMGET', KEYS[2], unpack(ARGV, at_pools, at_pools + pools - 1)))
@@ -41,7 +42,7 @@ end
 local known, stale, lines, seen, ended = {}, {}, {}, {}, {}
 local keys = {h = {}, w = {}}
 for i = 0, records - 1 do
-  local at = at_records + 6 * i
+  local at = at_records + 7 * i
   local bucket, id, old, new = KEYS[tonumber(ARGV[at])], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   local key = ARGV[at + 4]
   local long = verb == 'return' or of_batch(key)
@@ -58,7 +59,8 @@ for i = 0, records - 1 do
   if key ~= '' then
     local into = keys[long and 'w' or 'h']
     into[#into + 1] = key
-    into[#into + 1] = ARGV[at + 5] .. ' 200 ' .. id .. (late ~= '' and ' anew' or '')
+    into[#into + 1] = format('%s 200 %s %s', ARGV[at + 5], id, ARGV[at + 6])
+      .. (late ~= '' and ' anew' or '')
     seen[key] = true
   end
   if not string.match(new, '^[RC] ') then ended[#ended + 1] = id end
@@ -74,10 +76,10 @@ note_keys(event, keys.h, keys.w)
 append_event(KEYS[3], verb, unpack(event))
 call('HSET', KEYS[2], unpack(set))
 for i = 0, records - 1 do
-  local at = at_records + 6 * i
+  local at = at_records + 7 * i
   call('HSET', KEYS[tonumber(ARGV[at])], ARGV[at + 1], ARGV[at + 3])
 end
-local at = at_records + 6 * records
+local at = at_records + 7 * records
 for i = 1, dues do
   local count = tonumber(ARGV[at])
   call('RPUSH', KEYS[8 + i], unpack(ARGV, at + 1, at + count))

@@ -7,14 +7,14 @@
 -- may stand in two lines: then they spent different ceilings. States: R reserved, C committed,
 -- F fulfilled, T returned, L released, X expired, K cancelled.
 --
--- ARGV after the head: count, verb of the event, then 8 per record:
---   index of its bucket in KEYS, id, verb, If-Match version or "", key or "", fingerprint,
---   parts ("pool-or-sku quantity …" or ""), argument of the verb
+-- ARGV after the head: count, verb of the event, then 9 per record:
+--   index of its bucket in KEYS, id, verb, If-Match version or "",
+--   parts ("pool-or-sku quantity …" or ""), argument of the verb, key or "", fingerprint, mark
 -- KEYS 1 meta 2 pools 3 events 4 done 5 h 6 h before 7 w 8 w before 9… buckets (due lists behind)
 -- Reply: code and record per record (flat), then the rows written (name, row, …).
 
 local KINDS = {'hash', 'hash', 'stream', 'list', 'hash', 'hash', 'hash', 'hash', 'hash'}
-local WIDTH = 8
+local WIDTH = 9
 local LINES_MAX = 4000   -- of one script; the records behind them are answered `later`
 local rows, touched = {}, {}
 local moves = {}
@@ -178,16 +178,20 @@ local function stale(r, wanted)
   return wanted ~= '' and tonumber(wanted) ~= r.version
 end
 
--- The record that a verb is about, as a table; or nil, and the code and detail that answer it.
+-- The record that a verb is about, as a table; or nil, and the code and detail that answer it. What
+-- stands under the key with this request's own mark was done by an earlier sending of it.
 local function meet_record(at, kept_long)
   local bucket, id = KEYS[tonumber(ARGV[at])], ARGV[at + 1]
-  local key, print = ARGV[at + 4], ARGV[at + 5]
+  local key, print, mark = ARGV[at + 6], ARGV[at + 7], ARGV[at + 8]
   local long = kept_long[ARGV[at + 2]] or of_batch(key)
   local known = key ~= '' and known_key(KEYS[long and 7 or 5], KEYS[long and 8 or 6], key)
   if known and string.sub(known, 1, #print) ~= print then return nil, 'reused', '' end
   local text = call('HGET', bucket, id)
   if not text then return nil, 'gone', '' end
-  if known then return nil, string.find(known, ' anew$') and 'anew' or 'replay', text end
+  if known then
+    local by, anew = string.match(known, '^%S+ %S+ %S+ ?(%S*)(.*)$')
+    return nil, (by == mark and 'done' or 'replay') .. anew, text
+  end
   local r = parse_record(text)
   if not r then return nil, 'corrupt', text end
   r.text = text
@@ -203,12 +207,12 @@ local function settle(decide, kept_long)
   local number, lines = format('%d', tonumber(meta[3]) + 1), 0
   for i = 1, count do
     local at = first + (i - 1) * WIDTH
-    local id, act, key = ARGV[at + 1], ARGV[at + 2], ARGV[at + 4]
+    local id, act, key = ARGV[at + 1], ARGV[at + 2], ARGV[at + 6]
     local r, code, detail = nil, 'later', ''
     if lines < LINES_MAX and not used[key] then r, code, detail = meet_record(at, kept_long) end
     if r then
       lines = lines + #r.lines
-      code, detail = decide(r, id, act, ARGV[at + 6], ARGV[at + 7], ARGV[at + 3])
+      code, detail = decide(r, id, act, ARGV[at + 4], ARGV[at + 5], ARGV[at + 3])
       detail = detail or r.text
       if code == 'done' then
         detail = print_record(r, number)
@@ -219,7 +223,8 @@ local function settle(decide, kept_long)
       if key ~= '' and (code == 'done' or code == 'already') then
         local into = keys[(kept_long[act] or of_batch(key)) and 'w' or 'h']
         used[key] = true
-        into[#into + 1], into[#into + 2] = key, ARGV[at + 5] .. ' 200 ' .. id
+        into[#into + 1] = key
+        into[#into + 1] = format('%s 200 %s %s', ARGV[at + 7], id, ARGV[at + 8])
       end
     end
     answers[#answers + 1], answers[#answers + 2] = code, detail
