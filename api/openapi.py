@@ -246,6 +246,6 @@ def problem_codes(route: Route[Any]) -> list[str]:
     if route.path.startswith("/v1/"):
         codes += [
             "validation_failed", "overloaded", "stock_unavailable", "ledger_unavailable",
-            "internal_error",
+            "internal_error", "request_timeout", "head_too_large",
         ]  # fmt: skip
     return list(dict.fromkeys(codes))

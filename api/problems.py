@@ -48,6 +48,18 @@ class BodyTooLarge(StockadeError):
     code = "body_too_large"
 
 
+class HeadTooLarge(StockadeError):
+    """The request line and the headers are larger than 64 KiB together."""
+
+    code = "head_too_large"
+
+
+class RequestTimeout(StockadeError):
+    """The request was not whole in time: 20 s for its head, a minute for its body."""
+
+    code = "request_timeout"
+
+
 class UnsupportedMediaType(StockadeError):
     """Bodies are JSON: send Content-Type: application/json, in UTF-8."""
 
@@ -76,7 +88,9 @@ _STATUS: dict[type[StockadeError], int] = {
     StockadeError: 500,
     UnknownRoute: 404,
     MethodNotAllowed: 405,
+    RequestTimeout: 408,
     BodyTooLarge: 413,
+    HeadTooLarge: 431,
     UnsupportedMediaType: 415,
     MalformedJson: 400,
     KeyInvalid: 400,

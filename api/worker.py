@@ -14,12 +14,13 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 import uvloop
 
 from api.app import create_app
+from api.connection import Connection, descriptors, sweep
 from api.control import CONTROL_FD, report
 from api.log import configure
 from core.errors import StockadeError
@@ -29,6 +30,7 @@ BACKLOG = 2_048  # connections that wait to be taken; the system may cap it lowe
 # Longer than load balancers and client pools keep a connection idle (60 s is usual), so that it
 # is they who close it: a server that closes first can meet a request on its way.
 KEEP_ALIVE_SECONDS = 75
+SWEEP_TICKS = 10  # of uvicorn's, a tenth of a second each
 
 _log = logging.getLogger("stockade.worker")
 
@@ -60,7 +62,7 @@ class _Server(uvicorn.Server):
         config = uvicorn.Config(
             self.application,
             loop="uvloop",
-            http="httptools",
+            http=Connection,
             ws="none",
             lifespan="on",
             interface="asgi3",
@@ -73,6 +75,7 @@ class _Server(uvicorn.Server):
             timeout_graceful_shutdown=settings.drain_seconds,
         )
         super().__init__(config)
+        Connection.room = descriptors()
         logging.getLogger("uvicorn").setLevel(logging.WARNING)  # its notices are of no news here
 
     @contextlib.contextmanager
@@ -93,6 +96,13 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         log.setLevel(logging.WARNING)
         report("ready")
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second."""
+        if counter % SWEEP_TICKS == 0:
+            connections = cast("set[Connection]", self.server_state.connections)
+            sweep(connections, asyncio.get_running_loop().time())
+        return await super().on_tick(counter)
 
     def _drain(self) -> None:
         # First of all: whoever balances the load shall see it before the last connection closes.

@@ -49,7 +49,10 @@ CONTRACT = {
     503: {"overloaded", "stock_unavailable", "ledger_unavailable", "draining"},
 }  # fmt: skip
 # Beyond the table.
-ADDED = {400: {"if_match_invalid"}, 404: {"unknown_reconciliation"}, 500: {"internal_error"}}
+ADDED = {
+    400: {"if_match_invalid"}, 404: {"unknown_reconciliation"}, 408: {"request_timeout"},
+    431: {"head_too_large"}, 500: {"internal_error"},
+}  # fmt: skip
 # Of commands and of the scribe: no request ever gets these.
 AT_START = {"start_refused", "import_refused", "ledger_broken", "rebuild_refused"}
 

@@ -32,6 +32,8 @@ STATUSES = {
         "idempotency_key_required",
         "if_match_invalid",
     },
+    408: {"request_timeout"},
+    431: {"head_too_large"},
     404: {
         "unknown_route",
         "unknown_sku",
