@@ -8,6 +8,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ROUNDS ?= 3
+# Test files that are run at once, each with servers of its own.
+JOBS ?= 2
 KERNEL := $(wildcard core/*/_*.pyx core/kernel/*.pxd)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -38,7 +40,7 @@ test: build
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint core  # it runs pycodestyle by name
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 bench: build
 	$(BIN)/python -m bench

@@ -228,12 +228,16 @@ class Machine(Changed):
 
 
 WANTED = (
-    "applied", "rebased", "conflict", "known", "policy", "last unit contended", "floor met",
-    "ceiling met", "late commit won", "late commit lost", "expire racing commit", "replayed",
-    "deficit opened", "deficit paid by what went back", "deficit paid by a receipt", "fact short",
-    "amend", "amend moved location", "amend of what was shipped in part", "amend refused",
-    "return restocked elsewhere", "dry run came true", "transfer", "reallocation by policy",
-    "StockStep:conflict", "channel deleted", "channel in use",
+    "applied", "rebased", "conflict", "known", "last unit contended", "floor met", "ceiling met",
+    "late commit won", "late commit lost", "expire racing commit", "replayed", "deficit opened",
+    "fact short", "dry run came true", "transfer", "StockStep:conflict", "channel deleted",
+    "channel in use",
+)  # fmt: skip
+# Of those a run has about ten, and some runs none: they are wanted where the search is longer.
+RARE = (
+    "policy", "deficit paid by what went back", "deficit paid by a receipt", "amend",
+    "amend moved location", "amend of what was shipped in part", "amend refused",
+    "return restocked elsewhere", "reallocation by policy",
 )  # fmt: skip
 
 
@@ -249,6 +253,7 @@ def test_many_engines_do_what_one_would(valkey: str, tmp_path: Path) -> None:
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
         ),
     )
-    print({name: SEEN[name] for name in WANTED})
-    missing = [name for name in WANTED if not SEEN[name]]
+    print({name: SEEN[name] for name in (*WANTED, *RARE)})
+    long = settings.get_current_profile_name() == "proof"
+    missing = [name for name in (*WANTED, *(RARE if long else ())) if not SEEN[name]]
     assert not missing, f"never happened: {missing}; {dict(SEEN)}"
