@@ -84,12 +84,12 @@ class Stage:
 
     def workers(self) -> list[int]:
         """Its workers."""
-        return [pid for pid, words in _family(self.service.process.pid) if "api.worker" in words]
+        return [pid for pid, words in family(self.service.process.pid) if "api.worker" in words]
 
     def scribe(self) -> int:
         """Its scribe; waits until there is one."""
         return _one(lambda: [
-            pid for pid, words in _family(self.service.process.pid) if "api.scribe" in words
+            pid for pid, words in family(self.service.process.pid) if "api.scribe" in words
         ])  # fmt: skip
 
     def valkey(self) -> int:
@@ -105,7 +105,7 @@ class Stage:
     def backends(self) -> list[int]:
         """The processes of PostgreSQL that serve our connections."""
         return [
-            pid for pid, words in _family(self.postmaster())
+            pid for pid, words in family(self.postmaster())
             if words.startswith("postgres: stockade stockade")
         ]  # fmt: skip
 
@@ -149,7 +149,7 @@ class Stage:
         with suppress(FileNotFoundError):
             guards.append(self._guard(EmbeddedPostgres.lock_name))
             servers += self.all_of_postgres()
-        pids = [main, *(pid for pid, _ in _family(main)), *guards, *servers]
+        pids = [main, *(pid for pid, _ in family(main)), *guards, *servers]
         self.kill(*dict.fromkeys(pids))
         self._running.close()
         meanwhile()
@@ -285,7 +285,7 @@ def in_loop(call: Callable[[], Any]) -> Any:
         return runner.run(call())
 
 
-def _family(pid: int) -> list[tuple[int, str]]:
+def family(pid: int) -> list[tuple[int, str]]:
     """The children of a process and what they are called."""
     said = subprocess.run(
         ["ps", "-A", "-o", "pid=,ppid=,stat=,args="], capture_output=True, text=True, check=True

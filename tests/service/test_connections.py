@@ -249,6 +249,45 @@ async def test_the_largest_head_that_somebody_needs_is_taken(door: Door) -> None
     writer.close()
 
 
+async def test_a_body_is_not_taken_for_the_head_behind_it(door: Door) -> None:
+    """One read brings both: of the next head only what comes after it counts."""
+    _, writer = await door.connect()
+    (served,) = door.connections
+    large = b" " * 100_000 + BODY
+    served.data_received(HEAD + b"content-length: %d\r\n\r\n" % len(large) + large + GET[:9])
+    assert served.in_head
+    served.data_received(GET[9:])
+    await until(lambda: not served.answering())
+    assert not served.transport.is_closing()
+    writer.close()
+
+
+async def test_nothing_more_is_read_while_requests_wait(door: Door) -> None:
+    """Also when the first of them has been answered."""
+    going = asyncio.Semaphore(0)
+    app = door.app
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await going.acquire()
+        await app(scope, receive, send)
+
+    door.app = slow
+    reader, writer = await door.connect()
+    (served,) = door.connections
+    writer.write(GET * 3)
+    for left in (2, 1):
+        waiting = left
+        await until(lambda: len(served.pipeline) == waiting)  # noqa: B023 - in this round
+        await asyncio.sleep(0.01)
+        assert served.flow.read_paused
+        going.release()
+        await reader.readexactly(10)
+    await until(lambda: not served.pipeline and not served.flow.read_paused)
+    going.release()
+    writer.close()
+
+
 async def test_requests_ahead_are_answered_in_order_and_bounded(door: Door) -> None:
     calm = GET * connection.AHEAD_MAX
     reader, writer = await door.connect()
