@@ -25,7 +25,7 @@ build: .venv/.built
 	  echo "stockade cannot be built: there is no $(PYTHON): install Python >= 3.11" >&2; exit 1; }
 	@$(PYTHON) .ci/machine.py
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements.lock
 	@touch $@
 
 # Everything that the package needs is locked above, so nothing is resolved or fetched here.

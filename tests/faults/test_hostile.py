@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import json
 import resource
+import signal
 import socket
 import threading
 import time
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import redis
@@ -95,7 +97,6 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     with Service("--data", str(data)) as service:
         made = Target(service, data)
         yield made
-        in_loop(lambda: audit(made.store))
 
 
 @pytest.fixture
@@ -205,7 +206,70 @@ def test_a_hundred_thousand_keys(target: Target) -> None:
             assert target.ask("GET", f"/v1/availability?channel=web&{skus}").status == 404
 
 
+HOSTILE = (
+    "' OR '1'='1", "'; DROP TABLE stockade.movement; --", "tee' --", "%", "_ee", "$1", "{s0}:pools",
+    "tee@main", "tee\nmain", "tee\0", "\\x00", "tee main 0 1", "*", "\u202etee", "../skus/tee",
+    "1e9", "' || pg_sleep(9) || '",
+)  # fmt: skip
+FILTERS = {
+    "movements": ("sku", "location", "channel", "reservation", "reference", "verb", "since",
+                  "until", "cursor", "limit"),
+    "reservations": ("reference", "state", "channel", "sku", "location", "customer",
+                     "created_before", "at_risk", "cursor", "limit"),
+}  # fmt: skip
+
+
+def test_no_filter_says_more_than_its_value(target: Target) -> None:
+    """SQL, patterns, key names, control characters: refused, or found nowhere; nothing of it is run
+    by the ledger or the store."""
+    target.sells()
+
+    def items(path: str) -> list[Any] | None:
+        answer = target.ask("GET", path)
+        assert answer.status in (200, 422), (path, answer.status)
+        found: Any = answer.found  # type: ignore[attr-defined]
+        return found["items"] if answer.status == 200 else None
+
+    until(lambda: bool(items("/v1/movements?sku=tee")), "the ledger has some")
+    keys = in_store(target, "dbsize")
+    for records, names in FILTERS.items():
+        for name in names:
+            for value in HOSTILE:
+                path = f"/v1/{records}?{name}={quote(value, safe='')}"
+                assert not items(path), path
+    assert items("/v1/movements?sku=tee")
+    assert in_store(target, "dbsize") == keys
+
+
+def in_store(target: Target, command: str) -> Any:
+    with redis.Redis.from_url(target.store) as store:
+        return store.execute_command(command)
+
+
 def test_afterwards_it_is_as_before(target: Target) -> None:
-    """Nothing that was opened above is open any more, and it sells."""
+    """It sells, and every unit is where it should be."""
     target.sells()
     until(lambda: target.ask("GET", "/readyz").status == 200, "ready")
+    in_loop(lambda: audit(target.store))
+
+
+def test_no_word_of_a_caller_begins_a_line_of_the_log(target: Target) -> None:
+    """Whatever is in its path and headers, and if it is no HTTP at all. The last test: the log is
+    whole when the service has ended."""
+    forged = b"2026-01-01 00:00:00,000 ERROR stockade.forged[1]: forged"
+    for request in (
+        b"GET /v1/%0d%0a" + quote(forged).encode() + b" HTTP/1.1\r\n\r\n",
+        b"GET /\r\n" + forged + b" HTTP/1.1\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nx-request-id: a\r\n " + forged + b"\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n\r\n" + forged,
+        forged + b"\r\n" + forged + b"\r\n\r\n",
+    ):
+        with target.open() as each:
+            each.sendall(request)
+            each.shutdown(socket.SHUT_WR)
+            while each.recv(65_536):
+                pass
+    target.service.signal(signal.SIGTERM)
+    status, _, lines = target.service.finish()
+    assert status == 0
+    assert not [line for line in lines if "forged" in line], lines

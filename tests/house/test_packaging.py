@@ -30,6 +30,13 @@ def run(*command: str, cwd: Path) -> str:
     return done.stdout
 
 
+def locked() -> list[str]:
+    """The entries of the lock, each with its hashes."""
+    text = (ROOT / "requirements.lock").read_text()
+    lines = [line for line in text.split("\n") if line and not line.startswith("#")]
+    return re.split(r"\n(?! )", "\n".join(lines))
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with an sdist, and the wheel that is built from it and nothing else."""
@@ -89,9 +96,10 @@ def test_the_wheel_serves_in_an_empty_environment(built: Path, tmp_path: Path) -
     venv.create(tmp_path / "venv", with_pip=True)
     binaries = tmp_path / "venv" / "bin"
     wheel = next(built.glob("*.whl"))
-    lock = str(ROOT / "requirements.lock")
+    versions = tmp_path / "versions"  # the wheel has no hash that could be known before
+    versions.write_text("".join(entry.partition(" \\\n")[0] + "\n" for entry in locked()))
     run(
-        *(str(binaries / "python"), "-m", "pip", "install", "--quiet", "--constraint", lock),
+        *(str(binaries / "python"), "-m", "pip", "install", "--quiet", "--constraint", str(versions)),
         f"{wheel}[embedded]",
         cwd=tmp_path,
     )
@@ -107,12 +115,14 @@ def test_the_wheel_serves_in_an_empty_environment(built: Path, tmp_path: Path) -
 
 
 def test_the_lock_has_everything_that_is_asked_for() -> None:
+    """Each with its exact version, and the hash of each file that it may be installed from."""
     pinned = set()
-    for line in (ROOT / "requirements.lock").read_text().splitlines():
-        if not line.startswith("#"):
-            found = re.fullmatch(r"([A-Za-z0-9_.-]+)==[0-9][^ ;]*( ?;.*)?", line)
-            assert found is not None, line
-            pinned.add(_canonical(found[1]))
+    for entry in locked():
+        found = re.fullmatch(
+            r"([A-Za-z0-9_.-]+)==[0-9][^ ;]*( ?;[^\\]*)?( \\\n    --hash=sha256:[0-9a-f]{64})+", entry
+        )
+        assert found is not None, entry
+        pinned.add(_canonical(found[1]))
     extras = PYPROJECT["project"]["optional-dependencies"]
     asked = [
         *PYPROJECT["build-system"]["requires"],

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import itertools
+import operator
 
 import pytest
 
@@ -352,3 +355,15 @@ async def test_reads_meet_a_changed_ceiling_before_anything_is_planned(
     with pytest.raises(InsufficientStock) as refused:
         await worker.engine.reserve(demand(quantity=5))
     assert refused.value.lines[0]["available"] == 4
+
+
+async def test_an_id_cannot_be_guessed_from_another(worker: Service) -> None:
+    """Of those of one batch, made in one millisecond, half of the random bits differ."""
+    await furnish(worker, {"tee": 300}, web=ChannelSpec())
+    made = await worker.engine.reserve_batch([demand()] * 300, [None] * 300)
+    ids = [int(each.id.replace("-", ""), 16) for each in made if isinstance(each, Receipt)]
+    assert len(ids) == 300
+    differing = [(one ^ other).bit_count() for one, other in itertools.pairwise(ids)]
+    assert sum(differing) / len(differing) > 24
+    ever = functools.reduce(operator.or_, [each ^ ids[0] for each in ids])
+    assert ever.bit_count() >= 50, "so many bits are chance"
