@@ -25,7 +25,7 @@ CONNECTS = {
     "api.serve": "a socket pair with each child",
 }
 # Where a query is put together, of words of its own: values go by $1, $2 ….
-COMPOSED = {"core.ledger.reading", "core.ledger.migrating"}
+COMPOSED = {"core.ledger.migrating", "core.ledger.reading", "core.ledger.rebuilding"}
 CONNECTING = {
     "create_connection", "create_datagram_endpoint", "create_unix_connection", "open_connection",
     "open_unix_connection",
