@@ -40,8 +40,8 @@ _log = logging.getLogger("stockade.api")
 class App(Starlette):
     """Stockade over ASGI. Its lifespan opens what ``open_service`` gives, and closes it.
 
-    ``drain`` is called by whoever stops the worker: it makes ``/readyz`` say so while requests are
-    still served, and ends the streams.
+    ``drain`` is called by whoever stops the service: it makes ``/readyz`` say so while requests are
+    still served, and ends the streams. ``leave`` stops this worker alone, so the service is ready.
     """
 
     def __init__(self, open_service: Callable[[], AbstractAsyncContextManager[Service]]) -> None:
@@ -59,19 +59,20 @@ class App(Starlette):
         )
         self.router.redirect_slashes = False  # a path has one spelling
         self.service: Service | None = None
-        self._drained = asyncio.Event()
+        self.draining = False  # True once ``drain`` was called
+        self._ending = asyncio.Event()
         self.document = encode(document((*ROUTES, *PAGES)))
         self._open_service = open_service
         self._find = Router(ROUTES).find
 
-    @property
-    def draining(self) -> bool:
-        """True once ``drain`` was called."""
-        return self._drained.is_set()
-
     def drain(self) -> None:
-        """The worker is to stop soon."""
-        self._drained.set()
+        """The service is to stop soon."""
+        self.draining = True
+        self.leave()
+
+    def leave(self) -> None:
+        """This worker is to stop soon."""
+        self._ending.set()
 
     @property
     def opened(self) -> Service:
@@ -111,7 +112,7 @@ class App(Starlette):
             _log.exception("%s %s failed", call.method, call.instance)
             reply = answer(StockadeError(), call.instance)
         if isinstance(reply, Stream):
-            await send_stream(call, reply, receive, send, self._drained)
+            await send_stream(call, reply, receive, send, self._ending)
         else:
             await send_reply(call, reply, send)
 

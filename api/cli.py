@@ -12,7 +12,7 @@ import asyncio
 import importlib.metadata
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         match chosen.command:
             case "serve":
-                _serve(loaded.settings)
+                _serve(loaded.settings, lambda: load(flags, os.environ, Path.cwd()).settings)
             case "settings":
                 _show(loaded, chosen.format)
             case "clock accept":
@@ -56,10 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _serve(settings: Settings) -> None:
+def _serve(settings: Settings, reread: Callable[[], Settings]) -> None:
     from api.serve import serve
 
-    serve(settings)
+    serve(settings, reread)
 
 
 def _show(loaded: Origins, form: str) -> None:

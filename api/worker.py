@@ -1,8 +1,8 @@
 """One worker: uvicorn with our application on the socket that the supervisor handed down.
 
 Run by ``api.serve`` as ``python -m api.worker LISTENER_FD``. Standard input is a socket to the
-supervisor: a line of settings comes in, ``ready`` or ``refused REASON`` goes out, and its end
-means that the supervisor is gone. Then, and on SIGTERM, the worker drains.
+supervisor: a line of settings comes in, ``ready`` or ``refused REASON`` goes out. ``leave`` means
+that another worker has taken its place; its end, as SIGTERM, that the service stops.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import sys
@@ -19,8 +20,9 @@ from typing import Any
 import uvicorn
 import uvloop
 
+from api import door
 from api.app import create_app
-from api.control import CONTROL_FD, report
+from api.control import CONTROL_FD, LEAVE, report
 from api.log import configure
 from core.errors import StockadeError
 from core.settings import Settings, decode
@@ -29,6 +31,10 @@ BACKLOG = 2_048  # connections that wait to be taken; the system may cap it lowe
 # Longer than load balancers and client pools keep a connection idle (60 s is usual), so that it
 # is they who close it: a server that closes first can meet a request on its way.
 KEEP_ALIVE_SECONDS = 75
+# How long who keeps a connection has to use it once more, and to hear that it closes, before one
+# on which nothing is asked is closed unheard.
+QUIET_SECONDS = 1.0
+TURN_SECONDS = 0.02  # between two looks whether all connections are gone
 
 _log = logging.getLogger("stockade.worker")
 
@@ -57,6 +63,8 @@ class _Server(uvicorn.Server):
 
     def __init__(self, settings: Settings) -> None:
         self.application = _Application(settings)
+        self._notice_seconds = settings.notice_seconds
+        self._leaving = False
         config = uvicorn.Config(
             self.application,
             loop="uvloop",
@@ -77,10 +85,10 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """SIGTERM, and the end of the supervisor, drain. uvicorn's own would raise it again."""
+        """SIGTERM, and what the supervisor says, drain. uvicorn's own would raise it again."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._drain)
-        loop.add_reader(CONTROL_FD, self._drain)
+        loop.add_reader(CONTROL_FD, self._told)
         try:
             yield
         finally:
@@ -94,11 +102,39 @@ class _Server(uvicorn.Server):
         log.setLevel(logging.WARNING)
         report("ready")
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop so that no request is lost that somebody has sent.
+
+        Who keeps a connection hears with the next answer that it closes. The port is given up
+        when nobody waits in it; where others go on taking from it, at once.
+        """
+        assert sockets is not None
+        # Answers under way have this list too. It is renewed by ticks, and there are none any more.
+        self.server_state.default_headers.append((b"connection", b"close"))
+        if not self._leaving:
+            await asyncio.sleep(self._notice_seconds)
+            await door.empty(sockets[0])
+        for server in self.servers:
+            server.close()
+        clock = asyncio.get_running_loop().time
+        quiet_at = clock() + QUIET_SECONDS
+        while self.server_state.connections and clock() < quiet_at:  # noqa: ASYNC110 - uvicorn's
+            await asyncio.sleep(TURN_SECONDS)
+        await super().shutdown(sockets)
+
+    def _told(self) -> None:
+        if os.read(CONTROL_FD, len(LEAVE)) == LEAVE:
+            self._leaving = True
+            self.application.app.leave()
+            self.should_exit = True
+        else:
+            asyncio.get_running_loop().remove_reader(CONTROL_FD)
+            self._drain()
+
     def _drain(self) -> None:
-        # First of all: whoever balances the load shall see it before the last connection closes.
+        # First of all: whoever balances the load shall see it before the port closes.
         self.application.app.drain()
         self.should_exit = True
-        asyncio.get_running_loop().remove_reader(CONTROL_FD)
 
 
 class _Application:

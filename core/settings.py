@@ -29,6 +29,10 @@ URL_PARAMETERS = frozenset({
     "db", "username", "password", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs",
     "ssl_check_hostname",
 })  # fmt: skip
+STANDING = (  # what stands for as long as a service runs
+    "data", "host", "port", "workers", "valkey_url", "valkey_bin", "valkey_maxmemory_bytes",
+    "postgres_dsn", "postgres_owner_dsn", "postgres_bin",
+)  # fmt: skip
 KEY_WINDOW_MAX_SECONDS = 31_536_000  # a year of keys; more is surely a slip of the unit
 
 
@@ -113,6 +117,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     store_timeout_seconds: Annotated[
         float, Meta(gt=0, le=60, description="how long one call to the store may take")
     ] = 2.0
+    notice_seconds: Annotated[
+        int, Meta(ge=0, le=600, description="how long /readyz says no before the port is closed")
+    ] = 1
     drain_seconds: Annotated[
         int, Meta(ge=0, le=3_600, description="how long open requests may take at shutdown")
     ] = 10
@@ -152,9 +159,15 @@ def load(flags: Mapping[str, str | None], environ: Mapping[str, str], directory:
         if value is not None:
             values[name] = _convert(name, value, origin, strict)
             origins[name] = origin
+    settings = Settings(**values)
+    if settings.ledger_wait_seconds > settings.drain_seconds:
+        raise StartRefused(
+            f"ledger_wait_seconds ({settings.ledger_wait_seconds:g}) exceeds drain_seconds "
+            f"({settings.drain_seconds}): a stop would cut off who waits for the ledger"
+        )
     if values.get("postgres_owner_dsn") and not values.get("postgres_dsn"):
         raise StartRefused(f"{origins['postgres_owner_dsn']}: it needs a postgres_dsn beside it")
-    return Origins(Settings(**values), origins)
+    return Origins(settings, origins)
 
 
 def flag(name: str) -> str:

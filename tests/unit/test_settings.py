@@ -87,6 +87,12 @@ def test_a_wrong_value_is_refused_with_its_name(
         assert repr(text) in told
 
 
+def test_who_waits_for_the_ledger_may_not_outlast_a_stop(tmp_path: Path) -> None:
+    told = refusal({"drain_seconds": "4"}, {}, tmp_path)
+    assert told.startswith("ledger_wait_seconds (5) exceeds drain_seconds (4): ")
+    assert load({"drain_seconds": "5"}, {}, tmp_path).settings.drain_seconds == 5
+
+
 @pytest.mark.parametrize("variable", ["STOCKADE_PROT", "STOCKADE_", "STOCKADE_port"])
 def test_an_unknown_variable_is_refused(variable: str, tmp_path: Path) -> None:
     assert variable in refusal({}, {variable: "1"}, tmp_path)
