@@ -6,10 +6,10 @@
     kernel      plans: pure decisions in C; read ``_plan.pxd`` first, ``reference.py`` for the rule
     store       commits: key names, Lua scripts, and what is said to Valkey
     ledger      records: every movement, append-only; read ``schema.sql``, then ``books``
-    lane        group commit: what waits (queues, ops) is drained, planned (planning,
-                stock_planning, refusals) on what was seen (snapshot, deadlines, clock), sent as a
-                flight of steps (steps, stock_steps); what is planned anew under its record
-                has its own (replan_ops, replan_steps, return_planning)
+    lane        group commit: what waits (queues, ops) is drained as fast as the store is (pace),
+                planned (planning, stock_planning, refusals) on what was seen (snapshot, deadlines,
+                clock), sent as a flight of steps (steps, stock_steps); what is planned anew under
+                its record has its own (replan_ops, replan_steps, return_planning)
     availability  what a channel can take now, from what was seen a moment ago
     engine      the use cases of reservations, one short function per verb; those that plan
                 anew under a record are in changes, what all share in asking

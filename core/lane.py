@@ -61,6 +61,7 @@ class Lane:
         short_window_ms: int,
         long_window_ms: int,
         queue_limit: int,
+        wait_ms: int,
         timeout_seconds: float,
         trouble: Callable[[str], None],
     ) -> None:
@@ -81,7 +82,7 @@ class Lane:
         self.flight_stamp = (0, 0.0)  # of the pipeline that lands: its round, when it was sent
         self.short_window_ms, self._long_ms = short_window_ms, long_window_ms
         self._short = self._long = ("0", "0")
-        self._queue_limit = queue_limit
+        self._queue_limit, self._wait_ms = queue_limit, wait_ms
         self._timeout_seconds = timeout_seconds
         self._trouble = trouble
         self._loop = asyncio.get_running_loop()
@@ -146,6 +147,7 @@ class Lane:
         if self.closed is not None or len(self.queues.reserves) >= self._queue_limit:
             self._admit()
         op.round = self._round
+        op.since_ms = monotonic_ms()
         self.queues.reserves.append(op)
         if len(self.queues.reserves) >= SEND_AT:
             self._send()
@@ -156,12 +158,14 @@ class Lane:
         """Queues what is planned and is no demand for new units."""
         self._admit()
         op.round = self._round
+        op.since_ms = monotonic_ms()
         self.queues.of(op).append(op)
         self._schedule()
 
     def settle(self, op: SettleOp) -> None:
         """Queues a verb on a record."""
         self._admit()
+        op.since_ms = monotonic_ms()
         self.queues.settles[op.script.name].append(op)
         self._schedule()
 
@@ -173,6 +177,7 @@ class Lane:
         if not out_of_date and self.planner.answers(op, monotonic_ms()):
             return
         self._admit()
+        op.since_ms = monotonic_ms()
         self.queues.reads.append(op)
         self._schedule()
 
@@ -215,10 +220,11 @@ class Lane:
         """Forms the next pipeline from what waits, and sends it."""
         if self._link is None:
             return
+        monotonic = monotonic_ms()
+        self.queues.refuse_late(monotonic, self._wait_ms)
         if self._flights:
             self._send_ahead()
             return
-        monotonic = monotonic_ms()
         self._roll_windows()
         steps: list[Step] = []
         tidying = bool(self._tidy)
@@ -258,7 +264,7 @@ class Lane:
         self._round += 1
         for step in steps:
             step.launched(self._round, bool(self._flights))
-        flight = Flight(self._round, steps, payload, monotonic)
+        flight = Flight(self._round, steps, payload, monotonic, self.planner.pace.launched())
         self._flights.append(flight)
         self.counts["pipelines"] += 1
         self._launch(flight)
@@ -273,12 +279,8 @@ class Lane:
 
     def _roll_windows(self) -> None:
         now_ms = self.now_ms
-        own = now_ms - now_ms % self.short_window_ms
-        if own > int(self._short[0]):
-            self._short = (str(own), self._short[0] if int(self._short[0]) else str(own))
-        own = now_ms - now_ms % self._long_ms
-        if own > int(self._long[0]):
-            self._long = (str(own), self._long[0] if int(self._long[0]) else str(own))
+        self._short = keys.rolled(self._short, now_ms, self.short_window_ms)
+        self._long = keys.rolled(self._long, now_ms, self._long_ms)
 
     # --- landing -------------------------------------------------------------------------------
 
@@ -293,6 +295,7 @@ class Lane:
             return
         received = monotonic_ms()
         self.flight_stamp = (flight.round, flight.since_ms)
+        self.planner.pace.landed(flight.carried, flight.sent_ms, received)
         for step, reply in zip(flight.steps, replies, strict=True):
             if isinstance(reply, ReplyError):
                 self._failed(step, reply, flight)
@@ -349,16 +352,11 @@ class Lane:
             return
         log.error("the store refused %s: %s", type(step).__name__, error)
         self.last_refusal = str(error)
-        # Scripts guard before they write, so a refusal by name means that nothing happened.
-        known = error.code in (
-            "OOM", "MISCONF", "READONLY", "NOREPLICAS", "LOADING", "BUSY", "WRONGTYPE", "LAW",
-            "MASTERDOWN", "NOPERM", "NOAUTH", "CLUSTERDOWN", "TRYAGAIN",
-        )  # fmt: skip
         for op in step.ops:
             op.finish(
                 StockUnavailable(
                     f"the store refused: {error}",
-                    "none" if known and not flight.resent else "unknown",
+                    "none" if error.did_nothing and not flight.resent else "unknown",
                     getattr(op, "id", None),
                 )
             )
@@ -397,6 +395,7 @@ class Lane:
             )
         for flight in tuple(self._flights):
             flight.resent = True
+            self.planner.pace.lost()
             flight.sent_ms = monotonic_ms()
             self.counts["resent"] += 1
             self._launch(flight)

@@ -132,6 +132,7 @@ class Waiting:
     __slots__ = ()
     waiter: Any
     index: int
+    since_ms: float  # monotonic; when it came in, 0 if nobody is told how long it waited
 
     def gone(self) -> bool:
         """True if nobody waits any more: the caller went away, or has its answer."""
@@ -150,8 +151,8 @@ class ReserveOp(Demand, Waiting):
     """A demand in the lane."""
 
     __slots__ = (
-        "conflicts", "content", "index", "key", "key_round", "round", "ttl_seconds", "turns",
-        "waiter",
+        "conflicts", "content", "index", "key", "key_round", "round", "since_ms", "ttl_seconds",
+        "turns", "waiter",
     )  # fmt: skip
 
     def __init__(
@@ -174,6 +175,7 @@ class ReserveOp(Demand, Waiting):
         self.key = key
         self.waiter = waiter
         self.index = index
+        self.since_ms = 0.0
         self.round = 0  # pipelines sent when it was submitted
         self.key_round = -1  # pipeline that last found its key unused
         self.conflicts = 0
@@ -217,7 +219,7 @@ class SettleOp(Waiting):
 
     __slots__ = (
         "argument", "bucket", "deadline_ms", "id", "index", "key", "limit_ms", "parts", "script",
-        "turns", "verb", "waiter", "wanted",
+        "since_ms", "turns", "verb", "waiter", "wanted",
     )  # fmt: skip
 
     SCRIPTS: Final[dict[str, Script]] = {
@@ -242,6 +244,7 @@ class SettleOp(Waiting):
         self.bucket = keys.bucket_of(reservation_id)
         self.waiter = waiter
         self.index = index
+        self.since_ms = 0.0
         self.key = key
         self.wanted = wanted
         self.parts = parts
@@ -258,8 +261,8 @@ class StockOp(Waiting):
     """One line of stock. Its key is the caller's, or one that the worker made."""
 
     __slots__ = (
-        "index", "key", "line", "locations", "looks", "moves", "note", "round", "turns", "verb",
-        "waiter",
+        "index", "key", "line", "locations", "looks", "moves", "note", "round", "since_ms", "turns",
+        "verb", "waiter",
     )  # fmt: skip
 
     def __init__(
@@ -277,6 +280,7 @@ class StockOp(Waiting):
         self.key = key
         self.waiter = waiter
         self.index = index
+        self.since_ms = 0.0
         self.round = 0
         self.turns = 0  # conflicts
         self.looks = 0

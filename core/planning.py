@@ -28,6 +28,7 @@ from core.kernel._plan import (
 from core.kernel._policy import Row
 from core.kernel._pool import ChannelUnknown, LawBroken, RowCorrupt
 from core.ops import NoPool, ReserveOp, SettleOp, StockOp
+from core.pace import ROOM_MIN, Pace
 from core.queues import Queues
 from core.refusals import insufficient, unknown_locations, unknown_sku
 from core.replan_ops import ReturnOp
@@ -45,7 +46,6 @@ from core.steps import (
 from core.stock_planning import StockPlanner
 from core.store import keys, scripts
 
-LINES_MAX = 2_000  # of one script: two values a line stay far below Lua's 7,999
 OPS_MAX = 1_000  # records of one settling script: eight values each
 LOOK_MAX = 4_000  # rows of one look
 TRIALS_MAX = 200  # demands that only ask, planned in one turn
@@ -91,6 +91,7 @@ class Planner:
         self._counts = counts
         self._staleness_ms = staleness_ms
         self._now_ms = now_ms
+        self.pace = Pace()
         self._batch = Batch()
         self._wanted: dict[tuple[str, str | None], None] = {}
         self._keyed: list[ReserveOp] = []
@@ -252,7 +253,8 @@ class Planner:
         batch, policy = self._batch, self._batch.policy
         fields: set[bytes] = set()
         lines = 0
-        while queue and lines < LINES_MAX:
+        room = max(ROOM_MIN, self.pace.room - self._queues.settling())
+        while queue and lines < room:
             op = queue.popleft()
             if op.waiter.done():
                 continue
@@ -276,6 +278,7 @@ class Planner:
                 break
             elif code == FULL:
                 op.finish(InvalidRequest("Too many pools are in question; pin locations"))
+        self.pace.take(lines)
 
     def _add(self, op: ReserveOp, later: list[ReserveOp]) -> int:
         """Adds a demand to the batch: ADDED, FULL, or MISS if it waits or was answered."""
@@ -394,10 +397,11 @@ class Planner:
             for entry in entries:
                 for each in entry.split(" "):
                     self._expire(each)
+        room = min(OPS_MAX, self.pace.room) + 1_000 * bool(drains)
         for queue in self._queues.settles.values():
             ops: list[SettleOp] = []
             later: list[SettleOp] = []
-            while queue and len(ops) < OPS_MAX + 1_000 * bool(drains):
+            while queue and len(ops) < room:
                 op = queue.popleft()
                 if op.gone():
                     continue
@@ -408,6 +412,7 @@ class Planner:
                 ops.append(op)
             queue.extendleft(reversed(later))
             if ops:
+                self.pace.take(len(ops))
                 steps.append(SettleStep(ops))
         now_ms = self._now_ms()
         # With no reaper whoever is to be refused tidies, or would never see what is due now.

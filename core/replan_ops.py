@@ -225,7 +225,7 @@ class ReturnOp(Waiting):
 
     __slots__ = (
         "due_ms", "id", "index", "key", "moves", "note", "old_record", "parts", "record", "round",
-        "turns", "waiter", "was",
+        "since_ms", "turns", "waiter", "was",
     )  # fmt: skip
     verb: ClassVar[str] = "return"
     late: ClassVar[bool] = False
@@ -249,6 +249,7 @@ class ReturnOp(Waiting):
         self.key = key
         self.waiter = waiter
         self.index = 0
+        self.since_ms = 0.0
         self.round = 0
         self.turns = 0
         self.due_ms: int | None = None

@@ -66,6 +66,7 @@ class Service:
             short_window_ms=1000 * settings.key_window_seconds,
             long_window_ms=1000 * settings.goods_key_window_seconds,
             queue_limit=settings.queue_limit,
+            wait_ms=settings.wait_ms,
             timeout_seconds=settings.store_timeout_seconds,
             trouble=self._on_trouble,
         )

@@ -114,6 +114,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     queue_limit: Annotated[
         int, Meta(ge=1, le=1_000_000, description="demands waiting in one worker before 503")
     ] = 20_000
+    wait_ms: Annotated[
+        int, Meta(ge=10, le=60_000, description="how long a request may wait for its turn there")
+    ] = 2_000
     store_timeout_seconds: Annotated[
         float, Meta(gt=0, le=60, description="how long one call to the store may take")
     ] = 2.0

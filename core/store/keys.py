@@ -75,3 +75,12 @@ def old_window(field: bytes) -> bytes | None:
 def shard_of(reservation_id: str) -> int:
     """The shard that a reservation's id carries in its last byte."""
     return int(reservation_id[-2:], 16)
+
+
+def rolled(windows: tuple[str, str], now_ms: int, length_ms: int) -> tuple[str, str]:
+    """(this window, the one before) of idempotency keys, moved on if ``now_ms`` lies in a later."""
+    own = now_ms - now_ms % length_ms
+    current, _ = windows
+    if own <= int(current):
+        return windows
+    return str(own), current if int(current) else str(own)
