@@ -49,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return _rebuild(loaded.settings, chosen)
             case "export movements" | "export reservations":
                 return _export(loaded.settings, chosen)
+            case "mode" | "mode protect" | "mode normal":
+                return _mode(loaded.settings, chosen)
             case "show":
                 _tell(loaded.settings, chosen.what)
     except StockadeError as error:
@@ -129,6 +131,15 @@ def _export(settings: Settings, chosen: argparse.Namespace) -> int:
     return export(settings, what, chosen.since, until, chosen.format, chosen.output)
 
 
+def _mode(settings: Settings, chosen: argparse.Namespace) -> int:
+    """Print whether stock is protected, or switch that."""
+    from api.protecting import show_mode
+
+    protect = {"mode protect": True, "mode normal": False}.get(chosen.command)
+    reason, by = getattr(chosen, "reason", None), getattr(chosen, "by", None)
+    return show_mode(settings, protect, reason, by)
+
+
 def _tell(settings: Settings, what: str) -> None:
     """Print the story of a reservation or a SKU, from the servers that are found as for import."""
     from api.showing import show
@@ -190,6 +201,12 @@ def _parser() -> _Parser:
     showing = _command(commands, "show", "tell the whole story of a reservation or of a SKU")
     showing.add_argument("what", metavar="RESERVATION|SKU")
     _reconcile_parser(commands)
+    mode = _command(commands, "mode", "show whether stock is protected, or switch that")
+    modes = mode.add_subparsers(metavar="COMMAND")
+    for name, does in (("protect", "lend nothing, take less"), ("normal", "lend and take again")):
+        switch = _command(modes, name, does, "mode ")
+        switch.add_argument("--reason", help="why")
+        switch.add_argument("--by", metavar="NAME", help="who says so; you, if not said")
     clock = commands.add_parser("clock", help="the store's clock", allow_abbrev=False)
     clock_commands = clock.add_subparsers(required=True, metavar="COMMAND")
     _command(

@@ -39,6 +39,7 @@ from core.steps import LookStep, ReserveStep, Step
 from core.store import keys
 from core.store._pack import pack_command
 from core.store.link import Command, Link, Replies, ReplyError
+from core.throttle import Throttle
 
 CLOCK_TRIES_MAX = 3  # proposals of time in a row that the store may refuse
 SEND_AT = 128  # demands that are sent at once: by an idle lane, or ahead of the answer to others
@@ -77,6 +78,7 @@ class Lane:
         self.seq = 0
         self.last_refusal = ""  # what the store said to a script that it would not run
         self.full = False  # the store's memory is nearly used up: no new reservations
+        self.throttle: Throttle | None = None  # fewer new reservations, while stock is protected
         self.behind = False  # the ledger is too far behind: no new reservations
         self.closed: StockadeError | None = StockUnavailable("this worker has not started yet")
         self.flight_stamp = (0, 0.0)  # of the pipeline that lands: its round, when it was sent
@@ -144,6 +146,8 @@ class Lane:
             raise Overloaded("The store's memory is nearly used up; no new reservations for now")
         if self.behind:
             raise LedgerUnavailable("the ledger is too far behind; no new reservations for now")
+        if self.throttle is not None:
+            self.throttle.take()
         if self.closed is not None or len(self.queues.reserves) >= self._queue_limit:
             self._admit()
         op.round = self._round
@@ -352,16 +356,12 @@ class Lane:
             return
         log.error("the store refused %s: %s", type(step).__name__, error)
         self.last_refusal = str(error)
+        told = f"the store refused: {error}"
+        outcome: Outcome = "none" if error.did_nothing and not flight.resent else "unknown"
         for op in step.ops:
-            op.finish(
-                StockUnavailable(
-                    f"the store refused: {error}",
-                    "none" if error.did_nothing and not flight.resent else "unknown",
-                    getattr(op, "id", None),
-                )
-            )
+            op.finish(StockUnavailable(told, outcome, getattr(op, "id", None)))
         if isinstance(step, LookStep):
-            self.give_up(StockUnavailable(f"the store refused: {error}"), planned_only=True)
+            self.give_up(StockUnavailable(told), planned_only=True)
 
     def _finish_tidy(self) -> None:
         if self._tidy and self.deadlines.clear_round == self.flight_stamp[0]:

@@ -23,8 +23,9 @@ from core.importing.importer import Importer
 from core.lane import RESEND_SECONDS, Lane
 from core.ledger.audit import Files
 from core.ledger.journal import Journal
-from core.model import Durability
+from core.model import Durability, Mode
 from core.opening import open_journal, servers_are_ours
+from core.protecting import Protection
 from core.reaper import Reaper
 from core.records import Records
 from core.settings import Settings, masked_url
@@ -33,6 +34,7 @@ from core.store import scripts
 from core.store.link import Link, ReplyError, open_link
 from core.store.shard import Meta, PolicyEntries, Shard
 from core.store.survey import Survey
+from core.throttle import Throttle
 from core.trust import Trust
 
 RECONNECT_SECONDS = 0.05
@@ -84,6 +86,10 @@ class Service:
         self.records = Records(self.lane, journal)
         self.feed = Feed(self.records, durability)
         self.catalogue = Catalogue(self.lane, shard, self._use_policy)
+        self.protection = Protection(
+            self.lane, shard, journal, self._use_policy, self._refresh_policy
+        )
+        self.mode = Mode()
         self.importer = Importer(self.lane, shard, self._refresh_policy)
         self.files = Files(journal) if journal is not None else None
 
@@ -104,6 +110,7 @@ class Service:
             },
             "scripts": "loaded" if closed is None else "unknown",
             "ledger": self._ledger_readiness(),
+            "mode": self.mode,
             "clock": "suspect" if self.lane.clock.suspect else "ok",
         }
 
@@ -140,6 +147,7 @@ class Service:
             await self._take(meta)
             await self.lane.tidy()
         self._spawn(Reaper(self.lane, self._shard, self.backlog, meta.purged).run())
+        self._spawn(self.protection.run())
         self._spawn(CutOff(self.catalogue.channels, self.catalogue.delete_channel).run())
 
     async def _take(self, meta: Meta) -> None:
@@ -316,6 +324,19 @@ class Service:
         self._check_epoch(entries.epoch)
         if entries.number > self.lane.policy_number:
             self.lane.snapshot.policy = kernel_policy(entries)
+            if entries.mode != self.mode:
+                self._use_mode(entries.mode)
+
+    def _use_mode(self, mode: Mode) -> None:
+        """Each of the workers takes its part of what is taken while stock is protected."""
+        self.mode, rate = mode, self._settings.protect_rate
+        self.lane.throttle = (
+            Throttle(rate / self._settings.workers) if mode.protect and rate is not None else None
+        )
+        log.log(
+            logging.ERROR if mode.protect else logging.WARNING, "stock is %s, by %s: %s",
+            "protected" if mode.protect else "not protected any more", mode.by, mode.reason,
+        )  # fmt: skip
 
 
 # --- opening ---------------------------------------------------------------------------------

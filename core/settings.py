@@ -117,6 +117,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     wait_ms: Annotated[
         int, Meta(ge=10, le=60_000, description="how long a request may wait for its turn there")
     ] = 2_000
+    protect_rate: Annotated[
+        Annotated[int, Meta(ge=1, le=1_000_000)] | None,
+        Meta(description="new reservations a second in protect mode, of all workers; none: all"),
+    ] = None
     store_timeout_seconds: Annotated[
         float, Meta(gt=0, le=60, description="how long one call to the store may take")
     ] = 2.0

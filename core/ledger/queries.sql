@@ -185,7 +185,7 @@ JOIN stockade.balance b
   ON b.sku = n.sku AND b.location = n.location AND b.version = n.version
 
 -- name: places
-SELECT kind, name, entry FROM stockade.policy WHERE kind IN ('channel', 'location')
+SELECT kind, name, entry FROM stockade.policy WHERE kind IN ('channel', 'location', 'mode')
 
 -- name: versions_of
 SELECT time, version, verb, record

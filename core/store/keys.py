@@ -12,10 +12,12 @@ META = f"{_TAG}:meta".encode()
 POOLS = f"{_TAG}:pools".encode()
 CHANNELS = f"{_TAG}:channels".encode()
 LOCATIONS = f"{_TAG}:locations".encode()
+MODES = f"{_TAG}:modes".encode()
 SKUS = f"{_TAG}:skus".encode()
 CATALOG = f"{_TAG}:catalog".encode()
 IMPORTS = f"{_TAG}:imports".encode()
 EVENTS = f"{_TAG}:events".encode()
+PROTECT = b"protect"  # the field of the one mode that there is beside the normal one
 EVERY = f"{_TAG}:*"  # of the shard, as a pattern
 
 BUCKET_MS = 1_000  # reservations of one second share a hash: small ones stay in the cache

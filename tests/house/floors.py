@@ -164,6 +164,19 @@ EDGES = {
         "core.store": "records as values",
     },
     "core.pace": {},
+    "core.throttle": {
+        "core.clock": "how much time went by",
+        "core.errors": "who is not let in is told so",
+    },
+    "core.protecting": {
+        "core.auditing": "how many oversold orders are an alarm",
+        "core.errors": "what cannot be switched now",
+        "core.lane": "the server's time",
+        "core.ledger": "knows which orders were oversold",
+        "core.model": "the mode",
+        "core.records": "how times are written",
+        "core.store": "where the mode stands",
+    },
     "core.planning": {
         "core.availability": "reads are answered before the next plan",
         "core.deadlines": "a refusal is only right if nothing is due",
@@ -200,6 +213,7 @@ EDGES = {
         "core.snapshot": "what plans are made on",
         "core.steps": "what a pipeline's replies mean",
         "core.store": "the link to the store",
+        "core.throttle": "how many new ones are taken while stock is protected",
     },
     "core.catalogue": {
         "core.channels": "a channel that goes is swept out of all pools",
@@ -296,6 +310,8 @@ EDGES = {
         "core.store": "asks there, too",
     },
     "core.service": {
+        "core.protecting": "opens it",
+        "core.throttle": "where less is taken in protect mode",
         "core.feed": "opens it",
         "core.records": "opens it",
         "core.auditing": "hands out who mends",
