@@ -118,8 +118,9 @@ class Child:
         except TimeoutError:
             await self._kill()
             raise StartRefused(f"{self.name} did not start within {START_SECONDS:g} s") from None
-        except BaseException:
-            await self._kill()
+        except asyncio.CancelledError:  # it may have let callers in already
+            self._process.terminate()
+            await self._end()
             raise
         if report != "ready":
             how = await self.wait()

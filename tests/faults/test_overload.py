@@ -24,7 +24,7 @@ from tests.processes import Service
 
 NARROW_BYTES_PER_SECOND = 200_000.0  # some 400 reservations with their commits
 KNEE, CALLERS = 400, 3_000
-SECONDS = 4
+SECONDS = 3
 WAIT_MS = 500
 COMMIT_P99_MS = 1_200.0  # two pipelines and its own, each with its way; 400 to 700 were seen
 GROWTH_KB = 40_000
