@@ -7,11 +7,13 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from time import perf_counter
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.routing import Mount, Route
+from starlette.routing import Mount
+from starlette.routing import Route as Page
 from starlette.types import Receive, Scope, Send
 
 from api import pages
@@ -28,11 +30,13 @@ from api.call import (
 from api.openapi import document
 from api.problems import BodyTooLarge, MethodNotAllowed, answer
 from api.routes import PAGES, ROUTES
-from api.routing import Router
+from api.routing import Handler, Route, Router
 from api.wire import encode
 from core.errors import StockadeError, StockUnavailable
+from core.meters import Meters
 from core.service import Service, open_service
 from core.settings import Settings
+from core.sheets import WORKER_SHEET, Book
 
 _log = logging.getLogger("stockade.api")
 
@@ -44,10 +48,16 @@ class App(Starlette):
     still served, and ends the streams. ``leave`` stops this worker alone, so the service is ready.
     """
 
-    def __init__(self, open_service: Callable[[], AbstractAsyncContextManager[Service]]) -> None:
+    def __init__(
+        self,
+        open_service: Callable[[], AbstractAsyncContextManager[Service]],
+        book: Book | None = None,
+        meters: Meters | None = None,
+    ) -> None:
+        """``book``: what ``/metrics`` shows, with the sheet that ``meters`` count on."""
         super().__init__(
             routes=[
-                *(Route(page.path, page.handler, methods=[page.method]) for page in PAGES),
+                *(Page(page.path, page.handler, methods=[page.method]) for page in PAGES),
                 Mount("/docs", pages.Viewer()),
             ],
             exception_handlers={
@@ -61,6 +71,8 @@ class App(Starlette):
         self.service: Service | None = None
         self.draining = False  # True once ``drain`` was called
         self._ending = asyncio.Event()
+        self.book = book or Book()
+        self.meters = meters or Meters(self.book.sheet(WORKER_SHEET))
         self.document = encode(document((*ROUTES, *PAGES)))
         self._open_service = open_service
         self._find = Router(ROUTES).find
@@ -91,14 +103,18 @@ class App(Starlette):
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Find the route of a call, read its body, let the handler answer it."""
+        started = perf_counter()
         call = Call(scope, self)
+        route: Route[Handler] | None = None
         try:
             route, call.parameter = self._find(call.method, call.raw_path)
             if route.body_bytes_max:
                 await call.read(receive, route.body_bytes_max)
             reply: Answer = await route.handler(call)
         except BodyTooLarge as error:
-            await send_and_linger(call, answer(error, call.instance), receive, send)
+            reply = answer(error, call.instance)
+            self._count(route, reply[0], started)
+            await send_and_linger(call, reply, receive, send)
             return
         except MethodNotAllowed as error:
             reply = answer(error, call.instance)
@@ -112,9 +128,18 @@ class App(Starlette):
             _log.exception("%s %s failed", call.method, call.instance)
             reply = answer(StockadeError(), call.instance)
         if isinstance(reply, Stream):
+            self._count(route, 200, None)
             await send_stream(call, reply, receive, send, self._ending)
         else:
+            self._count(route, reply[0], started)
             await send_reply(call, reply, send)
+
+    def _count(self, route: Route[Handler] | None, status: int, started: float | None) -> None:
+        """A request is about to be answered; ``started`` unless it is a stream."""
+        named = ("", "") if route is None else (route.method, route.path)
+        self.meters.requests[(*named, str(status))] += 1
+        if started is not None:
+            self.meters.durations.observe(named, perf_counter() - started)
 
     @asynccontextmanager
     async def _life(self) -> AsyncIterator[None]:
@@ -126,6 +151,8 @@ class App(Starlette):
             self.service = None
 
 
-def create_app(settings: Settings) -> App:
-    """The application over the service that ``settings`` describe."""
-    return App(lambda: open_service(settings))
+def create_app(settings: Settings, book: Book | None = None, sheet: int = WORKER_SHEET) -> App:
+    """The application over the service that ``settings`` describe; it counts on this sheet."""
+    book = book or Book()
+    meters = Meters(book.sheet(sheet))
+    return App(lambda: open_service(settings, meters), book, meters)

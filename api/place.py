@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import socket
 import sys
 from asyncio.subprocess import Process
+from collections.abc import Sequence
 
 from api.control import LEAVE
 from core.errors import StartRefused
@@ -25,17 +27,29 @@ class Place:
     go is replaced."""
 
     def __init__(
-        self, name: str, module: str, settings: Settings, *descriptors: int, alone: bool = False
+        self,
+        name: str,
+        module: str,
+        settings: Settings,
+        descriptors: Sequence[int],
+        sheets: Sequence[int],
+        alone: bool = False,
     ) -> None:
         """``alone``: the next child starts when the one before has ended; else that one leaves when
-        the next one serves."""
+        the next one serves. ``sheets``: of the book; they count on the first, and who replaces
+        them on the next, for two that live at once may not share one."""
         self.name = name
         self._module = module
         self._descriptors = descriptors
         self._alone = alone
-        self._child = Child(name, module, settings, *descriptors)
+        self._sheets = itertools.cycle(sheets)
+        self._child = self._next(settings)
         self._leaving: Child | None = None
         self._changing = asyncio.Lock()
+
+    def _next(self, settings: Settings) -> Child:
+        arguments = (*self._descriptors, next(self._sheets))
+        return Child(self.name, self._module, settings, self._descriptors, arguments)
 
     async def start(self) -> None:
         """Start the child, unless it was replaced meanwhile; StartRefused with its reason."""
@@ -58,7 +72,7 @@ class Place:
         Raises StartRefused if it does not start; then that one has the place again.
         """
         async with self._changing:
-            fresh = Child(self.name, self._module, settings, *self._descriptors)
+            fresh = self._next(settings)
             if self._alone:
                 await self._child.stop()
                 await fresh.start()
@@ -79,12 +93,20 @@ class Child:
     """One process of ours: the settings go in and a report comes out through its standard input,
     which is a socket. When our end of it closes, by whatever death, it finishes and ends."""
 
-    def __init__(self, name: str, module: str, settings: Settings, *descriptors: int) -> None:
-        """``descriptors``: open files that it inherits; it is told their numbers."""
+    def __init__(
+        self,
+        name: str,
+        module: str,
+        settings: Settings,
+        descriptors: Sequence[int],
+        arguments: Sequence[int],
+    ) -> None:
+        """``descriptors``: open files that it inherits; ``arguments``: what it is told of them."""
         self.name = name
         self._module = module
         self._settings = settings
         self._descriptors = descriptors
+        self._arguments = arguments
         self._process: Process | None = None
         self._control: asyncio.StreamWriter | None = None
 
@@ -101,7 +123,7 @@ class Child:
             try:
                 self._process = await asyncio.create_subprocess_exec(
                     # -P: a directory called api or core where we were started is none of ours.
-                    *(sys.executable, "-P", "-m", self._module, *map(str, self._descriptors)),
+                    *(sys.executable, "-P", "-m", self._module, *map(str, self._arguments)),
                     stdin=theirs.fileno(),
                     pass_fds=self._descriptors,
                     process_group=0,  # a terminal's Ctrl-C is for us, and we tell our children

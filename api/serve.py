@@ -27,6 +27,7 @@ from core.embedded.server import EmbeddedServer
 from core.errors import StartRefused
 from core.opening import prepare_ledger
 from core.settings import STANDING, Settings
+from core.sheets import SCRIBE_SHEET, WORKER_SHEET, WORKERS_MAX, Book
 
 # A process that dies is started anew: at once, then ever later, so that one that cannot live
 # does not keep the machine busy. One that lived for a while starts over at the first pause.
@@ -80,11 +81,17 @@ async def _run(settings: Settings, listener: socket.socket, renewal: _Renewal) -
         stack.push_async_callback(_all, [server.stop for server in servers])
         await _all([server.start for server in servers])
         await prepare_ledger(settings)
-        scribe = Place("the scribe", "api.scribe", settings, alone=True)
+        book = Book()
+        scribe = Place(
+            "the scribe", "api.scribe", settings, (book.descriptor,), (SCRIBE_SHEET,), alone=True
+        )
         workers = [
-            Place("a worker", "api.worker", settings, listener.fileno())
-            for _ in range(settings.workers)
-        ]
+            Place(
+                "a worker", "api.worker", settings, (listener.fileno(), book.descriptor),
+                (WORKER_SHEET + number, WORKER_SHEET + WORKERS_MAX + number),
+            )
+            for number in range(settings.workers)
+        ]  # fmt: skip
         # The scribe starts when there is a shard, and stops last: it takes along what workers did.
         stack.push_async_callback(scribe.stop)
         stack.push_async_callback(_all, [worker.stop for worker in workers])

@@ -1,8 +1,9 @@
 """One worker: uvicorn with our application on the socket that the supervisor handed down.
 
-Run by ``api.serve`` as ``python -m api.worker LISTENER_FD``. Standard input is a socket to the
-supervisor: a line of settings comes in, ``ready`` or ``refused REASON`` goes out. ``leave`` means
-that another worker has taken its place; its end, as SIGTERM, that the service stops.
+Run by ``api.serve`` as ``python -m api.worker LISTENER_FD BOOK_FD SHEET``: the port, and where it
+counts. Standard input is a socket to the supervisor: a line of settings comes in, ``ready`` or
+``refused REASON`` goes out. ``leave`` means that another worker has taken its place; its end, as
+SIGTERM, that the service stops.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ import uvicorn
 import uvloop
 
 from api import door
-from api.app import create_app
+from api.app import App, create_app
 from api.control import CONTROL_FD, LEAVE, report
 from api.log import configure
 from core.errors import StockadeError
 from core.settings import Settings, decode
+from core.sheets import Book
 
 BACKLOG = 2_048  # connections that wait to be taken; the system may cap it lower
 # Longer than load balancers and client pools keep a connection idle (60 s is usual), so that it
@@ -43,11 +45,11 @@ _Receive = Callable[[], Awaitable[_Message]]
 _Send = Callable[[_Message], Awaitable[None]]
 
 
-def main(listener_fd: int) -> int:
+def main(listener_fd: int, book_fd: int, sheet: int) -> int:
     """Serve until told to stop. Returns the exit status."""
     settings = decode(sys.stdin.buffer.readline())
     configure(settings.log_level)
-    server = _Server(settings)
+    server = _Server(settings, Book(book_fd), sheet)
     listener = socket.socket(fileno=listener_fd)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -61,8 +63,8 @@ def main(listener_fd: int) -> int:
 class _Server(uvicorn.Server):
     """uvicorn, told to stop by us alone, so that a stop is no death by signal."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.application = _Application(settings)
+    def __init__(self, settings: Settings, book: Book, sheet: int) -> None:
+        self.application = _Application(create_app(settings, book, sheet))
         self._notice_seconds = settings.notice_seconds
         self._leaving = False
         config = uvicorn.Config(
@@ -140,8 +142,8 @@ class _Server(uvicorn.Server):
 class _Application:
     """The application, with the reason kept if it refuses to start."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.app = create_app(settings)
+    def __init__(self, app: App) -> None:
+        self.app = app
         self.refusal = ""
 
     def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> Awaitable[None]:
@@ -163,4 +165,4 @@ class _Application:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1])))
+    sys.exit(main(*map(int, sys.argv[1:])))

@@ -15,7 +15,7 @@ page of a shop is asked far more often than its stock changes.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from typing import Any
 
 from core.errors import (
@@ -29,6 +29,7 @@ from core.errors import (
 from core.kernel._plan import Batch
 from core.kernel._policy import Policy, Row, Sku
 from core.kernel._pool import ChannelUnknown, RowCorrupt
+from core.meters import Counts
 from core.model import SKU_RULE, Available, is_sku
 from core.ops import Waiting
 from core.snapshot import Snapshot
@@ -88,7 +89,7 @@ class Tile:
 class Reader:
     """Answers from a snapshot, as long as it is fresh."""
 
-    def __init__(self, snapshot: Snapshot, counts: Counter[str]) -> None:
+    def __init__(self, snapshot: Snapshot, counts: Counts) -> None:
         self._snapshot = snapshot
         self._counts = counts
         self._batch = Batch()  # its own: it reads between two plans, and plans nothing

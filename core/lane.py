@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +28,7 @@ from core.errors import (
     StockUnavailable,
 )
 from core.flight import Flight
+from core.meters import Meters
 from core.model import Durability
 from core.ops import ReserveOp, SettleOp, StockOp, TrialOp
 from core.planning import Planner
@@ -65,6 +66,7 @@ class Lane:
         wait_ms: int,
         timeout_seconds: float,
         trouble: Callable[[str], None],
+        meters: Meters,
     ) -> None:
         """``trouble(kind)`` is called once when the lane needs help from outside: ``link`` (lost),
         ``policy`` (out of date), ``epoch`` (another shard) or ``scripts`` (unknown to the server).
@@ -73,7 +75,8 @@ class Lane:
         self.snapshot = Snapshot()
         self.clock = ServerClock()
         self.deadlines = Deadlines()
-        self.counts: Counter[str] = Counter()
+        self.meters = meters
+        self.counts = meters.lane
         self.epoch = ""
         self.seq = 0
         self.last_refusal = ""  # what the store said to a script that it would not run
@@ -94,9 +97,9 @@ class Lane:
         self._paused: set[str] = set()
         self._round = 0
         self._clock_tries = 0
-        self.queues = Queues(self.counts)
+        self.queues = Queues(meters)
         self.planner = Planner(
-            self.queues, self.snapshot, self.deadlines, self.counts, staleness_ms,
+            self.queues, self.snapshot, self.deadlines, meters, staleness_ms,
             lambda: self.now_ms,
         )  # fmt: skip
         self._tidy: list[asyncio.Future[None]] = []
@@ -268,6 +271,8 @@ class Lane:
         self._round += 1
         for step in steps:
             step.launched(self._round, bool(self._flights))
+            if step.ops:
+                self.meters.sent(step.script.name, step.ops, monotonic)
         flight = Flight(self._round, steps, payload, monotonic, self.planner.pace.launched())
         self._flights.append(flight)
         self.counts["pipelines"] += 1
@@ -300,6 +305,7 @@ class Lane:
         received = monotonic_ms()
         self.flight_stamp = (flight.round, flight.since_ms)
         self.planner.pace.landed(flight.carried, flight.sent_ms, received)
+        self.meters.flights.observe((), (received - flight.sent_ms) / 1000)
         for step, reply in zip(flight.steps, replies, strict=True):
             if isinstance(reply, ReplyError):
                 self._failed(step, reply, flight)
@@ -308,7 +314,7 @@ class Lane:
             self.seq = max(self.seq, int(reply[1]))
             self.clock.heard(reply[2], flight.sent_ms, received)
             self.deadlines.moved(int(reply[4]))
-            self.counts[f"{type(step).__name__}:{outcome.decode()}"] += 1
+            self.meters.scripts[(step.script.name, outcome.decode())] += 1
             if outcome in (b"epoch", b"clock", b"policy"):
                 self._stopped(step, outcome, reply)
                 continue
@@ -347,7 +353,7 @@ class Lane:
     def _failed(self, step: Step, error: ReplyError, flight: Flight) -> None:
         """An error reply: scripts are loaded again; everything else is told to the callers."""
         step.undone(self)
-        self.counts[f"error:{error.code}"] += 1
+        self.meters.script_errors[error.code] += 1
         if error.code == "NOSCRIPT":
             if isinstance(step, LookStep):
                 self.planner.look_due = True

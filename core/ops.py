@@ -31,7 +31,10 @@ from core.store.scripts import COMMIT, EXTEND, FULFIL, GIVEBACK, JUDGE, Script
 class Receipt:
     """What a reservation is after a verb; the record is parsed only if somebody asks."""
 
-    __slots__ = ("as_of_ms", "durability", "id", "reacquired", "record", "replayed", "shortfalls")
+    __slots__ = (
+        "as_of_ms", "durability", "id", "reacquired", "record", "repeated", "replayed",
+        "shortfalls",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -47,7 +50,7 @@ class Receipt:
         self.id = reservation_id
         self.record = record
         self.durability = durability
-        self.replayed = replayed
+        self.replayed = self.repeated = replayed  # repeated: it had happened before
         self.reacquired = reacquired
         self.shortfalls = shortfalls
         self.as_of_ms = as_of_ms

@@ -8,7 +8,7 @@ next plan. Decides and never awaits.
 from __future__ import annotations
 
 import logging
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -27,6 +27,7 @@ from core.kernel._plan import (
 )
 from core.kernel._policy import Row
 from core.kernel._pool import ChannelUnknown, LawBroken, RowCorrupt
+from core.meters import Meters
 from core.ops import NoPool, ReserveOp, SettleOp, StockOp
 from core.pace import ROOM_MIN, Pace
 from core.queues import Queues
@@ -57,17 +58,23 @@ log = logging.getLogger("stockade.lane")
 class Expiry:
     """Waits for an expiry that nobody asked for: a record that cannot expire is set aside."""
 
-    __slots__ = ("_deadlines", "_id")
+    __slots__ = ("_deadlines", "_id", "_meters")
 
-    def __init__(self, deadlines: Deadlines, reservation_id: str) -> None:
+    def __init__(self, deadlines: Deadlines, reservation_id: str, meters: Meters) -> None:
         self._deadlines = deadlines
+        self._meters = meters
         self._id = reservation_id
 
     def done(self) -> bool:
         return False
 
     def set_result(self, result: Any) -> None:
-        if not isinstance(result, StockadeError) and result[0] == "corrupt":
+        if isinstance(result, StockadeError):
+            return
+        code, record = result
+        if code == "done":
+            self._meters.expired(record)
+        elif code == "corrupt":
             self._deadlines.set_aside(self._id)
             log.error("reservation %s cannot expire: its record or pool is corrupt", self._id)
 
@@ -80,7 +87,7 @@ class Planner:
         queues: Queues,
         snapshot: Snapshot,
         deadlines: Deadlines,
-        counts: Counter[str],
+        meters: Meters,
         staleness_ms: int,
         now_ms: Callable[[], int],
     ) -> None:
@@ -88,7 +95,8 @@ class Planner:
         self._queues = queues
         self._snapshot = snapshot
         self._deadlines = deadlines
-        self._counts = counts
+        self._meters = meters
+        self._counts = meters.lane
         self._staleness_ms = staleness_ms
         self._now_ms = now_ms
         self.pace = Pace()
@@ -99,7 +107,7 @@ class Planner:
             queues, snapshot, deadlines, self._wanted, self._corrupt, self._packed
         )
         self._returns = ReturnPlanner(queues, snapshot, self._wanted, self._corrupt, self._packed)
-        self._reader = Reader(snapshot, counts)
+        self._reader = Reader(snapshot, meters.lane)
         self.policy_round = -1  # pipeline in which the policy was last known to be current
         self.policy_seen_ms = -1e9  # and when that was sent, monotonic
         self.look_due = False
@@ -331,6 +339,7 @@ class Planner:
                 later.append(op)
             elif seen:
                 self._counts["refused"] += 1
+                self._meters.waits.observe_waits("reserve", (op,), monotonic)
                 op.finish(insufficient(batch.shortfalls(number)))
             else:
                 self._look_at(op, number, later)
@@ -426,7 +435,7 @@ class Planner:
         """Queues an expiry. What cannot be an id is told: somebody else wrote to the list."""
         if self._deadlines.is_set_aside(reservation_id):
             return
-        expiry = Expiry(self._deadlines, reservation_id)
+        expiry = Expiry(self._deadlines, reservation_id, self._meters)
         try:
             op = SettleOp("expire", reservation_id, expiry)
         except ValueError:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
 from core.availability import AvailabilityOp
 from core.errors import Overloaded, StockadeError
 from core.kernel._policy import Row
+from core.meters import Meters
 from core.ops import ReserveOp, SettleOp, StockOp, TrialOp
 from core.replan_ops import AmendOp, LateOp, ReturnOp
 from core.store import scripts
@@ -23,8 +24,8 @@ SETTLING = (scripts.JUDGE, scripts.COMMIT, scripts.FULFIL, scripts.GIVEBACK, scr
 class Queues:
     """The ops of one lane that are not under way."""
 
-    def __init__(self, counts: Counter[str]) -> None:
-        self._counts = counts
+    def __init__(self, meters: Meters) -> None:
+        self._counts = meters.lane
         self.stocks: deque[StockOp] = deque()
         self.reserves: deque[ReserveOp] = deque()
         self.contended: deque[ReserveOp] = deque()

@@ -39,6 +39,8 @@ def _moves(stage: Stage, ops: Sequence[ReplanOp | ReturnOp]) -> str:
 class ReplanStep(PlannedStep):
     """Amends, late commits or returns."""
 
+    script = scripts.REPLAN
+
     def __init__(self, stage: Stage, ops: Sequence[ReplanOp | ReturnOp]) -> None:
         self.stage = stage
         self.ops = ops
@@ -70,7 +72,7 @@ class ReplanStep(PlannedStep):
             args += (key.field, key.fingerprint) if key else (b"", b"")
         for ids in due.values():
             args += (len(ids), *ids)
-        return evalsha(scripts.REPLAN, names, lane.head(lane.now_ms, lane.policy_number), args)
+        return evalsha(self.script, names, lane.head(lane.now_ms, lane.policy_number), args)
 
     def landed(self, lane: Lane, reply: list[Any], resent: bool) -> None:
         outcome = reply[0]

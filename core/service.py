@@ -19,10 +19,12 @@ from core.embedded.valkey import find_running
 from core.engine import Engine
 from core.errors import Draining, LedgerUnavailable, StartRefused, StockUnavailable, Unavailable
 from core.feed import Feed
+from core.gauges import gauges
 from core.importing.importer import Importer
 from core.lane import RESEND_SECONDS, Lane
 from core.ledger.audit import Files
 from core.ledger.journal import Journal
+from core.meters import Found, Meters
 from core.model import Durability, Mode
 from core.opening import open_journal, servers_are_ours
 from core.protecting import Protection
@@ -39,6 +41,7 @@ from core.trust import Trust
 
 RECONNECT_SECONDS = 0.05
 CANCEL_SECONDS = 0.1
+BEAT_SECONDS = 1.0  # between signs of life to whoever reads the metrics
 SETTLE_SECONDS = 0.5  # between looks at a store that is not the one that was known
 
 log = logging.getLogger("stockade.service")
@@ -54,6 +57,7 @@ class Service:
         shard: Shard,
         durability: Durability,
         journal: Journal | None,
+        meters: Meters,
     ) -> None:
         self._settings = settings
         self._url = url
@@ -62,6 +66,7 @@ class Service:
         self._tasks: set[asyncio.Task[None]] = set()
         self._trust = Trust(shard, journal, servers_are_ours(settings))
         self.version = ""
+        self._meters = meters
         self.lane = Lane(
             durability=durability,
             staleness_ms=settings.staleness_ms,
@@ -71,6 +76,7 @@ class Service:
             wait_ms=settings.wait_ms,
             timeout_seconds=settings.store_timeout_seconds,
             trouble=self._on_trouble,
+            meters=meters,
         )
         self.stock = Stock(self.lane, shard, self._refresh_policy)
         self.journal = journal
@@ -82,6 +88,7 @@ class Service:
             Backing(
                 self.lane, shard, self.backlog, journal, settings.commit_durability == "ledger"
             ),
+            meters,
         )  # fmt: skip
         self.records = Records(self.lane, journal)
         self.feed = Feed(self.records, durability)
@@ -113,6 +120,10 @@ class Service:
             "mode": self.mode,
             "clock": "suspect" if self.lane.clock.suspect else "ok",
         }
+
+    async def gauges(self) -> Found:
+        """What /metrics shows of store and ledger, as this worker knows them now."""
+        return await gauges(self.lane, self._shard, self.backlog, self.journal is not None)
 
     def repairer(self, survey: Survey) -> Repairer:
         """Mends what reconciling found. Raises LedgerUnavailable where there is no ledger."""
@@ -148,6 +159,8 @@ class Service:
             await self.lane.tidy()
         self._spawn(Reaper(self.lane, self._shard, self.backlog, meta.purged).run())
         self._spawn(self.protection.run())
+        self._meters.starts["worker"] += 1
+        self._spawn(self._beat())
         self._spawn(CutOff(self.catalogue.channels, self.catalogue.delete_channel).run())
 
     async def _take(self, meta: Meta) -> None:
@@ -171,6 +184,7 @@ class Service:
         await self.lane.drain(self._settings.drain_seconds)
         self.backlog.close()
         await self.feed.close()
+        self._meters.sheet.rest()
         # On Python 3.11 wait_for, which redis-py writes with, may swallow a cancellation.
         while self._tasks:
             for task in self._tasks:
@@ -183,6 +197,14 @@ class Service:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._on_task_done)
+
+    async def _beat(self) -> None:
+        """Says every second that this worker lives, and how it is."""
+        while True:
+            closed = self.lane.closed
+            state = "draining" if isinstance(closed, Draining) else "closed"
+            self._meters.beat(self.lane.waiting(), state if closed is not None else "ready")
+            await asyncio.sleep(BEAT_SECONDS)
 
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -343,10 +365,13 @@ class Service:
 
 
 @asynccontextmanager
-async def open_service(settings: Settings) -> AsyncIterator[Service]:
+async def open_service(
+    settings: Settings, meters: Meters | None = None
+) -> AsyncIterator[Service]:
     """The core of one worker on the store of ``settings.valkey_url``.
 
-    Raises StartRefused with one line for a store that cannot be used.
+    ``meters`` is where the worker counts; a command counts for nobody. Raises StartRefused with one
+    line for a store that cannot be used.
     """
     if settings.valkey_url is None:
         raise StartRefused("no store: valkey_url is not set")
@@ -361,7 +386,9 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
                 raise StartRefused(
                     f"durability fsync cannot be had: {why}, or set STOCKADE_DURABILITY=memory"
                 )
-            service = Service(settings, settings.valkey_url, shard, durability, journal)
+            service = Service(
+                settings, settings.valkey_url, shard, durability, journal, meters or Meters()
+            )
             service.version = version
             try:
                 await service.open()

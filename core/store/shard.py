@@ -180,6 +180,15 @@ class Shard:
             (epoch or b"").decode(), int(mark or 0), int(mark_ms or 0), (trouble or b"").decode(),
         )  # fmt: skip
 
+    async def script_use(self) -> tuple[int, float]:
+        """How many scripts the server ran since it started, and for how many seconds in all."""
+        try:
+            info = await self._redis.info("commandstats")
+        except RedisError as error:
+            raise _error(error) from error
+        found = info.get("cmdstat_evalsha", {})
+        return int(found.get("calls", 0)), int(found.get("usec", 0)) / 1e6
+
     async def mark(self) -> tuple[str, int]:
         """The epoch, and the seq of the last event that the ledger has."""
         try:

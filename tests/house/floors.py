@@ -10,6 +10,24 @@ EDGES = {
     "core.stock_model": {"core.model": "grammar of names, bounds of quantities"},
     "core.clock": {},
     "core.deadlines": {},
+    "core.sheets": {},
+    "core.meters": {
+        "core.errors": "how a verb ended",
+        "core.sheets": "counts on one",
+    },
+    "core.gauges": {
+        "core.backlog": "how far the ledger is behind",
+        "core.errors": "the store may be away",
+        "core.lane": "what a worker knows",
+        "core.meters": "under which names",
+        "core.store": "asks it",
+    },
+    "core.watch": {
+        "core.errors": "the ledger may be away",
+        "core.ledger": "looks there",
+        "core.meters": "shows what it found",
+        "core.store": "an id says when",
+    },
     "core.kernel": {},  # the kernel plans, and knows nothing of who asks
     "core.settings": {
         "core.errors": "a wrong setting stops the start with one line",
@@ -43,6 +61,7 @@ EDGES = {
         "core.store": "writes there",
     },
     "core.scribe": {
+        "core.meters": "counts what it does",
         "core.chronicle": "what an event means",
         "core.errors": "waits for a server, stops for a stream that does not fit",
         "core.ledger": "writes there",
@@ -61,6 +80,7 @@ EDGES = {
         "core.stock_model": "what a line of stock asks for",
     },
     "core.availability": {
+        "core.meters": "counts what it cannot read",
         "core.errors": "what cannot be answered",
         "core.kernel": "asks it what a channel can take",
         "core.model": "grammar of SKUs",
@@ -81,6 +101,7 @@ EDGES = {
         "core.store": "names of keys, scripts, wording",
     },
     "core.queues": {
+        "core.meters": "counts what is given up",
         "core.availability": "reads wait as well",
         "core.errors": "what is given up ends with one",
         "core.kernel": "who touches a row that moved",
@@ -147,6 +168,7 @@ EDGES = {
         "core.store": "brings it back",
     },
     "core.asking": {
+        "core.meters": "counts how verbs end",
         "core.backing": "what left the store, and waiting for the ledger",
         "core.errors": "each verb's refusals",
         "core.lane": "everything hot goes through the lane",
@@ -178,6 +200,7 @@ EDGES = {
         "core.store": "where the mode stands",
     },
     "core.planning": {
+        "core.meters": "counts refusals, and how long they waited",
         "core.availability": "reads are answered before the next plan",
         "core.deadlines": "a refusal is only right if nothing is due",
         "core.errors": "what is not to be had",
@@ -199,6 +222,7 @@ EDGES = {
         "core.steps": "what it carries",
     },
     "core.lane": {
+        "core.meters": "counts scripts, and how long they waited and took",
         "core.availability": "a read that was seen lately is answered at once",
         "core.clock": "deadlines are proposed in the server's time",
         "core.deadlines": "what may be due",
@@ -267,6 +291,8 @@ EDGES = {
         "core.store": "reads what it holds, mends it",
     },
     "core.opening": {
+        "core.watch": "opens it",
+        "core.meters": "hands them on",
         "core.auditing": "opens it",
         "core.embedded": "a private store is rebuilt without anybody being asked",
         "core.errors": "refuses to start",
@@ -312,6 +338,8 @@ EDGES = {
     "core.service": {
         "core.protecting": "opens it",
         "core.throttle": "where less is taken in protect mode",
+        "core.meters": "hands them on",
+        "core.gauges": "asks them",
         "core.feed": "opens it",
         "core.records": "opens it",
         "core.auditing": "hands out who mends",
@@ -335,6 +363,8 @@ EDGES = {
         "core.trust": "opens it",
     },
     "api": {
+        "core.sheets": "hands each process its own",
+        "core.meters": "counts requests, shows everything that was counted",
         "core.auditing": "counts come in, differences and repairs go out",
         "core.errors": "each code gets its status",
         "core.importing": "tells what became of a file",

@@ -234,7 +234,7 @@ WANTED = (
     "deficit opened", "deficit paid by what went back", "deficit paid by a receipt", "fact short",
     "amend", "amend moved location", "amend of what was shipped in part", "amend refused",
     "return restocked elsewhere", "dry run came true", "transfer", "reallocation by policy",
-    "StockStep:conflict", "channel deleted", "channel in use",
+    "stock:conflict", "channel deleted", "channel in use",
 )  # fmt: skip
 
 
