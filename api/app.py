@@ -33,7 +33,7 @@ from api.routes import PAGES, ROUTES
 from api.routing import Handler, Route, Router
 from api.wire import encode
 from core.errors import StockadeError, StockUnavailable
-from core.meters import Meters
+from core.meters import Meters, RouteMeter
 from core.service import Service, open_service
 from core.settings import Settings
 from core.sheets import WORKER_SHEET, Book
@@ -75,6 +75,7 @@ class App(Starlette):
         self.meters = meters or Meters(self.book.sheet(WORKER_SHEET))
         self.document = encode(document((*ROUTES, *PAGES)))
         self._open_service = open_service
+        self._by_route: dict[int, RouteMeter] = {}
         self._find = Router(ROUTES).find
 
     def drain(self) -> None:
@@ -136,10 +137,13 @@ class App(Starlette):
 
     def _count(self, route: Route[Handler] | None, status: int, started: float | None) -> None:
         """A request is about to be answered; ``started`` unless it is a stream."""
-        named = ("", "") if route is None else (route.method, route.path)
-        self.meters.requests[(*named, str(status))] += 1
+        meter = self._by_route.get(id(route))
+        if meter is None:
+            named = ("", "") if route is None else (route.method, route.path)
+            meter = self._by_route[id(route)] = self.meters.route(*named)
+        meter.answered(status)
         if started is not None:
-            self.meters.durations.observe(named, perf_counter() - started)
+            meter.took(perf_counter() - started)
 
     @asynccontextmanager
     async def _life(self) -> AsyncIterator[None]:

@@ -3,6 +3,7 @@
     errors      what can go wrong, each with its stable code
     model       the values that cross walls: requests in, receipts and pools out (stock_model)
     settings    one typed place for everything that can be set, and every limit with its reason
+    meters      what is counted, under which name (sheets: the memory it is counted in)
     kernel      plans: pure decisions in C; read ``_plan.pxd`` first, ``reference.py`` for the rule
     store       commits: key names, Lua scripts, and what is said to Valkey
     ledger      records: every movement, append-only; read ``schema.sql``, then ``books``
@@ -27,6 +28,7 @@
     records     what the ledger holds, page by page (record_model); for a person on call: story
     feed        what happened, handed on to whoever listens (happenings)
     embedded    private servers, Valkey and PostgreSQL: find, start, guard, stop
+    watch       looks at the ledger for what nobody counts; gauges: what a worker knows if asked
     service     opens, wires and closes all of it (opening: what has to do with the ledger)
 
 Nothing is re-exported: one name, one home, one import path.

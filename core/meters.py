@@ -220,6 +220,32 @@ class Histogram:
         values[at + len(bounds) + 1] += total
 
 
+class RouteMeter:
+    """The requests of one route."""
+
+    def __init__(self, sheet: Sheet, method: str, route: str) -> None:
+        self._values = sheet.values
+        self._statuses: dict[int, int] = {}
+        self._cells = Cells(sheet, "stockade_http_requests_total", method, route)
+        self._at = Cells(sheet, _DURATIONS, method)[route]
+
+    def answered(self, status: int) -> None:
+        """One was answered."""
+        at = self._statuses.get(status)
+        if at is None:
+            at = self._statuses[status] = self._cells[str(status)]
+        self._values[at] += 1
+
+    def took(self, seconds: float) -> None:
+        """An answer was ready after so long."""
+        bounds = FAMILIES[_DURATIONS].bounds
+        self._values[self._at + bisect_left(bounds, seconds)] += 1
+        self._values[self._at + len(bounds) + 1] += seconds
+
+
+_DURATIONS = "stockade_http_request_duration_seconds"
+
+
 class Meters:
     """The counters of one process."""
 
@@ -233,8 +259,6 @@ class Meters:
         self.batches = Histogram(sheet, "stockade_batch_operations")
         self.waits = Histogram(sheet, "stockade_queue_wait_seconds")
         self.flights = Histogram(sheet, "stockade_script_duration_seconds")
-        self.requests = Counts(sheet, "stockade_http_requests_total")
-        self.durations = Histogram(sheet, "stockade_http_request_duration_seconds")
         self.starts = Counts(sheet, "stockade_process_starts_total")
         self.scribe_writes = Histogram(sheet, "stockade_scribe_write_duration_seconds")
         self._expired_units = Cells(sheet, "stockade_expired_units_total")
@@ -242,6 +266,10 @@ class Meters:
         self._reservations = Counts(sheet, "stockade_reservations_total")
         # verb, and whether it had happened before → channel → its cell
         self._ended: dict[tuple[str, bool], Cells] = {}
+
+    def route(self, method: str, route: str) -> RouteMeter:
+        """Counts the requests of this route."""
+        return RouteMeter(self.sheet, method, route)
 
     def sent(self, script: str, ops: Any, now_ms: float) -> None:
         """A script goes out with these ops."""

@@ -187,6 +187,11 @@ def descriptions() -> dict[str, str]:
     return {name: _description(hint) for name, hint in _HINTS.items()}
 
 
+def wanted(name: str) -> str:
+    """What a setting takes, in words."""
+    return "an address" if name in _ADDRESSES else _wanted(_HINTS[name])
+
+
 def shown(settings: Settings) -> dict[str, str | int | float | None]:
     """Every value as it may be shown: plain, and with passwords masked."""
     values = msgspec.to_builtins(settings, enc_hook=_encode_path)
@@ -255,8 +260,8 @@ def _convert(name: str, value: Any, origin: str, strict: bool) -> Any:
             _ADDRESSES[name](converted)
     except ValueError as error:
         # An address may hold a password, so it is never repeated in a message.
-        wanted = str(error) if name in _ADDRESSES else f"must be {_wanted(hint)}, not {value!r}"
-        raise StartRefused(f"{origin}: {name} {wanted}") from None
+        words = str(error) if name in _ADDRESSES else f"must be {_wanted(hint)}, not {value!r}"
+        raise StartRefused(f"{origin}: {name} {words}") from None
     return converted
 
 
