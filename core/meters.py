@@ -122,6 +122,12 @@ FAMILIES: dict[str, Family] = {
     "stockade_drift_variance_ratio": Family(
         "gauge", "Variance rate of the last reconciliation; below 0.005 is normal."
     ),
+    "stockade_oversold_units": Family(
+        "gauge", "Units that the last reconciliation found promised and not there."
+    ),
+    "stockade_oversold_orders": Family(
+        "gauge", "Orders with such units; three or more a day alarm."
+    ),
     "stockade_drift_open_cases": Family("gauge", "Cases of reconciling that are not closed."),
     "stockade_reconciled_timestamp_seconds": Family(
         "gauge", "When the last reconciliation came to its end; 0 if none did."

@@ -84,5 +84,7 @@ class Watch:
         show("stockade_drift_differences", drift["differences"])
         show("stockade_drift_units", drift["units_off"])
         show("stockade_drift_variance_ratio", drift["variance_rate"])
+        show("stockade_oversold_units", drift["oversold_units"])
+        show("stockade_oversold_orders", drift["oversold_orders"])
         show("stockade_reconciled_timestamp_seconds", drift["finished"])
         show("stockade_watch_timestamp_seconds", now)

@@ -425,9 +425,11 @@ FROM stockade.pool
 -- name: drift_found
 SELECT (SELECT count(*) FROM stockade.reconciliation_case WHERE closed_at IS NULL) AS open_cases,
   coalesce(r.differences, 0) AS differences, coalesce(r.units_off, 0) AS units_off,
-  coalesce(r.variance_rate, 0) AS variance_rate,
+  coalesce(r.variance_rate, 0) AS variance_rate, coalesce(r.oversold_units, 0) AS oversold_units,
+  coalesce(r.oversold_orders, 0) AS oversold_orders,
   coalesce(extract(epoch FROM r.finished_at), 0)::double precision AS finished
 FROM (VALUES (1)) AS one (one) LEFT JOIN (
-  SELECT differences, units_off, variance_rate, finished_at FROM stockade.reconciliation
+  SELECT differences, units_off, variance_rate, oversold_units, oversold_orders, finished_at
+  FROM stockade.reconciliation
   WHERE finished_at IS NOT NULL AND sku IS NULL ORDER BY id DESC LIMIT 1
 ) AS r ON true

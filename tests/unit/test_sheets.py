@@ -16,7 +16,7 @@ from core.sheets import CELLS_MAX, HEAD_CELLS, HEARTBEAT, Book, Sheet, loose_she
 BASE_UNITS = ("seconds", "bytes", "ratio")
 OF_OURS = (
     "reservations", "units", "lines", "scripts", "errors", "events", "operations", "requests",
-    "retries", "starts", "workers", "pools", "differences", "cases", "series", "calls",
+    "retries", "starts", "workers", "pools", "differences", "cases", "series", "calls", "orders",
 )  # fmt: skip
 STATES = ("stockade_ledger_up", "stockade_store_up", "stockade_store_durability",
           "stockade_clock_suspect")  # fmt: skip
