@@ -27,6 +27,7 @@ from api.call import (
     send_reply,
     send_stream,
 )
+from api.log import HEADERS
 from api.openapi import document
 from api.problems import BodyTooLarge, MethodNotAllowed, answer
 from api.routes import PAGES, ROUTES
@@ -106,6 +107,7 @@ class App(Starlette):
         """Find the route of a call, read its body, let the handler answer it."""
         started = perf_counter()
         call = Call(scope, self)
+        HEADERS.set(call.headers)
         route: Route[Handler] | None = None
         try:
             route, call.parameter = self._find(call.method, call.raw_path)

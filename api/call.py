@@ -191,6 +191,19 @@ def pass_through(sent: Mapping[bytes, bytes], headers: list[Header]) -> None:
             headers.append((name, value))
 
 
+def ids(headers: Mapping[bytes, bytes]) -> dict[str, str]:
+    """What a log says of a request, so that it is found again: the ids that it came with."""
+    sent: list[Header] = []
+    pass_through(headers, sent)
+    found: dict[str, str] = {}
+    for name, value in sent:
+        if name == b"traceparent":
+            _, found["trace_id"], found["span_id"], _ = value.decode("ascii").split("-")
+        else:
+            found["request_id"] = value.decode("ascii")
+    return found
+
+
 def passing_through(scope: Scope, send: Send) -> Send:
     """``send``, with what is passed through added to the head of the answer."""
     headers: list[Header] = []

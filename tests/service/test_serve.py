@@ -61,7 +61,7 @@ def test_it_says_where_it_listens_and_stops_with_status_0(
         os.killpg(service.process.pid, number)
         status, out, lines = service.finish()
     assert (status, out) == (0, "")
-    assert all(" INFO " in line for line in lines), lines
+    assert {json.loads(line)["level"] for line in lines} == {"info"}, lines
     assert find_running(tmp_path / "data") is None
     assert find_postgres(tmp_path / "data") is None
 
