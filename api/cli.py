@@ -1,5 +1,5 @@
 """The command line: ``stockade serve``, ``settings``, ``clock accept``, ``import``, ``reconcile``,
-``rebuild``, ``export``, ``show``.
+``rebuild``, ``export``, ``show``, ``top``.
 
 Every setting is a flag of every command. What goes wrong is one line on standard error, with
 status 2 for a wrong command line or setting and 1 for anything later.
@@ -51,11 +51,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return _export(loaded.settings, chosen)
             case "mode" | "mode protect" | "mode normal":
                 return _mode(loaded.settings, chosen)
+            case "top":
+                _top(loaded.settings, chosen)
             case "show":
                 _tell(loaded.settings, chosen.what)
     except StockadeError as error:
         return _complain(error, 1)
     return 0
+
+
+def _top(settings: Settings, chosen: argparse.Namespace) -> None:
+    from api.top import top
+
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    url = (chosen.url or f"http://{host}:{settings.port}").rstrip("/")
+    top(url, chosen.key_file, chosen.interval, chosen.once)
+
+
+def _interval(text: str) -> float:
+    """Seconds between two looks."""
+    seconds = float(text)
+    if not 0.1 <= seconds <= 3_600:
+        raise ValueError(text)
+    return seconds
 
 
 def _serve(settings: Settings, reread: Callable[[], Settings]) -> None:
@@ -207,6 +225,13 @@ def _parser() -> _Parser:
         switch = _command(modes, name, does, "mode ")
         switch.add_argument("--reason", help="why")
         switch.add_argument("--by", metavar="NAME", help="who says so; you, if not said")
+    watching = _command(commands, "top", "show what a running service does, on one screen")
+    watching.add_argument("--url", help="its address; else that of the settings host and port")
+    watching.add_argument(
+        "--key-file", metavar="FILE", type=Path, help="holds an API key of scope operate"
+    )
+    watching.add_argument("--interval", metavar="SECONDS", type=_interval, default=2.0)
+    watching.add_argument("--once", action="store_true", help="print one interval, and end")
     clock = commands.add_parser("clock", help="the store's clock", allow_abbrev=False)
     clock_commands = clock.add_subparsers(required=True, metavar="COMMAND")
     _command(

@@ -64,6 +64,11 @@ async def metrics(request: Request) -> Response:
     found = merged(app.book.used())
     if app.service is not None:
         found |= await app.service.gauges()
-    encode, content_type = choose_encoder(request.headers.get("accept", ""))
-    headers = {"cache-control": "no-store", "content-type": content_type}
-    return Response(encode(_Collected(found)), headers=headers)
+    text, content_type = render(found, request.headers.get("accept", ""))
+    return Response(text, headers={"cache-control": "no-store", "content-type": content_type})
+
+
+def render(found: Found, accept: str) -> tuple[bytes, str]:
+    """What was found as ``accept`` wants it, and its media type."""
+    encode, content_type = choose_encoder(accept)
+    return encode(_Collected(found)), content_type

@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from core.meters import FAMILIES
-from tests.processes import Service, until
+from tests.processes import ROOT, Service, until
 
 WORKERS = 2
 UNITS = 30
@@ -114,6 +115,13 @@ def test_numbers_are_right_with_several_workers_and_after_a_kill(tmp_path: Path)
         assert found["stockade_process_starts_total", "worker"] == WORKERS + 1
 
         until(lambda: scrape(url)["stockade_ledger_lag_events",] == 0, "the ledger has all")
+        done = subprocess.run(
+            [sys.executable, "-m", "api.cli", "top", "--once", "--interval", "0.2", "--url", url],
+            capture_output=True, text=True, check=False, cwd=ROOT,
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (0, "")
+        assert f"{WORKERS} ready" in done.stdout
+        assert "durability fsync" in done.stdout
         until(lambda: ("stockade_watch_timestamp_seconds",) in scrape(url), "the ledger is watched")
         found = scrape(url)
         assert found["stockade_drift_open_cases",] == 0
