@@ -8,7 +8,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -33,11 +33,15 @@ from api.problems import BodyTooLarge, MethodNotAllowed, answer
 from api.routes import PAGES, ROUTES
 from api.routing import Handler, Route, Router
 from api.wire import encode
-from core.errors import StockadeError, StockUnavailable
+from core.errors import StartRefused, StockadeError, StockUnavailable
 from core.meters import Meters, RouteMeter
 from core.service import Service, open_service
 from core.settings import Settings
 from core.sheets import WORKER_SHEET, Book
+from core.tracing import TRACE
+
+if TYPE_CHECKING:
+    from api.tracing import Tracing
 
 _log = logging.getLogger("stockade.api")
 
@@ -54,8 +58,10 @@ class App(Starlette):
         open_service: Callable[[], AbstractAsyncContextManager[Service]],
         book: Book | None = None,
         meters: Meters | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
-        """``book``: what ``/metrics`` shows, with the sheet that ``meters`` count on."""
+        """``book``: what ``/metrics`` shows, with the sheet that ``meters`` count on. ``tracing``
+        traces some of the requests."""
         super().__init__(
             routes=[
                 *(Page(page.path, page.handler, methods=[page.method]) for page in PAGES),
@@ -76,6 +82,8 @@ class App(Starlette):
         self.meters = meters or Meters(self.book.sheet(WORKER_SHEET))
         self.document = encode(document((*ROUTES, *PAGES)))
         self._open_service = open_service
+        self._tracing = tracing
+        self.meters.traced = tracing is not None
         self._by_route: dict[int, RouteMeter] = {}
         self._find = Router(ROUTES).find
 
@@ -108,6 +116,9 @@ class App(Starlette):
         started = perf_counter()
         call = Call(scope, self)
         HEADERS.set(call.headers)
+        if self._tracing is not None:
+            call.trace = self._tracing.begin(call.method, call.headers)
+            TRACE.set(call.trace)
         route: Route[Handler] | None = None
         try:
             route, call.parameter = self._find(call.method, call.raw_path)
@@ -116,7 +127,7 @@ class App(Starlette):
             reply: Answer = await route.handler(call)
         except BodyTooLarge as error:
             reply = answer(error, call.instance)
-            self._count(route, reply[0], started)
+            self._count(call, route, reply[0], started)
             await send_and_linger(call, reply, receive, send)
             return
         except MethodNotAllowed as error:
@@ -131,13 +142,15 @@ class App(Starlette):
             _log.exception("%s %s failed", call.method, call.instance)
             reply = answer(StockadeError(), call.instance)
         if isinstance(reply, Stream):
-            self._count(route, 200, None)
+            self._count(call, route, 200, None)
             await send_stream(call, reply, receive, send, self._ending)
         else:
-            self._count(route, reply[0], started)
+            self._count(call, route, reply[0], started)
             await send_reply(call, reply, send)
 
-    def _count(self, route: Route[Handler] | None, status: int, started: float | None) -> None:
+    def _count(
+        self, call: Call, route: Route[Handler] | None, status: int, started: float | None
+    ) -> None:
         """A request is about to be answered; ``started`` unless it is a stream."""
         meter = self._by_route.get(id(route))
         if meter is None:
@@ -146,6 +159,8 @@ class App(Starlette):
         meter.answered(status)
         if started is not None:
             meter.took(perf_counter() - started)
+        if call.trace is not None:
+            call.trace.end(call.method, "" if route is None else route.path, status)
 
     @asynccontextmanager
     async def _life(self) -> AsyncIterator[None]:
@@ -155,10 +170,25 @@ class App(Starlette):
                 yield
         finally:
             self.service = None
+            if self._tracing is not None:
+                await asyncio.to_thread(self._tracing.close)
 
 
 def create_app(settings: Settings, book: Book | None = None, sheet: int = WORKER_SHEET) -> App:
     """The application over the service that ``settings`` describe; it counts on this sheet."""
     book = book or Book()
     meters = Meters(book.sheet(sheet))
-    return App(lambda: open_service(settings, meters), book, meters)
+    return App(lambda: open_service(settings, meters), book, meters, _tracing(settings))
+
+
+def _tracing(settings: Settings) -> Tracing | None:
+    """Who traces requests, if the settings say where the traces go. Raises StartRefused."""
+    if settings.trace_url is None:
+        return None
+    try:
+        from api.tracing import open_tracing
+    except ImportError as error:
+        raise StartRefused(
+            f"trace_url is set and {error.name} is missing; install stockade[tracing]"
+        ) from None
+    return open_tracing(settings.trace_url, settings.trace_ratio)

@@ -11,7 +11,10 @@ from core.steps import Step
 class Flight:
     """One pipeline under way."""
 
-    __slots__ = ("carried", "payload", "resent", "round", "sent_ms", "since_ms", "steps", "timer")
+    __slots__ = (
+        "carried", "launched_ms", "payload", "resent", "round", "sent_ms", "since_ms", "steps",
+        "timer",
+    )  # fmt: skip
 
     def __init__(
         self, round: int, steps: list[Step], payload: bytes, sent_ms: float, carried: int
@@ -22,6 +25,7 @@ class Flight:
         self.payload = payload
         self.carried = carried
         self.sent_ms = sent_ms
+        self.launched_ms = sent_ms  # planned, printed, and handed to the connection
         self.since_ms = sent_ms
         self.resent = False
         self.timer: asyncio.TimerHandle | None = None

@@ -41,6 +41,7 @@ from core.store import keys
 from core.store._pack import pack_command
 from core.store.link import Command, Link, Replies, ReplyError
 from core.throttle import Throttle
+from core.tracing import tell
 
 CLOCK_TRIES_MAX = 3  # proposals of time in a row that the store may refuse
 SEND_AT = 128  # demands that are sent at once: by an idle lane, or ahead of the answer to others
@@ -75,8 +76,7 @@ class Lane:
         self.snapshot = Snapshot()
         self.clock = ServerClock()
         self.deadlines = Deadlines()
-        self.meters = meters
-        self.counts = meters.lane
+        self.meters, self.counts = meters, meters.lane
         self.epoch = ""
         self.seq = 0
         self.last_refusal = ""  # what the store said to a script that it would not run
@@ -154,7 +154,6 @@ class Lane:
         if self.closed is not None or len(self.queues.reserves) >= self._queue_limit:
             self._admit()
         op.round = self._round
-        op.since_ms = monotonic_ms()
         self.queues.reserves.append(op)
         if len(self.queues.reserves) >= SEND_AT:
             self._send()
@@ -165,14 +164,12 @@ class Lane:
         """Queues what is planned and is no demand for new units."""
         self._admit()
         op.round = self._round
-        op.since_ms = monotonic_ms()
         self.queues.of(op).append(op)
         self._schedule()
 
     def settle(self, op: SettleOp) -> None:
         """Queues a verb on a record."""
         self._admit()
-        op.since_ms = monotonic_ms()
         self.queues.settles[op.script.name].append(op)
         self._schedule()
 
@@ -281,6 +278,7 @@ class Lane:
     def _launch(self, flight: Flight) -> None:
         assert self._link is not None
         link = self._link
+        flight.launched_ms = monotonic_ms()
         flight.timer = self._loop.call_later(
             self._timeout_seconds, link.abort, "the store did not answer in time"
         )
@@ -305,7 +303,9 @@ class Lane:
         received = monotonic_ms()
         self.flight_stamp = (flight.round, flight.since_ms)
         self.planner.pace.landed(flight.carried, flight.sent_ms, received)
-        self.meters.flights.observe((), (received - flight.sent_ms) / 1000)
+        self.meters.flights.observe((), (received - flight.launched_ms) / 1000)
+        if self.meters.traced:
+            tell(flight, received)
         for step, reply in zip(flight.steps, replies, strict=True):
             if isinstance(reply, ReplyError):
                 self._failed(step, reply, flight)

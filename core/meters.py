@@ -259,6 +259,7 @@ class Meters:
         """``sheet``: where they are counted; None for nobody to see, as in commands."""
         self.sheet = sheet = loose_sheet() if sheet is None else sheet
         self._values = sheet.values
+        self.traced = False  # whether somebody traces requests
         self.lane = Counts(sheet, "stockade_lane_events_total")
         self.scripts = Counts(sheet, "stockade_scripts_total")
         self.script_errors = Counts(sheet, "stockade_script_errors_total")

@@ -95,8 +95,7 @@ class Planner:
         self._queues = queues
         self._snapshot = snapshot
         self._deadlines = deadlines
-        self._meters = meters
-        self._counts = meters.lane
+        self._meters, self._counts = meters, meters.lane
         self._staleness_ms = staleness_ms
         self._now_ms = now_ms
         self.pace = Pace()
@@ -442,6 +441,7 @@ class Planner:
             self._deadlines.set_aside(reservation_id)
             log.error("a list of deadlines holds %r, which is no reservation", reservation_id)
             return
+        op.trace = None  # whoever looks when it is due did not ask for it
         self._queues.settles[scripts.GIVEBACK.name].append(op)
 
     def look_step(self, steps: list[Step], tidying: bool) -> None:

@@ -130,6 +130,13 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     drain_seconds: Annotated[
         int, Meta(ge=0, le=3_600, description="how long open requests may take at shutdown")
     ] = 10
+    trace_url: Annotated[
+        str | None,
+        Meta(description="OTLP over HTTP, where traces go; needs `stockade[tracing]`; none: none"),
+    ] = None
+    trace_ratio: Annotated[
+        float, Meta(ge=0, le=1, description="share of requests to trace, if they do not say it")
+    ] = 0.01
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="least level that is logged")
     ] = "info"
@@ -294,6 +301,17 @@ def _check_dsn(dsn: str) -> None:
         )
 
 
+def _check_http(url: str) -> None:
+    """Raise ValueError unless ``url`` is one of HTTP."""
+    try:
+        parts = urlsplit(url)
+        complete = parts.hostname and (parts.port, 1)
+    except ValueError:
+        complete = None
+    if not complete or parts.scheme not in ("http", "https"):
+        raise ValueError("must be http://HOST:PORT/v1/traces, or the same with https://")
+
+
 def _wanted(hint: Any) -> str:
     """What a setting takes, in words."""
     kind = msgspec.inspect.type_info(hint)
@@ -302,6 +320,8 @@ def _wanted(hint: Any) -> str:
     match kind:
         case msgspec.inspect.IntType(ge=low, le=high):
             return f"a whole number from {low} to {high}"
+        case msgspec.inspect.FloatType(ge=float() | int() as low, le=high):
+            return f"a number from {low} to {high}"
         case msgspec.inspect.FloatType(le=high):
             return f"a number above 0 and up to {high}"
         case msgspec.inspect.BoolType():
@@ -334,5 +354,6 @@ _ADDRESSES: dict[str, Callable[[str], None]] = {
     "valkey_url": _check_url,
     "postgres_dsn": _check_dsn,
     "postgres_owner_dsn": _check_dsn,
+    "trace_url": _check_http,
 }
 _HINTS: dict[str, Any] = get_type_hints(Settings, include_extras=True)

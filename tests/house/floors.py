@@ -11,6 +11,7 @@ EDGES = {
     "core.clock": {},
     "core.deadlines": {},
     "core.sheets": {},
+    "core.tracing": {},
     "core.meters": {
         "core.errors": "how a verb ended",
         "core.sheets": "counts on one",
@@ -73,6 +74,8 @@ EDGES = {
         "core.store": "reads entries of SKUs",
     },
     "core.ops": {
+        "core.tracing": "takes its request's trace along",
+        "core.clock": "when it came in",
         "core.errors": "an op ends with a result or with an error",
         "core.kernel": "an op that reserves is a demand of the kernel",
         "core.model": "what callers sent, what a receipt becomes",
@@ -134,6 +137,8 @@ EDGES = {
         "core.stock_model": "what a line of stock asks for",
     },
     "core.replan_ops": {
+        "core.tracing": "takes its request's trace along",
+        "core.clock": "when it came in",
         "core.kernel": "what its units become",
         "core.model": "the key it came under",
         "core.ops": "an op as the others are",
@@ -222,6 +227,7 @@ EDGES = {
         "core.steps": "what it carries",
     },
     "core.lane": {
+        "core.tracing": "tells who traces of its flights",
         "core.meters": "counts scripts, and how long they waited and took",
         "core.availability": "a read that was seen lately is answered at once",
         "core.clock": "deadlines are proposed in the server's time",
@@ -363,6 +369,8 @@ EDGES = {
         "core.trust": "opens it",
     },
     "api": {
+        "core.clock": "times of the lane become times of a trace",
+        "core.tracing": "sets it going",
         "core.sheets": "hands each process its own",
         "core.meters": "counts requests, shows everything that was counted",
         "core.auditing": "counts come in, differences and repairs go out",
@@ -390,6 +398,7 @@ EDGES = {
 
 # Only for a type checker's eyes: these are reached through what is handed over at run time.
 TYPES_ONLY = {
+    ("core.tracing", "core.flight"): "is told of flights by the lane",
     ("core.steps", "core.lane"): "a step is given the lane that it belongs to",
     ("core.replan_steps", "core.lane"): "a step is given the lane that it belongs to",
     ("core.stock_steps", "core.lane"): "a step is given the lane that it belongs to",
