@@ -268,8 +268,6 @@ class Lane:
         self._round += 1
         for step in steps:
             step.launched(self._round, bool(self._flights))
-            if step.ops:
-                self.meters.sent(step.script.name, step.ops, monotonic)
         flight = Flight(self._round, steps, payload, monotonic, self.planner.pace.launched())
         self._flights.append(flight)
         self.counts["pipelines"] += 1
@@ -307,6 +305,7 @@ class Lane:
         if self.meters.traced:
             tell(flight, received)
         for step, reply in zip(flight.steps, replies, strict=True):
+            self.meters.landed(step.script.name, step.ops, flight.sent_ms)
             if isinstance(reply, ReplyError):
                 self._failed(step, reply, flight)
                 continue

@@ -212,15 +212,15 @@ class Histogram:
         self._values[at + bisect_left(self._bounds, value)] += 1
         self._values[at + len(self._bounds) + 1] += value
 
-    def observe_waits(self, key: str, ops: Iterable[Any], now_ms: float) -> None:
-        """Counts how long each of the ops has waited, unless it was counted before."""
+    def observe_waits(self, key: str, ops: Iterable[Any], until_ms: float) -> None:
+        """Counts how long each of the ops has waited until then, unless it was counted before."""
         at, values, bounds = self._cells[key], self._values, self._bounds
         total = 0.0
         for op in ops:
-            since_ms = op.since_ms
-            if since_ms:
-                op.since_ms = 0.0
-                seconds = (now_ms - since_ms) * 0.001
+            entered_ms = op.entered_ms
+            if entered_ms:
+                op.entered_ms = 0.0
+                seconds = (until_ms - entered_ms) * 0.001
                 values[at + bisect_left(bounds, seconds)] += 1
                 total += seconds
         values[at + len(bounds) + 1] += total
@@ -278,10 +278,11 @@ class Meters:
         """Counts the requests of this route."""
         return RouteMeter(self.sheet, method, route)
 
-    def sent(self, script: str, ops: Any, now_ms: float) -> None:
-        """A script goes out with these ops."""
-        self.batches.observe(script, len(ops))
-        self.waits.observe_waits(script, ops, now_ms)
+    def landed(self, script: str, ops: Any, sent_ms: float) -> None:
+        """A script was answered that went out with these ops."""
+        if ops:
+            self.batches.observe(script, len(ops))
+            self.waits.observe_waits(script, ops, sent_ms)
 
     def ended(self, verb: str, channel: str, repeated: bool) -> None:
         """A verb on a reservation has its effect, now or since before."""

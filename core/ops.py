@@ -138,7 +138,7 @@ class Waiting:
     waiter: Any
     index: int
     since_ms: float  # monotonic; when it came in, 0 if nobody is told how long it waited
-    entered_ms: float  # the same until its trace was told
+    entered_ms: float  # the same, 0 once it was counted how long it waited
     trace: Trace | None
 
     def gone(self) -> bool:
@@ -158,8 +158,8 @@ class ReserveOp(Demand, Waiting):
     """A demand in the lane."""
 
     __slots__ = (
-        "conflicts", "content", "entered_ms", "index", "key", "key_round", "round", "since_ms",
-        "trace", "ttl_seconds", "turns", "waiter",
+        "conflicts", "content", "entered_ms", "index", "key", "key_round", "round", "trace",
+        "ttl_seconds", "turns", "waiter",
     )  # fmt: skip
 
     def __init__(
@@ -182,7 +182,7 @@ class ReserveOp(Demand, Waiting):
         self.key = key
         self.waiter = waiter
         self.index = index
-        self.since_ms = self.entered_ms = monotonic_ms()
+        self.entered_ms = monotonic_ms()
         self.trace = TRACE.get()
         self.round = 0  # pipelines sent when it was submitted
         self.key_round = -1  # pipeline that last found its key unused
@@ -227,7 +227,7 @@ class SettleOp(Waiting):
 
     __slots__ = (
         "argument", "bucket", "deadline_ms", "entered_ms", "id", "index", "key", "limit_ms",
-        "parts", "script", "since_ms", "trace", "turns", "verb", "waiter", "wanted",
+        "parts", "script", "trace", "turns", "verb", "waiter", "wanted",
     )  # fmt: skip
 
     SCRIPTS: Final[dict[str, Script]] = {
@@ -252,7 +252,7 @@ class SettleOp(Waiting):
         self.bucket = keys.bucket_of(reservation_id)
         self.waiter = waiter
         self.index = index
-        self.since_ms = self.entered_ms = monotonic_ms()
+        self.entered_ms = monotonic_ms()
         self.trace = TRACE.get()
         self.key = key
         self.wanted = wanted
@@ -271,7 +271,7 @@ class StockOp(Waiting):
 
     __slots__ = (
         "entered_ms", "index", "key", "line", "locations", "looks", "moves", "note", "round",
-        "since_ms", "trace", "turns", "verb", "waiter",
+        "trace", "turns", "verb", "waiter",
     )  # fmt: skip
 
     def __init__(
@@ -289,7 +289,7 @@ class StockOp(Waiting):
         self.key = key
         self.waiter = waiter
         self.index = index
-        self.since_ms = self.entered_ms = monotonic_ms()
+        self.entered_ms = monotonic_ms()
         self.trace = TRACE.get()
         self.round = 0
         self.turns = 0  # conflicts

@@ -227,7 +227,7 @@ class ReturnOp(Waiting):
 
     __slots__ = (
         "due_ms", "entered_ms", "id", "index", "key", "moves", "note", "old_record", "parts",
-        "record", "round", "since_ms", "trace", "turns", "waiter", "was",
+        "record", "round", "trace", "turns", "waiter", "was",
     )  # fmt: skip
     verb: ClassVar[str] = "return"
     late: ClassVar[bool] = False
@@ -251,7 +251,7 @@ class ReturnOp(Waiting):
         self.key = key
         self.waiter = waiter
         self.index = 0
-        self.since_ms = self.entered_ms = monotonic_ms()
+        self.entered_ms = monotonic_ms()
         self.trace = TRACE.get()
         self.round = 0
         self.turns = 0

@@ -36,7 +36,6 @@ def tell(flight: Flight, landed_ms: float) -> None:
             name = step.script.name
             if op.entered_ms:
                 trace.span("lane", op.entered_ms, flight.sent_ms, {"stockade.script": name})
-                op.entered_ms = 0.0
             size: dict[str, str | int] = {
                 "stockade.script": name, "stockade.batch_operations": len(step.ops),
             }  # fmt: skip

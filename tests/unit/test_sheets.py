@@ -119,15 +119,15 @@ def test_a_bucket_has_its_upper_end(value: float, bucket: int) -> None:
 
 
 class Op:
-    def __init__(self, since_ms: float) -> None:
-        self.since_ms = since_ms
+    def __init__(self, entered_ms: float) -> None:
+        self.entered_ms = entered_ms
 
 
 def test_a_wait_is_counted_once() -> None:
     meters = Meters()
     ops = [Op(1_000.0), Op(1_900.0), Op(0.0)]
     for _ in range(2):  # planned anew after a conflict, it is sent again
-        meters.sent("reserve", ops, 2_000.0)
+        meters.landed("reserve", ops, 2_000.0)
     found = {each.family: each.values for each in meters.sheet.series()}
     waits = found["stockade_queue_wait_seconds"]
     assert sum(waits[:-1]) == 2
