@@ -61,7 +61,7 @@ class Availability:
 class AvailabilityOp(Waiting):
     """What can this channel take of these SKUs?"""
 
-    __slots__ = ("by_location", "channel", "index", "round", "skus", "turns", "waiter")
+    __slots__ = ("by_location", "channel", "index", "round", "since_ms", "skus", "turns", "waiter")
 
     def __init__(self, channel: str, skus: list[str], by_location: bool, waiter: Any) -> None:
         self.channel = channel
@@ -69,6 +69,7 @@ class AvailabilityOp(Waiting):
         self.by_location = by_location
         self.waiter = waiter
         self.index = 0
+        self.since_ms = 0.0
         self.round = 0  # pipelines sent when it was submitted
         self.turns = 0
 

@@ -41,7 +41,6 @@ from core.store import keys
 from core.store._pack import pack_command
 from core.store.link import Command, Link, Replies, ReplyError
 from core.throttle import Throttle
-from core.tracing import tell
 
 CLOCK_TRIES_MAX = 3  # proposals of time in a row that the store may refuse
 SEND_AT = 128  # demands that are sent at once: by an idle lane, or ahead of the answer to others
@@ -77,8 +76,7 @@ class Lane:
         self.clock = ServerClock()
         self.deadlines = Deadlines()
         self.meters, self.counts = meters, meters.lane
-        self.epoch = ""
-        self.seq = 0
+        self.epoch, self.seq = "", 0
         self.last_refusal = ""  # what the store said to a script that it would not run
         self.full = False  # the store's memory is nearly used up: no new reservations
         self.throttle: Throttle | None = None  # fewer new reservations, while stock is protected
@@ -95,13 +93,11 @@ class Lane:
         self._flights: deque[Flight] = deque()
         self._scheduled = False
         self._paused: set[str] = set()
-        self._round = 0
-        self._clock_tries = 0
+        self._round = self._clock_tries = 0
         self.queues = Queues(meters)
         self.planner = Planner(
-            self.queues, self.snapshot, self.deadlines, meters, staleness_ms,
-            lambda: self.now_ms,
-        )  # fmt: skip
+            self.queues, self.snapshot, self.deadlines, meters, staleness_ms, lambda: self.now_ms
+        )
         self._tidy: list[asyncio.Future[None]] = []
         self._idle: list[asyncio.Future[None]] = []
 
@@ -154,6 +150,7 @@ class Lane:
         if self.closed is not None or len(self.queues.reserves) >= self._queue_limit:
             self._admit()
         op.round = self._round
+        op.since_ms = monotonic_ms()
         self.queues.reserves.append(op)
         if len(self.queues.reserves) >= SEND_AT:
             self._send()
@@ -164,12 +161,14 @@ class Lane:
         """Queues what is planned and is no demand for new units."""
         self._admit()
         op.round = self._round
+        op.since_ms = monotonic_ms()
         self.queues.of(op).append(op)
         self._schedule()
 
     def settle(self, op: SettleOp) -> None:
         """Queues a verb on a record."""
         self._admit()
+        op.since_ms = monotonic_ms()
         self.queues.settles[op.script.name].append(op)
         self._schedule()
 
@@ -301,11 +300,8 @@ class Lane:
         received = monotonic_ms()
         self.flight_stamp = (flight.round, flight.since_ms)
         self.planner.pace.landed(flight.carried, flight.sent_ms, received)
-        self.meters.flights.observe((), (received - flight.launched_ms) / 1000)
-        if self.meters.traced:
-            tell(flight, received)
+        self.meters.flew(flight, received)
         for step, reply in zip(flight.steps, replies, strict=True):
-            self.meters.landed(step.script.name, step.ops, flight.sent_ms)
             if isinstance(reply, ReplyError):
                 self._failed(step, reply, flight)
                 continue

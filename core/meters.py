@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from core.errors import LineError, StockadeError, Unavailable
 from core.sheets import Sheet, loose_sheet
+from core.tracing import tell
 
 WORKER_STATES = ("ready", "draining", "closed")
 Kind = Literal["counter", "gauge", "histogram"]
@@ -278,11 +279,19 @@ class Meters:
         """Counts the requests of this route."""
         return RouteMeter(self.sheet, method, route)
 
+    def flew(self, flight: Any, landed_ms: float) -> None:
+        """A pipeline was answered, a ``core.flight.Flight``."""
+        self.flights.observe((), (landed_ms - flight.launched_ms) * 0.001)
+        if self.traced:
+            tell(flight, landed_ms)
+        for step in flight.steps:
+            if step.ops:
+                self.landed(step.script.name, step.ops, flight.sent_ms)
+
     def landed(self, script: str, ops: Any, sent_ms: float) -> None:
         """A script was answered that went out with these ops."""
-        if ops:
-            self.batches.observe(script, len(ops))
-            self.waits.observe_waits(script, ops, sent_ms)
+        self.batches.observe(script, len(ops))
+        self.waits.observe_waits(script, ops, sent_ms)
 
     def ended(self, verb: str, channel: str, repeated: bool) -> None:
         """A verb on a reservation has its effect, now or since before."""

@@ -158,8 +158,8 @@ class ReserveOp(Demand, Waiting):
     """A demand in the lane."""
 
     __slots__ = (
-        "conflicts", "content", "entered_ms", "index", "key", "key_round", "round", "trace",
-        "ttl_seconds", "turns", "waiter",
+        "conflicts", "content", "entered_ms", "index", "key", "key_round", "round", "since_ms",
+        "trace", "ttl_seconds", "turns", "waiter",
     )  # fmt: skip
 
     def __init__(
@@ -182,6 +182,7 @@ class ReserveOp(Demand, Waiting):
         self.key = key
         self.waiter = waiter
         self.index = index
+        self.since_ms = 0.0
         self.entered_ms = monotonic_ms()
         self.trace = TRACE.get()
         self.round = 0  # pipelines sent when it was submitted
@@ -227,7 +228,7 @@ class SettleOp(Waiting):
 
     __slots__ = (
         "argument", "bucket", "deadline_ms", "entered_ms", "id", "index", "key", "limit_ms",
-        "parts", "script", "trace", "turns", "verb", "waiter", "wanted",
+        "parts", "script", "since_ms", "trace", "turns", "verb", "waiter", "wanted",
     )  # fmt: skip
 
     SCRIPTS: Final[dict[str, Script]] = {
@@ -252,6 +253,7 @@ class SettleOp(Waiting):
         self.bucket = keys.bucket_of(reservation_id)
         self.waiter = waiter
         self.index = index
+        self.since_ms = 0.0
         self.entered_ms = monotonic_ms()
         self.trace = TRACE.get()
         self.key = key
@@ -271,7 +273,7 @@ class StockOp(Waiting):
 
     __slots__ = (
         "entered_ms", "index", "key", "line", "locations", "looks", "moves", "note", "round",
-        "trace", "turns", "verb", "waiter",
+        "since_ms", "trace", "turns", "verb", "waiter",
     )  # fmt: skip
 
     def __init__(
@@ -289,6 +291,7 @@ class StockOp(Waiting):
         self.key = key
         self.waiter = waiter
         self.index = index
+        self.since_ms = 0.0
         self.entered_ms = monotonic_ms()
         self.trace = TRACE.get()
         self.round = 0

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from core.availability import AvailabilityOp, Reader
-from core.deadlines import Deadlines
-from core.errors import InvalidRequest, Overloaded, StockadeError, StockUnavailable, UnknownChannel
+from core.deadlines import Deadlines, Expiry
+from core.errors import InvalidRequest, Overloaded, StockUnavailable, UnknownChannel
 from core.kernel._plan import (
     ADDED,
     FULL,
@@ -53,30 +53,6 @@ TRIALS_MAX = 200  # demands that only ask, planned in one turn
 TURNS_MAX = 64  # rounds that a demand may wait for reads and for deadlines to be drained
 
 log = logging.getLogger("stockade.lane")
-
-
-class Expiry:
-    """Waits for an expiry that nobody asked for: a record that cannot expire is set aside."""
-
-    __slots__ = ("_deadlines", "_id", "_meters")
-
-    def __init__(self, deadlines: Deadlines, reservation_id: str, meters: Meters) -> None:
-        self._deadlines = deadlines
-        self._meters = meters
-        self._id = reservation_id
-
-    def done(self) -> bool:
-        return False
-
-    def set_result(self, result: Any) -> None:
-        if isinstance(result, StockadeError):
-            return
-        code, record = result
-        if code == "done":
-            self._meters.expired(record)
-        elif code == "corrupt":
-            self._deadlines.set_aside(self._id)
-            log.error("reservation %s cannot expire: its record or pool is corrupt", self._id)
 
 
 class Planner:

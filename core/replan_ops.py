@@ -227,7 +227,7 @@ class ReturnOp(Waiting):
 
     __slots__ = (
         "due_ms", "entered_ms", "id", "index", "key", "moves", "note", "old_record", "parts",
-        "record", "round", "trace", "turns", "waiter", "was",
+        "record", "round", "since_ms", "trace", "turns", "waiter", "was",
     )  # fmt: skip
     verb: ClassVar[str] = "return"
     late: ClassVar[bool] = False
@@ -251,6 +251,7 @@ class ReturnOp(Waiting):
         self.key = key
         self.waiter = waiter
         self.index = 0
+        self.since_ms = 0.0
         self.entered_ms = monotonic_ms()
         self.trace = TRACE.get()
         self.round = 0

@@ -102,7 +102,7 @@ def test_what_cannot_be_taken_is_told_and_changes_nothing(
     stage, file = renewed
     file.write_text(settings)
     stage.service.signal(signal.SIGHUP)
-    assert "ERROR" in stage.service.hears(said)
+    assert '"level":"error"' in stage.service.hears(said)
     if "valkey_url" in settings:
         stage.service.hears("everything is renewed")
     file.write_text("notice_seconds = 1")

@@ -9,12 +9,16 @@ EDGES = {
     "core.model": {},
     "core.stock_model": {"core.model": "grammar of names, bounds of quantities"},
     "core.clock": {},
-    "core.deadlines": {},
+    "core.deadlines": {
+        "core.errors": "an expiry may come to nothing",
+        "core.meters": "counts what expired",
+    },
     "core.sheets": {},
     "core.tracing": {},
     "core.meters": {
         "core.errors": "how a verb ended",
         "core.sheets": "counts on one",
+        "core.tracing": "tells who traces of a flight",
     },
     "core.gauges": {
         "core.backlog": "how far the ledger is behind",
@@ -227,7 +231,6 @@ EDGES = {
         "core.steps": "what it carries",
     },
     "core.lane": {
-        "core.tracing": "tells who traces of its flights",
         "core.meters": "counts scripts, and how long they waited and took",
         "core.availability": "a read that was seen lately is answered at once",
         "core.clock": "deadlines are proposed in the server's time",
