@@ -1,5 +1,5 @@
 """The command line: ``stockade serve``, ``settings``, ``clock accept``, ``import``, ``reconcile``,
-``rebuild``, ``export``, ``show``, ``top``.
+``rebuild``, ``export``, ``show``, ``top``, ``migrate``.
 
 Every setting is a flag of every command. What goes wrong is one line on standard error, with
 status 2 for a wrong command line or setting and 1 for anything later.
@@ -51,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return _export(loaded.settings, chosen)
             case "mode" | "mode protect" | "mode normal":
                 return _mode(loaded.settings, chosen)
+            case "migrate":
+                _migrate(loaded.settings)
             case "top":
                 _top(loaded.settings, chosen)
             case "show":
@@ -58,6 +60,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StockadeError as error:
         return _complain(error, 1)
     return 0
+
+
+def _migrate(settings: Settings) -> None:
+    from core.opening import prepare_ledger
+
+    if settings.postgres_owner_dsn is None:
+        raise StartRefused("migrating needs postgres_owner_dsn, the role that owns the ledger")
+    asyncio.run(prepare_ledger(settings))
 
 
 def _top(settings: Settings, chosen: argparse.Namespace) -> None:
@@ -225,6 +235,9 @@ def _parser() -> _Parser:
         switch = _command(modes, name, does, "mode ")
         switch.add_argument("--reason", help="why")
         switch.add_argument("--by", metavar="NAME", help="who says so; you, if not said")
+    _command(
+        commands, "migrate", "bring the ledger's schema up to date, as the role that owns it"
+    )
     watching = _command(commands, "top", "show what a running service does, on one screen")
     watching.add_argument("--url", help="its address; else that of the settings host and port")
     watching.add_argument(
