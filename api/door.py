@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import logging
 import select
 import socket
 import struct
@@ -27,6 +28,9 @@ _NO_NEW_ONES = (
 )
 
 
+_log = logging.getLogger("stockade.worker")
+
+
 async def empty(listener: socket.socket) -> None:
     """Return when nobody who was let in waits any more, so that closing turns nobody away.
 
@@ -35,7 +39,10 @@ async def empty(listener: socket.socket) -> None:
     service or a closed port. Then those that there are get taken, by the loop, as always.
     """
     if sys.platform == "linux":  # elsewhere one may slip in between the last look and the end
-        _drop_new_ones(listener)
+        try:
+            _drop_new_ones(listener)
+        except OSError as error:  # as without root on some systems: then as elsewhere
+            _log.warning("who knocks in the last moment may be turned away: %s", error.strerror)
     await asyncio.sleep(KNOCK_SECONDS)
     while select.select([listener], [], [], 0)[0]:  # noqa: ASYNC110 - of the system
         await asyncio.sleep(0)

@@ -210,7 +210,8 @@ def shown(settings: Settings) -> dict[str, str | int | float | None]:
 
 def masked_url(url: str) -> str:
     """``url`` with its password, if it has one, as ``***``, in the authority or in the query."""
-    url = re.sub(r"(?<=://)([^/@:]*):[^/]*@", r"\1:***@", url)
+    # Up to the last @: a password that should have been percent-encoded is not half shown.
+    url = re.sub(r"(?<=://)([^/@:]*):.*@", r"\1:***@", url)
     return re.sub(r"([?&](?:ssl)?password=)[^&]*", r"\1***", url)
 
 
