@@ -89,7 +89,7 @@ class App(Starlette):
 
     def drain(self) -> None:
         """The service is to stop soon."""
-        self.draining = True
+        self.draining = self.meters.draining = True
         self.leave()
 
     def leave(self) -> None:

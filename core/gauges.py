@@ -11,8 +11,11 @@ from core.store.shard import Shard
 LEVELS = ("memory", "fsync")
 
 
-async def gauges(lane: Lane, shard: Shard, backlog: Backlog, ledger: bool) -> Found:
-    """Its own numbers; ``ledger``: whether there is one. A store that is away is no error."""
+async def gauges(
+    lane: Lane, shard: Shard, backlog: Backlog, ledger: bool, protected: bool
+) -> Found:
+    """Its own numbers; ``ledger``: whether there is one; ``protected``: whether stock is. A
+    store that is away is no error."""
     found: Found = {}
 
     def show(name: str, value: float, *labels: str) -> None:
@@ -21,6 +24,7 @@ async def gauges(lane: Lane, shard: Shard, backlog: Backlog, ledger: bool) -> Fo
     show("stockade_store_up", lane.closed is None)
     for level in LEVELS:
         show("stockade_store_durability", lane.durability == level, level)
+    show("stockade_protect_mode", protected)
     show("stockade_clock_suspect", lane.clock.suspect)
     if backlog.memory is not None:
         show("stockade_store_memory_bytes", backlog.memory.used_bytes)

@@ -161,6 +161,9 @@ FAMILIES: dict[str, Family] = {
     "stockade_clock_suspect": Family(
         "gauge", "1 while the store's clock is not believed, and nothing expires."
     ),
+    "stockade_protect_mode": Family(
+        "gauge", "1 while stock is protected: nothing is lent, and less is taken."
+    ),
     "stockade_dropped_series": Family("gauge", "Series that found no room on their sheet."),
 }
 
@@ -261,6 +264,7 @@ class Meters:
         self.sheet = sheet = loose_sheet() if sheet is None else sheet
         self._values = sheet.values
         self.traced = False  # whether somebody traces requests
+        self.draining = False  # whether the worker is about to stop, while it still serves
         self.lane = Counts(sheet, "stockade_lane_events_total")
         self.scripts = Counts(sheet, "stockade_scripts_total")
         self.script_errors = Counts(sheet, "stockade_script_errors_total")

@@ -123,7 +123,9 @@ class Service:
 
     async def gauges(self) -> Found:
         """What /metrics shows of store and ledger, as this worker knows them now."""
-        return await gauges(self.lane, self._shard, self.backlog, self.journal is not None)
+        return await gauges(
+            self.lane, self._shard, self.backlog, self.journal is not None, self.mode.protect
+        )
 
     def repairer(self, survey: Survey) -> Repairer:
         """Mends what reconciling found. Raises LedgerUnavailable where there is no ledger."""
@@ -202,8 +204,10 @@ class Service:
         """Says every second that this worker lives, and how it is."""
         while True:
             closed = self.lane.closed
-            state = "draining" if isinstance(closed, Draining) else "closed"
-            self._meters.beat(self.lane.waiting(), state if closed is not None else "ready")
+            state = "ready" if closed is None else "closed"
+            if self._meters.draining or isinstance(closed, Draining):
+                state = "draining"
+            self._meters.beat(self.lane.waiting(), state)
             await asyncio.sleep(BEAT_SECONDS)
 
     def _on_task_done(self, task: asyncio.Task[None]) -> None:

@@ -46,6 +46,7 @@ WELL = {
     'channel="web"}': "0x100",
     "stockade_oldest_unpaid_seconds": "800x100",
     "stockade_clock_suspect": "0x100",
+    "stockade_protect_mode": "0x100",
     'stockade_lane_events_total{event="law_broken"}': "0x100",
     'stockade_script_errors_total{error="OOM"}': "0x100",
     'stockade_process_starts_total{process="worker"}': "2x100",
@@ -76,6 +77,7 @@ ILL: dict[str, dict[str, str]] = {
     },
     "StockadeExpiryStops": {"stockade_oldest_unpaid_seconds": "7300x100"},
     "StockadeClockSuspect": {"stockade_clock_suspect": "1x100"},
+    "StockadeProtected": {"stockade_protect_mode": "1x100"},
     "StockadeDefect": {'stockade_lane_events_total{event="law_broken"}': "0+1x100"},
     "StockadeScriptsRefused": {'stockade_script_errors_total{error="OOM"}': "0+1x100"},
     "StockadeProcessesDie": {'stockade_process_starts_total{process="worker"}': "0+1x100"},
@@ -189,7 +191,8 @@ def test_the_dashboard_shows_only_what_there_is() -> None:
 
 
 NOT_SHOWN = {
-    "stockade_clock_suspect", "stockade_dropped_series", "stockade_watch_timestamp_seconds",
+    "stockade_clock_suspect", "stockade_protect_mode", "stockade_dropped_series",
+    "stockade_watch_timestamp_seconds",
     "stockade_script_errors_total", "stockade_oversold_units", "stockade_ledger_up",
     "stockade_store_up", "stockade_scribe_write_duration_seconds", "stockade_deficit_pools",
     "stockade_store_script_calls_total", "stockade_process_starts_total",

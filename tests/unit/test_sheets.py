@@ -19,7 +19,7 @@ OF_OURS = (
     "retries", "starts", "workers", "pools", "differences", "cases", "series", "calls", "orders",
 )  # fmt: skip
 STATES = ("stockade_ledger_up", "stockade_store_up", "stockade_store_durability",
-          "stockade_clock_suspect")  # fmt: skip
+          "stockade_clock_suspect", "stockade_protect_mode")  # fmt: skip
 RECORD = b"X 2 1 2 - 7 web - - tee@main@3,2 cap@main@1,0,0,0,0,1"
 
 
