@@ -7,11 +7,13 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.routing import Mount, Route
+from starlette.routing import Mount
+from starlette.routing import Route as Page
 from starlette.types import Receive, Scope, Send
 
 from api import pages
@@ -25,14 +27,21 @@ from api.call import (
     send_reply,
     send_stream,
 )
+from api.log import HEADERS
 from api.openapi import document
 from api.problems import BodyTooLarge, MethodNotAllowed, answer
 from api.routes import PAGES, ROUTES
-from api.routing import Router
+from api.routing import Handler, Route, Router
 from api.wire import encode
-from core.errors import StockadeError, StockUnavailable
+from core.errors import StartRefused, StockadeError, StockUnavailable
+from core.meters import Meters, RouteMeter
 from core.service import Service, open_service
 from core.settings import Settings
+from core.sheets import WORKER_SHEET, Book
+from core.tracing import TRACE
+
+if TYPE_CHECKING:
+    from api.tracing import Tracing
 
 _log = logging.getLogger("stockade.api")
 
@@ -40,14 +49,22 @@ _log = logging.getLogger("stockade.api")
 class App(Starlette):
     """Stockade over ASGI. Its lifespan opens what ``open_service`` gives, and closes it.
 
-    ``drain`` is called by whoever stops the worker: it makes ``/readyz`` say so while requests are
-    still served, and ends the streams.
+    ``drain`` is called by whoever stops the service: it makes ``/readyz`` say so while requests are
+    still served, and ends the streams. ``leave`` stops this worker alone, so the service is ready.
     """
 
-    def __init__(self, open_service: Callable[[], AbstractAsyncContextManager[Service]]) -> None:
+    def __init__(
+        self,
+        open_service: Callable[[], AbstractAsyncContextManager[Service]],
+        book: Book | None = None,
+        meters: Meters | None = None,
+        tracing: Tracing | None = None,
+    ) -> None:
+        """``book``: what ``/metrics`` shows, with the sheet that ``meters`` count on. ``tracing``
+        traces some of the requests."""
         super().__init__(
             routes=[
-                *(Route(page.path, page.handler, methods=[page.method]) for page in PAGES),
+                *(Page(page.path, page.handler, methods=[page.method]) for page in PAGES),
                 Mount("/docs", pages.Viewer()),
             ],
             exception_handlers={
@@ -59,19 +76,25 @@ class App(Starlette):
         )
         self.router.redirect_slashes = False  # a path has one spelling
         self.service: Service | None = None
-        self._drained = asyncio.Event()
+        self.draining = False  # True once ``drain`` was called
+        self._ending = asyncio.Event()
+        self.book = book or Book()
+        self.meters = meters or Meters(self.book.sheet(WORKER_SHEET))
         self.document = encode(document((*ROUTES, *PAGES)))
         self._open_service = open_service
+        self._tracing = tracing
+        self.meters.traced = tracing is not None
+        self._by_route: dict[int, RouteMeter] = {}
         self._find = Router(ROUTES).find
 
-    @property
-    def draining(self) -> bool:
-        """True once ``drain`` was called."""
-        return self._drained.is_set()
-
     def drain(self) -> None:
-        """The worker is to stop soon."""
-        self._drained.set()
+        """The service is to stop soon."""
+        self.draining = self.meters.draining = True
+        self.leave()
+
+    def leave(self) -> None:
+        """This worker is to stop soon."""
+        self._ending.set()
 
     @property
     def opened(self) -> Service:
@@ -90,14 +113,22 @@ class App(Starlette):
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Find the route of a call, read its body, let the handler answer it."""
+        started = perf_counter()
         call = Call(scope, self)
+        HEADERS.set(call.headers)
+        if self._tracing is not None:
+            call.trace = self._tracing.begin(call.method, call.headers)
+            TRACE.set(call.trace)
+        route: Route[Handler] | None = None
         try:
             route, call.parameter = self._find(call.method, call.raw_path)
             if route.body_bytes_max:
                 await call.read(receive, route.body_bytes_max)
             reply: Answer = await route.handler(call)
         except BodyTooLarge as error:
-            await send_and_linger(call, answer(error, call.instance), receive, send)
+            reply = answer(error, call.instance)
+            self._count(call, route, reply[0], started)
+            await send_and_linger(call, reply, receive, send)
             return
         except MethodNotAllowed as error:
             reply = answer(error, call.instance)
@@ -111,9 +142,25 @@ class App(Starlette):
             _log.exception("%s %s failed", call.method, call.instance)
             reply = answer(StockadeError(), call.instance)
         if isinstance(reply, Stream):
-            await send_stream(call, reply, receive, send, self._drained)
+            self._count(call, route, 200, None)
+            await send_stream(call, reply, receive, send, self._ending)
         else:
+            self._count(call, route, reply[0], started)
             await send_reply(call, reply, send)
+
+    def _count(
+        self, call: Call, route: Route[Handler] | None, status: int, started: float | None
+    ) -> None:
+        """A request is about to be answered; ``started`` unless it is a stream."""
+        meter = self._by_route.get(id(route))
+        if meter is None:
+            named = ("", "") if route is None else (route.method, route.path)
+            meter = self._by_route[id(route)] = self.meters.route(*named)
+        meter.answered(status)
+        if started is not None:
+            meter.took(perf_counter() - started)
+        if call.trace is not None:
+            call.trace.end(call.method, "" if route is None else route.path, status)
 
     @asynccontextmanager
     async def _life(self) -> AsyncIterator[None]:
@@ -123,8 +170,25 @@ class App(Starlette):
                 yield
         finally:
             self.service = None
+            if self._tracing is not None:
+                await asyncio.to_thread(self._tracing.close)
 
 
-def create_app(settings: Settings) -> App:
-    """The application over the service that ``settings`` describe."""
-    return App(lambda: open_service(settings))
+def create_app(settings: Settings, book: Book | None = None, sheet: int = WORKER_SHEET) -> App:
+    """The application over the service that ``settings`` describe; it counts on this sheet."""
+    book = book or Book()
+    meters = Meters(book.sheet(sheet))
+    return App(lambda: open_service(settings, meters), book, meters, _tracing(settings))
+
+
+def _tracing(settings: Settings) -> Tracing | None:
+    """Who traces requests, if the settings say where the traces go. Raises StartRefused."""
+    if settings.trace_url is None:
+        return None
+    try:
+        from api.tracing import open_tracing
+    except ImportError as error:
+        raise StartRefused(
+            f"trace_url is set and {error.name} is missing; install stockade[tracing]"
+        ) from None
+    return open_tracing(settings.trace_url, settings.trace_ratio)

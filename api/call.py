@@ -16,6 +16,7 @@ from core.errors import LedgerUnavailable
 
 if TYPE_CHECKING:
     from api.app import App
+    from api.tracing import RequestTrace
     from core.catalogue import Catalogue
     from core.engine import Engine
     from core.feed import Feed
@@ -68,7 +69,8 @@ class Call:
     joined by a comma (RFC 9110 §5.3), so that it fails where only one is allowed.
     """
 
-    __slots__ = ("app", "body", "headers", "method", "more", "parameter", "query", "raw_path")
+    __slots__ = ("app", "body", "headers", "method", "more", "parameter", "query", "raw_path",
+                 "trace")  # fmt: skip
 
     def __init__(self, scope: Scope, app: App) -> None:
         self.app = app
@@ -78,6 +80,7 @@ class Call:
         self.query: bytes = scope["query_string"]
         self.parameter = ""
         self.body = b""
+        self.trace: RequestTrace | None = None
         self.more = True  # there may be more of the body to come
         self.headers: dict[bytes, bytes] = {}
         headers = self.headers
@@ -189,6 +192,19 @@ def pass_through(sent: Mapping[bytes, bytes], headers: list[Header]) -> None:
         value = sent.get(name)
         if value is not None and pattern.fullmatch(value):
             headers.append((name, value))
+
+
+def ids(headers: Mapping[bytes, bytes]) -> dict[str, str]:
+    """What a log says of a request, so that it is found again: the ids that it came with."""
+    sent: list[Header] = []
+    pass_through(headers, sent)
+    found: dict[str, str] = {}
+    for name, value in sent:
+        if name == b"traceparent":
+            _, found["trace_id"], found["span_id"], _ = value.decode("ascii").split("-")
+        else:
+            found["request_id"] = value.decode("ascii")
+    return found
 
 
 def passing_through(scope: Scope, send: Send) -> Send:

@@ -1,5 +1,5 @@
 """The command line: ``stockade serve``, ``settings``, ``clock accept``, ``import``, ``reconcile``,
-``rebuild``, ``export``, ``show``.
+``rebuild``, ``export``, ``show``, ``top``, ``migrate``.
 
 Every setting is a flag of every command. What goes wrong is one line on standard error, with
 status 2 for a wrong command line or setting and 1 for anything later.
@@ -12,7 +12,7 @@ import asyncio
 import importlib.metadata
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         match chosen.command:
             case "serve":
-                _serve(loaded.settings)
+                _serve(loaded.settings, lambda: load(flags, os.environ, Path.cwd()).settings)
             case "settings":
                 _show(loaded, chosen.format)
             case "clock accept":
@@ -49,6 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return _rebuild(loaded.settings, chosen)
             case "export movements" | "export reservations":
                 return _export(loaded.settings, chosen)
+            case "mode" | "mode protect" | "mode normal":
+                return _mode(loaded.settings, chosen)
+            case "migrate":
+                _migrate(loaded.settings)
+            case "top":
+                _top(loaded.settings, chosen)
             case "show":
                 _tell(loaded.settings, chosen.what)
     except StockadeError as error:
@@ -56,10 +62,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _serve(settings: Settings) -> None:
+def _migrate(settings: Settings) -> None:
+    from core.opening import prepare_ledger
+
+    if settings.postgres_owner_dsn is None:
+        raise StartRefused("migrating needs postgres_owner_dsn, the role that owns the ledger")
+    asyncio.run(prepare_ledger(settings))
+
+
+def _top(settings: Settings, chosen: argparse.Namespace) -> None:
+    from api.top import top
+
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    url = (chosen.url or f"http://{host}:{settings.port}").rstrip("/")
+    top(url, chosen.key_file, chosen.interval, chosen.once)
+
+
+def _interval(text: str) -> float:
+    """Seconds between two looks."""
+    seconds = float(text)
+    if not 0.1 <= seconds <= 3_600:
+        raise ValueError(text)
+    return seconds
+
+
+def _serve(settings: Settings, reread: Callable[[], Settings]) -> None:
     from api.serve import serve
 
-    serve(settings)
+    serve(settings, reread)
 
 
 def _show(loaded: Origins, form: str) -> None:
@@ -129,6 +159,15 @@ def _export(settings: Settings, chosen: argparse.Namespace) -> int:
     return export(settings, what, chosen.since, until, chosen.format, chosen.output)
 
 
+def _mode(settings: Settings, chosen: argparse.Namespace) -> int:
+    """Print whether stock is protected, or switch that."""
+    from api.protecting import show_mode
+
+    protect = {"mode protect": True, "mode normal": False}.get(chosen.command)
+    reason, by = getattr(chosen, "reason", None), getattr(chosen, "by", None)
+    return show_mode(settings, protect, reason, by)
+
+
 def _tell(settings: Settings, what: str) -> None:
     """Print the story of a reservation or a SKU, from the servers that are found as for import."""
     from api.showing import show
@@ -190,6 +229,22 @@ def _parser() -> _Parser:
     showing = _command(commands, "show", "tell the whole story of a reservation or of a SKU")
     showing.add_argument("what", metavar="RESERVATION|SKU")
     _reconcile_parser(commands)
+    mode = _command(commands, "mode", "show whether stock is protected, or switch that")
+    modes = mode.add_subparsers(metavar="COMMAND")
+    for name, does in (("protect", "lend nothing, take less"), ("normal", "lend and take again")):
+        switch = _command(modes, name, does, "mode ")
+        switch.add_argument("--reason", help="why")
+        switch.add_argument("--by", metavar="NAME", help="who says so; you, if not said")
+    _command(
+        commands, "migrate", "bring the ledger's schema up to date, as the role that owns it"
+    )
+    watching = _command(commands, "top", "show what a running service does, on one screen")
+    watching.add_argument("--url", help="its address; else that of the settings host and port")
+    watching.add_argument(
+        "--key-file", metavar="FILE", type=Path, help="holds an API key of scope operate"
+    )
+    watching.add_argument("--interval", metavar="SECONDS", type=_interval, default=2.0)
+    watching.add_argument("--once", action="store_true", help="print one interval, and end")
     clock = commands.add_parser("clock", help="the store's clock", allow_abbrev=False)
     clock_commands = clock.add_subparsers(required=True, metavar="COMMAND")
     _command(

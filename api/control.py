@@ -6,6 +6,7 @@ import contextlib
 import os
 
 CONTROL_FD = 0
+LEAVE = b"leave\n"  # to a worker: another one is there, go when your callers have their answers
 
 
 def report(line: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from api import batch, events, pages, policy, reconciliations, records, reservations, stock
+from api import batch, events, metrics, pages, policy, reconciliations, records, reservations, stock
 from api.call import BATCH_BYTES_MAX, BODY_BYTES_MAX
 from api.reconciliations import Document, Summary
 from api.routing import Handler, PageHandler, Query, Route
@@ -340,6 +340,8 @@ PAGES: tuple[Route[PageHandler], ...] = (
     Route("GET", "/healthz", pages.healthz, "The process answers", {200: None}),
     Route("GET", "/readyz", pages.readyz, "This worker can take reservations now",
           {200: None}, problems=("stock_unavailable", "draining")),
+    Route("GET", "/metrics", metrics.metrics, "What the service has counted, for Prometheus",
+          {200: None}),
     Route("GET", "/openapi.json", pages.openapi, "This document", {200: None}),
     Route("GET", "/docs", pages.docs, "This document, to be read and tried out", {200: None}),
     Route("GET", "/problems/{code}", pages.problem, "What the type of a problem means",

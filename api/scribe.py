@@ -1,9 +1,9 @@
 """The scribe's process: carries events from the store into the ledger, behind everybody else, and
 reconciles the two at night.
 
-Run by ``api.serve`` as ``python -m api.scribe``, with the same standard input as a worker: settings
-come in, ``ready`` goes out, and its end means that the supervisor is gone. Then, and on SIGTERM, it
-writes what there is and ends.
+Run by ``api.serve`` as ``python -m api.scribe BOOK_FD SHEET``, with the same standard input as a
+worker: settings come in, ``ready`` goes out, and its end means that the supervisor is gone. Then,
+and on SIGTERM, it writes what there is and ends.
 """
 
 from __future__ import annotations
@@ -18,28 +18,30 @@ import uvloop
 from api.control import CONTROL_FD, report
 from api.log import configure
 from core.errors import StockadeError
-from core.opening import open_nightly, open_scribe
+from core.meters import Meters
+from core.opening import open_nightly, open_scribe, open_watch
 from core.settings import Settings, decode
+from core.sheets import Book
 
 CANCEL_SECONDS = 0.1
 NICENESS = 10  # whoever waits for a reservation goes first
 
 
-def main() -> int:
+def main(book_fd: int, sheet: int) -> int:
     """Write until told to stop. Returns the exit status."""
     settings = decode(sys.stdin.buffer.readline())
     configure(settings.log_level)
     os.nice(NICENESS)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            runner.run(_run(settings))
+            runner.run(_run(settings, Meters(Book(book_fd).sheet(sheet))))
         except StockadeError as error:
             report(f"refused {error.detail}")
             return 1
     return 0
 
 
-async def _run(settings: Settings) -> None:
+async def _run(settings: Settings, meters: Meters) -> None:
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -49,9 +51,14 @@ async def _run(settings: Settings) -> None:
 
     loop.add_signal_handler(signal.SIGTERM, stop)
     loop.add_reader(CONTROL_FD, stop)
-    async with open_nightly(settings) as nightly, open_scribe(settings) as scribe:
+    async with (
+        open_nightly(settings) as nightly,
+        open_watch(settings, meters) as watch,
+        open_scribe(settings, meters) as scribe,
+    ):
         report("ready")
-        running = {asyncio.create_task(scribe.run())}
+        meters.starts["scribe"] += 1
+        running = {asyncio.create_task(scribe.run()), asyncio.create_task(watch.run())}
         if nightly is not None:
             running.add(asyncio.create_task(nightly.run()))
         asking = asyncio.create_task(asked.wait())
@@ -68,4 +75,4 @@ async def _run(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*map(int, sys.argv[1:])))

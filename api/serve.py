@@ -2,7 +2,8 @@
 
 It serves no request itself. ``serve`` binds the port, starts the servers, starts the workers with
 the port and the settings handed down, says that it listens, and keeps all of them running until
-SIGTERM or SIGINT: then the workers drain, the servers stop last, and the status is 0.
+SIGTERM or SIGINT: then the workers drain, the servers stop last, and the status is 0. On SIGHUP it
+reads the settings again and replaces workers and scribe, one after the other.
 """
 
 from __future__ import annotations
@@ -11,23 +12,23 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import os
 import signal
 import socket
-import sys
-from asyncio.subprocess import Process
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 import msgspec
 
+from api.log import configure
+from api.place import Place
 from api.servers import private_postgres, private_store, with_postgres
 from core.embedded.server import EmbeddedServer
 from core.errors import StartRefused
 from core.opening import prepare_ledger
-from core.settings import Settings, encode
+from core.settings import STANDING, Settings
+from core.sheets import SCRIBE_SHEET, WORKER_SHEET, WORKERS_MAX, Book
 
-START_SECONDS = 60.0  # for a child to report: it connects, loads scripts, and no more
-DRAIN_MARGIN_SECONDS = 5.0  # beyond drain_seconds, to close the service, before a worker is killed
 # A process that dies is started anew: at once, then ever later, so that one that cannot live
 # does not keep the machine busy. One that lived for a while starts over at the first pause.
 PAUSE_FIRST_SECONDS = 0.1
@@ -37,26 +38,29 @@ LIVED_SECONDS = 10.0
 _log = logging.getLogger("stockade.serve")
 
 
-def serve(settings: Settings) -> None:
+def serve(settings: Settings, reread: Callable[[], Settings]) -> None:
     """Serve until SIGTERM or SIGINT asks to stop, and return when all is stopped.
 
-    Raises StartRefused, with one line, when the service cannot start.
+    On SIGHUP what ``reread`` gives is handed to new workers, and the old ones leave. Raises
+    StartRefused, with one line, when the service cannot start.
     """
     with asyncio.Runner() as runner:
-        runner.run(_serve(settings))
+        runner.run(_serve(settings, reread))
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings, reread: Callable[[], Settings]) -> None:
     """Run until asked to stop, or until it fails by itself, which only a start does."""
-    asked = asyncio.Event()
+    asked, renew = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked.set)
+    # A terminal that is closed says the same, and means the end.
+    loop.add_signal_handler(signal.SIGHUP, asked.set if os.isatty(0) else renew.set)
     with _bind(settings.host, settings.port) as listener:
-        running = asyncio.create_task(_run(settings, listener))
+        running = asyncio.create_task(_run(settings, listener, _Renewal(settings, reread, renew)))
         asking = asyncio.create_task(asked.wait())
         await asyncio.wait((running, asking), return_when=asyncio.FIRST_COMPLETED)
-        # Closed first: who knocks from now on is refused at once, and may try another machine.
+        # Closed here, so that the port is free when the last worker has given it up.
         listener.close()
         asking.cancel()
         running.cancel()
@@ -64,10 +68,9 @@ async def _serve(settings: Settings) -> None:
             await running
 
 
-async def _run(settings: Settings, listener: socket.socket) -> None:
+async def _run(settings: Settings, listener: socket.socket, renewal: _Renewal) -> None:
     """Start the servers and the workers and keep them; when cancelled, stop them."""
     async with contextlib.AsyncExitStack() as stack:
-        kept: list[tuple[str, _Start, _Wait]] = []
         servers: list[EmbeddedServer] = []
         if settings.valkey_url is None:
             servers.append(store := private_store(settings))
@@ -77,23 +80,68 @@ async def _run(settings: Settings, listener: socket.socket) -> None:
             settings = with_postgres(settings, ledger.addresses())
         stack.push_async_callback(_all, [server.stop for server in servers])
         await _all([server.start for server in servers])
-        kept.extend((server.name, server.start, server.wait) for server in servers)
         await prepare_ledger(settings)
-        scribe = _Child("the scribe", "api.scribe", settings)
+        book = Book()
+        scribe = Place(
+            "the scribe", "api.scribe", settings, (book.descriptor,), (SCRIBE_SHEET,), alone=True
+        )
         workers = [
-            _Child("a worker", "api.worker", settings, listener.fileno())
-            for _ in range(settings.workers)
-        ]
+            Place(
+                "a worker", "api.worker", settings, (listener.fileno(), book.descriptor),
+                (WORKER_SHEET + number, WORKER_SHEET + WORKERS_MAX + number),
+            )
+            for number in range(settings.workers)
+        ]  # fmt: skip
         # The scribe starts when there is a shard, and stops last: it takes along what workers did.
         stack.push_async_callback(scribe.stop)
         stack.push_async_callback(_all, [worker.stop for worker in workers])
         await _all([worker.start for worker in workers])
         await scribe.start()
-        kept.extend((child.name, child.start, child.wait) for child in (*workers, scribe))
         print(f"listening on http://{_address(listener)}", flush=True)
         async with asyncio.TaskGroup() as group:
-            for name, start, wait in kept:
-                group.create_task(_keep(name, start, wait))
+            kept: Sequence[EmbeddedServer | Place] = (*servers, *workers, scribe)
+            for each in kept:
+                group.create_task(_keep(each.name, each.start, each.wait))
+            group.create_task(renewal.run(settings, (*workers, scribe)))
+
+
+class _Renewal:
+    """Reads the settings again when told to, and has every child replaced by one that has them."""
+
+    def __init__(
+        self, given: Settings, reread: Callable[[], Settings], told: asyncio.Event
+    ) -> None:
+        """``given``: what was read last."""
+        self._given = given
+        self._reread = reread
+        self._told = told
+
+    async def run(self, running: Settings, places: Sequence[Place]) -> None:
+        """As often as told. ``running`` has the addresses of private servers as well."""
+        standing = {name: getattr(running, name) for name in STANDING}
+        while True:
+            await self._told.wait()
+            self._told.clear()
+            try:
+                read = self._reread()
+            except StartRefused as refused:
+                _log.error("nothing is renewed: %s", refused.detail)
+                continue
+            for name in STANDING:
+                if getattr(read, name) != getattr(self._given, name):
+                    _log.error("%s stays as it was until the service is started again", name)
+            configure(read.log_level)
+            await self._replace(msgspec.structs.replace(read, **standing), places)
+
+    async def _replace(self, settings: Settings, places: Sequence[Place]) -> None:
+        """One place after the other, so that all the others serve."""
+        for place in places:
+            try:
+                await place.replace(settings)
+            except StartRefused as refused:
+                _log.error("%s; what was not replaced yet goes on as it is", refused.detail)
+                return
+        _log.info("everything is renewed")
 
 
 _Start = Callable[[], Coroutine[Any, Any, None]]
@@ -129,81 +177,6 @@ async def _keep(name: str, start: _Start, wait: _Wait) -> None:
                 _log.info("%s runs again", name)
             except StartRefused as refused:
                 how = refused.detail
-
-
-class _Child:
-    """One process of ours: the settings go in and a report comes out through its standard input,
-    which is a socket. When our end of it closes, by whatever death, it finishes and ends."""
-
-    def __init__(self, name: str, module: str, settings: Settings, *descriptors: int) -> None:
-        """``descriptors``: open files that it inherits; it is told their numbers."""
-        self.name = name
-        self._module = module
-        self._settings = settings
-        self._descriptors = descriptors
-        self._process: Process | None = None
-        self._control: asyncio.StreamWriter | None = None
-
-    async def start(self) -> None:
-        """Start the process and return when it serves; StartRefused with its reason."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            reader, self._control = await asyncio.open_unix_connection(sock=ours)
-            try:
-                self._process = await asyncio.create_subprocess_exec(
-                    # -P: a directory called api or core where we were started is none of ours.
-                    *(sys.executable, "-P", "-m", self._module, *map(str, self._descriptors)),
-                    stdin=theirs.fileno(),
-                    pass_fds=self._descriptors,
-                    process_group=0,  # a terminal's Ctrl-C is for us, and we tell our children
-                )
-            except OSError as error:
-                self._control.close()
-                raise StartRefused(f"{self.name} cannot be started: {error.strerror}") from None
-        self._control.write(encode(self._settings) + b"\n")
-        try:
-            async with asyncio.timeout(START_SECONDS):
-                report, _, reason = (await reader.readline()).decode().strip().partition(" ")
-        except ConnectionResetError:  # it ended before it read its settings
-            report = reason = ""
-        except TimeoutError:
-            await self._kill()
-            raise StartRefused(f"{self.name} did not start within {START_SECONDS:g} s") from None
-        except BaseException:
-            await self._kill()
-            raise
-        if report != "ready":
-            how = await self.wait()
-            raise StartRefused(reason or f"{self.name} ended while it started: {how}")
-        _log.info("%s runs as process %d", self.name, self._process.pid)
-
-    async def wait(self) -> str:
-        """Return when the process has ended, with how."""
-        assert self._process is not None, "start it first"
-        assert self._control is not None
-        status = await self._process.wait()
-        self._control.close()
-        return f"process {self._process.pid}, status {status}"
-
-    async def stop(self) -> None:
-        """Let it drain, and return when it is gone; one that takes too long is killed."""
-        if self._process is None or self._process.returncode is not None:
-            return
-        self._process.terminate()
-        try:
-            async with asyncio.timeout(self._settings.drain_seconds + DRAIN_MARGIN_SECONDS):
-                await self.wait()
-        except TimeoutError:
-            _log.error(
-                "%s, process %d, did not end in time and was killed", self.name, self._process.pid
-            )
-            await self._kill()
-
-    async def _kill(self) -> None:
-        assert self._process is not None
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
-        await self.wait()
 
 
 def _bind(host: str, port: int) -> socket.socket:

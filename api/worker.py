@@ -1,8 +1,9 @@
 """One worker: uvicorn with our application on the socket that the supervisor handed down.
 
-Run by ``api.serve`` as ``python -m api.worker LISTENER_FD``. Standard input is a socket to the
-supervisor: a line of settings comes in, ``ready`` or ``refused REASON`` goes out, and its end
-means that the supervisor is gone. Then, and on SIGTERM, the worker drains.
+Run by ``api.serve`` as ``python -m api.worker LISTENER_FD BOOK_FD SHEET``: the port, and where it
+counts. Standard input is a socket to the supervisor: a line of settings comes in, ``ready`` or
+``refused REASON`` goes out. ``leave`` means that another worker has taken its place; its end, as
+SIGTERM, that the service stops.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import sys
@@ -19,18 +21,24 @@ from typing import Any, cast
 import uvicorn
 import uvloop
 
-from api.app import create_app
+from api import door
+from api.app import App, create_app
 from api.connection import Connection, descriptors, sweep
-from api.control import CONTROL_FD, report
+from api.control import CONTROL_FD, LEAVE, report
 from api.log import configure
 from core.errors import StockadeError
 from core.settings import Settings, decode
+from core.sheets import Book
 
 BACKLOG = 2_048  # connections that wait to be taken; the system may cap it lower
 # Longer than load balancers and client pools keep a connection idle (60 s is usual), so that it
 # is they who close it: a server that closes first can meet a request on its way.
 KEEP_ALIVE_SECONDS = 75
 SWEEP_TICKS = 10  # of uvicorn's, a tenth of a second each
+# How long who keeps a connection has to use it once more, and to hear that it closes, before one
+# on which nothing is asked is closed unheard.
+QUIET_SECONDS = 1.0
+TURN_SECONDS = 0.02  # between two looks whether all connections are gone
 
 _log = logging.getLogger("stockade.worker")
 
@@ -39,11 +47,11 @@ _Receive = Callable[[], Awaitable[_Message]]
 _Send = Callable[[_Message], Awaitable[None]]
 
 
-def main(listener_fd: int) -> int:
+def main(listener_fd: int, book_fd: int, sheet: int) -> int:
     """Serve until told to stop. Returns the exit status."""
     settings = decode(sys.stdin.buffer.readline())
     configure(settings.log_level)
-    server = _Server(settings)
+    server = _Server(settings, Book(book_fd), sheet)
     listener = socket.socket(fileno=listener_fd)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -57,8 +65,10 @@ def main(listener_fd: int) -> int:
 class _Server(uvicorn.Server):
     """uvicorn, told to stop by us alone, so that a stop is no death by signal."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.application = _Application(settings)
+    def __init__(self, settings: Settings, book: Book, sheet: int) -> None:
+        self.application = _Application(create_app(settings, book, sheet))
+        self._notice_seconds = settings.notice_seconds
+        self._leaving = False
         config = uvicorn.Config(
             self.application,
             loop="uvloop",
@@ -80,10 +90,10 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """SIGTERM, and the end of the supervisor, drain. uvicorn's own would raise it again."""
+        """SIGTERM, and what the supervisor says, drain. uvicorn's own would raise it again."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._drain)
-        loop.add_reader(CONTROL_FD, self._drain)
+        loop.add_reader(CONTROL_FD, self._told)
         try:
             yield
         finally:
@@ -104,18 +114,46 @@ class _Server(uvicorn.Server):
             sweep(connections, asyncio.get_running_loop().time())
         return await super().on_tick(counter)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop so that no request is lost that somebody has sent.
+
+        Who keeps a connection hears with the next answer that it closes. The port is given up
+        when nobody waits in it; where others go on taking from it, at once.
+        """
+        assert sockets is not None
+        # Answers under way have this list too. It is renewed by ticks, and there are none any more.
+        self.server_state.default_headers.append((b"connection", b"close"))
+        if not self._leaving:
+            await asyncio.sleep(self._notice_seconds)
+            await door.empty(sockets[0])
+        for server in self.servers:
+            server.close()
+        clock = asyncio.get_running_loop().time
+        quiet_at = clock() + QUIET_SECONDS
+        while self.server_state.connections and clock() < quiet_at:  # noqa: ASYNC110 - uvicorn's
+            await asyncio.sleep(TURN_SECONDS)
+        await super().shutdown(sockets)
+
+    def _told(self) -> None:
+        if os.read(CONTROL_FD, len(LEAVE)) == LEAVE:
+            self._leaving = True
+            self.application.app.leave()
+            self.should_exit = True
+        else:
+            asyncio.get_running_loop().remove_reader(CONTROL_FD)
+            self._drain()
+
     def _drain(self) -> None:
-        # First of all: whoever balances the load shall see it before the last connection closes.
+        # First of all: whoever balances the load shall see it before the port closes.
         self.application.app.drain()
         self.should_exit = True
-        asyncio.get_running_loop().remove_reader(CONTROL_FD)
 
 
 class _Application:
     """The application, with the reason kept if it refuses to start."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.app = create_app(settings)
+    def __init__(self, app: App) -> None:
+        self.app = app
         self.refusal = ""
 
     def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> Awaitable[None]:
@@ -137,4 +175,4 @@ class _Application:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1])))
+    sys.exit(main(*map(int, sys.argv[1:])))

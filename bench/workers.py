@@ -20,7 +20,7 @@ import uvloop
 from bench.callers import CALLERS, Measured, drive, reserve_calls
 from bench.stores import Store, fill, private_store
 from bench.table import Figure
-from core.service import open_service
+from core.service import Service, open_service
 from core.settings import Settings
 
 SECONDS = 1.2
@@ -43,14 +43,18 @@ async def _worker(url: str, data: Path, sku: str) -> Report:
             reserve_calls(service.engine, [sku], CALLERS, False),
             SECONDS,
             warm_seconds=WARM_SECONDS,
-            on_edge=lambda: counts.append(service.lane.counts.copy()),
+            on_edge=lambda: counts.append(_outcomes(service)),
         )
-    prefix = "ReserveStep:"
-    seen = counts[1] - counts[0]
-    return Report(
-        measured,
-        {name.removeprefix(prefix): n for name, n in seen.items() if name.startswith(prefix)},
-    )
+    return Report(measured, dict(counts[1] - counts[0]))
+
+
+def _outcomes(service: Service) -> Counter[str]:
+    """How often the script that reserves ended how."""
+    found: Counter[str] = Counter()
+    for family, labels, values in service.lane.meters.sheet.series():
+        if family == "stockade_scripts_total" and labels[0] == "reserve":
+            found[labels[1]] = int(values[0])
+    return found
 
 
 async def _start(store: Store, sku: str) -> Process:

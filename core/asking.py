@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final
+from functools import wraps
+from typing import Any, Final, TypeVar, cast
 
 from core.backing import Backing
 from core.errors import (
@@ -21,6 +22,7 @@ from core.errors import (
     UnknownReservation,
 )
 from core.lane import Lane
+from core.meters import Meters, channel_of
 from core.model import (
     NAME_RULE,
     SKU_RULE,
@@ -42,6 +44,26 @@ from core.store.shard import Shard
 log = logging.getLogger("stockade.engine")
 
 
+Method = TypeVar("Method", bound=Callable[..., Awaitable[Receipt]])
+
+
+def counted(method: Method) -> Method:
+    """A verb on a reservation, ``(id, request, key, if_version)``, that is counted as it ends."""
+    verb = method.__name__.rstrip("_")
+
+    @wraps(method)
+    async def counting(self: Asking, *asked: Any, **named: Any) -> Receipt:
+        try:
+            receipt = await method(self, *asked, **named)
+        except StockadeError as error:
+            self.meters.not_ended(verb, "", error)
+            raise
+        self.meters.ended(verb, channel_of(receipt.record), receipt.repeated)
+        return receipt
+
+    return cast("Method", counting)
+
+
 class Asking:
     """What all use cases of reservations share."""
 
@@ -52,6 +74,7 @@ class Asking:
         refresh_policy: Callable[[], Awaitable[None]],
         open_pool: Callable[[str, str], Awaitable[None]],
         backing: Backing,
+        meters: Meters,
     ) -> None:
         """``refresh_policy`` reads the policy again if it changed; ``open_pool`` sees to it that a
         SKU has a pool at a location; ``backing`` is what the ledger does for reservations."""
@@ -61,6 +84,7 @@ class Asking:
         self._refresh_policy = refresh_policy
         self._open_pool = open_pool
         self._backing = backing
+        self.meters: Final = meters
         self._loop = asyncio.get_running_loop()
 
     @property
@@ -145,7 +169,9 @@ class Asking:
         """The receipt of a settled verb, or the error that its code stands for."""
         did, _, anew = code.partition(" ")  # anew: that of a late commit, which took its units so
         if did in ("done", "already", "replay"):
-            return Receipt(id, record, self.durability, did == "replay", reacquired=bool(anew))
+            receipt = Receipt(id, record, self.durability, did == "replay", reacquired=bool(anew))
+            receipt.repeated = did != "done"
+            return receipt
         if code == "gone":
             raise UnknownReservation()
         if code == "version":

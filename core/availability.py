@@ -15,7 +15,7 @@ page of a shop is asked far more often than its stock changes.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from typing import Any
 
 from core.errors import (
@@ -29,6 +29,7 @@ from core.errors import (
 from core.kernel._plan import Batch
 from core.kernel._policy import Policy, Row, Sku
 from core.kernel._pool import ChannelUnknown, RowCorrupt
+from core.meters import Counts
 from core.model import SKU_RULE, Available, is_sku
 from core.ops import Waiting
 from core.snapshot import Snapshot
@@ -60,7 +61,7 @@ class Availability:
 class AvailabilityOp(Waiting):
     """What can this channel take of these SKUs?"""
 
-    __slots__ = ("by_location", "channel", "index", "round", "skus", "turns", "waiter")
+    __slots__ = ("by_location", "channel", "index", "round", "since_ms", "skus", "turns", "waiter")
 
     def __init__(self, channel: str, skus: list[str], by_location: bool, waiter: Any) -> None:
         self.channel = channel
@@ -68,6 +69,7 @@ class AvailabilityOp(Waiting):
         self.by_location = by_location
         self.waiter = waiter
         self.index = 0
+        self.since_ms = 0.0
         self.round = 0  # pipelines sent when it was submitted
         self.turns = 0
 
@@ -87,7 +89,7 @@ class Tile:
 class Reader:
     """Answers from a snapshot, as long as it is fresh."""
 
-    def __init__(self, snapshot: Snapshot, counts: Counter[str]) -> None:
+    def __init__(self, snapshot: Snapshot, counts: Counts) -> None:
         self._snapshot = snapshot
         self._counts = counts
         self._batch = Batch()  # its own: it reads between two plans, and plans nothing

@@ -28,7 +28,7 @@ class Backlog:
         """``limit_bytes``: of the event stream; None takes its share of the store's memory."""
         self._lane = lane
         self._shard = shard
-        self._limit_bytes = limit_bytes
+        self._limit_set_bytes = limit_bytes
         self._wait_seconds = wait_seconds
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []  # a heap, by seq
         self._count = 0
@@ -36,15 +36,19 @@ class Backlog:
         self._epoch = ""  # that the mark is of
         self.mark = 0
         self.mark_ms = 0
+        self.memory: Memory | None = None  # of the store, as it said last
+        self.limit_bytes = 0
         self.size_bytes = 0
         self.too_long = False
         self.trouble = ""
 
     def measured(self, memory: Memory) -> None:
         """Takes in what the store said."""
-        limit_bytes = self._limit_bytes
+        limit_bytes = self._limit_set_bytes
         if limit_bytes is None:
             limit_bytes = int(memory.limit_bytes * SHARE_OF_MEMORY) or UNLIMITED_BYTES
+        self.memory = memory
+        self.limit_bytes = limit_bytes
         self.size_bytes = memory.events_bytes
         self.too_long = self.size_bytes > limit_bytes
         self.trouble = memory.trouble

@@ -43,6 +43,7 @@ from core.model import (
     SkuView,
     is_name,
     is_sku,
+    walled,
 )
 from core.store import keys, scripts, wording
 from core.store.shard import PolicyEntries, Shard
@@ -64,10 +65,12 @@ class Put(Generic[T]):
 
 
 def kernel_policy(entries: PolicyEntries) -> Policy:
-    """The policy as the kernel plans with it."""
+    """The policy as the kernel plans with it; while the shard protects what it has, all walls are
+    hard."""
+    specs: dict[str, ChannelSpec] = {name: each.spec for name, each in entries.channels.items()}
     return Policy(
         entries.number,
-        {name: channel.spec for name, channel in entries.channels.items()},
+        walled(specs) if entries.mode.protect else specs,
         {name: (place.sells, place.returns) for name, place in entries.locations.items()},
     )
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from core.asking import Asking, check_names, too_many
+from core.asking import Asking, check_names, counted, too_many
 from core.errors import (
     Expired,
     HoldLimit,
@@ -48,6 +48,7 @@ def own_key() -> Key:
 class Changes(Asking):
     """Use cases that change what a reservation holds."""
 
+    @counted
     async def commit(
         self, id: str, request: Commit, key: Key | None = None, if_version: int | None = None
     ) -> Receipt:
@@ -95,6 +96,7 @@ class Changes(Asking):
             return result if type(result) is Receipt else await self._resolved(result)
         raise Overloaded("Others kept changing this reservation; try again")
 
+    @counted
     async def amend(
         self, id: str, request: Amend, key: Key | None = None, if_version: int | None = None
     ) -> Receipt:
@@ -117,6 +119,7 @@ class Changes(Asking):
 
         return await self._changed("amend", id, used, if_version, check, plan)
 
+    @counted
     async def return_(
         self, id: str, request: Return, key: Key | None = None, if_version: int | None = None
     ) -> Receipt:

@@ -21,7 +21,7 @@ ALIVE: Final = {"R": "reserved", "C": "committed"}
 GIVEN_BACK: Final = {"L": "release", "X": "expire"}
 SAYS_VERB: Final = frozenset({"stock", "import", "repair"})  # each of their movements says its own
 TAKES: Final = frozenset({"reserve", "import"})  # their takes follow from the records
-POLICY_KINDS: Final = ("channel", "location")
+POLICY_KINDS: Final = ("channel", "location", "mode")
 ID_LENGTH: Final = 36
 
 

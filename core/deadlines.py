@@ -8,10 +8,17 @@ length and by the earliest deadline in it: until one of the two changes, nothing
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
+from typing import Any
+
+from core.errors import StockadeError
+from core.meters import Meters
 
 SECONDS_MAX = 64  # lists looked at in one script
 QUIET_MS = 2**52  # an empty list stays quiet until it grows
+
+log = logging.getLogger("stockade.lane")
 
 
 class Deadlines:
@@ -89,3 +96,29 @@ class Deadlines:
             self.cursor = cursor
             for second in [each for each in self._quiet if each < cursor]:
                 del self._quiet[second]
+
+
+class Expiry:
+    """Waits for an expiry that nobody asked for: a record that cannot expire is set aside."""
+
+    __slots__ = ("_deadlines", "_id", "_meters")
+
+    def __init__(self, deadlines: Deadlines, reservation_id: str, meters: Meters) -> None:
+        self._deadlines = deadlines
+        self._meters = meters
+        self._id = reservation_id
+
+    def done(self) -> bool:
+        """It always waits."""
+        return False
+
+    def set_result(self, result: Any) -> None:
+        """It is counted, or the record set aside."""
+        if isinstance(result, StockadeError):
+            return
+        code, record = result
+        if code == "done":
+            self._meters.expired(record)
+        elif code == "corrupt":
+            self._deadlines.set_aside(self._id)
+            log.error("reservation %s cannot expire: its record or pool is corrupt", self._id)

@@ -12,7 +12,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from core.asking import check_names, too_many
+from core.asking import check_names, counted, too_many
 from core.changes import Changes
 from core.errors import (
     InvalidQuantity,
@@ -58,12 +58,19 @@ class Engine(Changes):
         KeyReused, DurabilityUnavailable or Unavailable.
         """
         try:
-            result = await self._reserved(request, key)
-        except (InvalidRequest, UnknownChannel) as error:
-            result = error
-        if type(result) is not Receipt:
-            result = await self._answered(result, request, key)
-        return await self._in_ledger(result) if request.durability == "ledger" else result
+            try:
+                result = await self._reserved(request, key)
+            except (InvalidRequest, UnknownChannel) as error:
+                result = error
+            if type(result) is not Receipt:
+                result = await self._answered(result, request, key)
+            if request.durability == "ledger":
+                result = await self._in_ledger(result)
+        except StockadeError as error:
+            self._count_reserve(request, error)
+            raise
+        self.meters.ended("reserve", request.channel, result.repeated)
+        return result
 
     async def reserve_batch(
         self, requests: Sequence[Reserve], idempotency: Sequence[Key | None]
@@ -100,7 +107,17 @@ class Engine(Changes):
             if request.durability != "ledger" and type(results[n]) is not Receipt:
                 await finish(n)
         await waiting
+        for request, result in zip(requests, results, strict=True):
+            self._count_reserve(request, result)
         return results
+
+    def _count_reserve(self, request: Reserve, result: Receipt | StockadeError) -> None:
+        """A demand has ended; one for a channel that does not exist counts for none."""
+        if not isinstance(result, StockadeError):
+            self.meters.ended("reserve", request.channel, result.repeated)
+        else:
+            channel = request.channel if request.channel in self._specs else ""
+            self.meters.not_ended("reserve", channel, result)
 
     async def batch(self, elements: Sequence[Element]) -> list[Receipt | StockadeError]:
         """Many verbs at once, without an order among them; results in order, errors as values.
@@ -161,6 +178,7 @@ class Engine(Changes):
 
     # --- verbs -----------------------------------------------------------------------------------
 
+    @counted
     async def extend(
         self, id: str, request: Extend, key: Key | None = None, if_version: int | None = None
     ) -> Receipt:
@@ -176,12 +194,14 @@ class Engine(Changes):
             pass  # then it has ended, and the script says how
         return self._receipt(id, *await self._settled(op))
 
+    @counted
     async def release(
         self, id: str, request: Release, key: Key | None = None, if_version: int | None = None
     ) -> Receipt:
         """Reserved → released: the units are free again."""
         return self._receipt(id, *await self._ask("release", id, key, if_version))
 
+    @counted
     async def cancel(
         self, id: str, request: Cancel, key: Key | None = None, if_version: int | None = None
     ) -> Receipt:
@@ -189,6 +209,7 @@ class Engine(Changes):
         argument = wording.encode_text(request.reason) if request.reason else b""
         return await self._parts("cancel", id, request.lines, key, if_version, argument)
 
+    @counted
     async def fulfil(
         self, id: str, request: Fulfil, key: Key | None = None, if_version: int | None = None
     ) -> Receipt:

@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from core.ledger.reading import Happened
-from core.model import ChannelSpec, Durability
+from core.model import ChannelSpec, Durability, walled
 from core.records import movement, rfc3339
 from core.store import keys, wording
 from core.store._answer import reservation_json
@@ -82,16 +82,21 @@ class Places:
     """The channels and locations, as far as they say what a channel can take."""
 
     def __init__(self, entries: Iterable[Any]) -> None:
-        """``entries``: (kind, name, entry) of channels and locations."""
+        """``entries``: (kind, name, entry) of channels, locations and the mode."""
         self._selling: dict[str, bool] = {}
         self._channels: dict[str, ChannelSpec] = {}
+        protect = False
         for kind, name, entry in entries:
             if kind == "location":
                 self._selling[name] = wording.parse_location(name, entry.encode()).sells
+            elif kind == "mode":
+                protect = wording.parse_mode(entry.encode()).protect
             else:
                 spec = wording.parse_channel(name, entry.encode()).spec
                 if not spec.closed:
                     self._channels[name] = spec
+        if protect:
+            self._channels = walled(self._channels)
 
     def available(self, location: str, row: str) -> dict[str, int]:
         """What each channel that sells here can take of a pool: the rule of ``available(c)``."""
@@ -189,7 +194,7 @@ def _version(row: Any, durability: Durability) -> Happening:
 
 
 def _policy(row: Any) -> Happening:
-    """A channel, a location or a SKU was made, changed or removed."""
+    """A channel, a location, the mode or a SKU was made, changed or removed."""
     kind, name, entry = row["kind"], row["name"], row["entry"]
     data: dict[str, Any] = {"kind": kind, "name": name, "deleted": entry is None}
     if entry is not None:

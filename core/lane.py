@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +28,7 @@ from core.errors import (
     StockUnavailable,
 )
 from core.flight import Flight
+from core.meters import Meters
 from core.model import Durability
 from core.ops import ReserveOp, SettleOp, StockOp, TrialOp
 from core.planning import Planner
@@ -39,6 +40,7 @@ from core.steps import LookStep, ReserveStep, Step
 from core.store import keys
 from core.store._pack import pack_command
 from core.store.link import Command, Link, Replies, ReplyError
+from core.throttle import Throttle
 
 CLOCK_TRIES_MAX = 3  # proposals of time in a row that the store may refuse
 SEND_AT = 128  # demands that are sent at once: by an idle lane, or ahead of the answer to others
@@ -61,8 +63,10 @@ class Lane:
         short_window_ms: int,
         long_window_ms: int,
         queue_limit: int,
+        wait_ms: int,
         timeout_seconds: float,
         trouble: Callable[[str], None],
+        meters: Meters,
     ) -> None:
         """``trouble(kind)`` is called once when the lane needs help from outside: ``link`` (lost),
         ``policy`` (out of date), ``epoch`` (another shard) or ``scripts`` (unknown to the server).
@@ -71,17 +75,17 @@ class Lane:
         self.snapshot = Snapshot()
         self.clock = ServerClock()
         self.deadlines = Deadlines()
-        self.counts: Counter[str] = Counter()
-        self.epoch = ""
-        self.seq = 0
+        self.meters, self.counts = meters, meters.lane
+        self.epoch, self.seq = "", 0
         self.last_refusal = ""  # what the store said to a script that it would not run
         self.full = False  # the store's memory is nearly used up: no new reservations
+        self.throttle: Throttle | None = None  # fewer new reservations, while stock is protected
         self.behind = False  # the ledger is too far behind: no new reservations
         self.closed: StockadeError | None = StockUnavailable("this worker has not started yet")
         self.flight_stamp = (0, 0.0)  # of the pipeline that lands: its round, when it was sent
         self.short_window_ms, self._long_ms = short_window_ms, long_window_ms
         self._short = self._long = ("0", "0")
-        self._queue_limit = queue_limit
+        self._queue_limit, self._wait_ms = queue_limit, wait_ms
         self._timeout_seconds = timeout_seconds
         self._trouble = trouble
         self._loop = asyncio.get_running_loop()
@@ -89,13 +93,11 @@ class Lane:
         self._flights: deque[Flight] = deque()
         self._scheduled = False
         self._paused: set[str] = set()
-        self._round = 0
-        self._clock_tries = 0
-        self.queues = Queues(self.counts)
+        self._round = self._clock_tries = 0
+        self.queues = Queues(meters)
         self.planner = Planner(
-            self.queues, self.snapshot, self.deadlines, self.counts, staleness_ms,
-            lambda: self.now_ms,
-        )  # fmt: skip
+            self.queues, self.snapshot, self.deadlines, meters, staleness_ms, lambda: self.now_ms
+        )
         self._tidy: list[asyncio.Future[None]] = []
         self._idle: list[asyncio.Future[None]] = []
 
@@ -143,9 +145,12 @@ class Lane:
             raise Overloaded("The store's memory is nearly used up; no new reservations for now")
         if self.behind:
             raise LedgerUnavailable("the ledger is too far behind; no new reservations for now")
+        if self.throttle is not None:
+            self.throttle.take()
         if self.closed is not None or len(self.queues.reserves) >= self._queue_limit:
             self._admit()
         op.round = self._round
+        op.since_ms = monotonic_ms()
         self.queues.reserves.append(op)
         if len(self.queues.reserves) >= SEND_AT:
             self._send()
@@ -156,12 +161,14 @@ class Lane:
         """Queues what is planned and is no demand for new units."""
         self._admit()
         op.round = self._round
+        op.since_ms = monotonic_ms()
         self.queues.of(op).append(op)
         self._schedule()
 
     def settle(self, op: SettleOp) -> None:
         """Queues a verb on a record."""
         self._admit()
+        op.since_ms = monotonic_ms()
         self.queues.settles[op.script.name].append(op)
         self._schedule()
 
@@ -173,6 +180,7 @@ class Lane:
         if not out_of_date and self.planner.answers(op, monotonic_ms()):
             return
         self._admit()
+        op.since_ms = monotonic_ms()
         self.queues.reads.append(op)
         self._schedule()
 
@@ -215,10 +223,11 @@ class Lane:
         """Forms the next pipeline from what waits, and sends it."""
         if self._link is None:
             return
+        monotonic = monotonic_ms()
+        self.queues.refuse_late(monotonic, self._wait_ms)
         if self._flights:
             self._send_ahead()
             return
-        monotonic = monotonic_ms()
         self._roll_windows()
         steps: list[Step] = []
         tidying = bool(self._tidy)
@@ -258,7 +267,7 @@ class Lane:
         self._round += 1
         for step in steps:
             step.launched(self._round, bool(self._flights))
-        flight = Flight(self._round, steps, payload, monotonic)
+        flight = Flight(self._round, steps, payload, monotonic, self.planner.pace.launched())
         self._flights.append(flight)
         self.counts["pipelines"] += 1
         self._launch(flight)
@@ -266,6 +275,7 @@ class Lane:
     def _launch(self, flight: Flight) -> None:
         assert self._link is not None
         link = self._link
+        flight.launched_ms = monotonic_ms()
         flight.timer = self._loop.call_later(
             self._timeout_seconds, link.abort, "the store did not answer in time"
         )
@@ -273,12 +283,8 @@ class Lane:
 
     def _roll_windows(self) -> None:
         now_ms = self.now_ms
-        own = now_ms - now_ms % self.short_window_ms
-        if own > int(self._short[0]):
-            self._short = (str(own), self._short[0] if int(self._short[0]) else str(own))
-        own = now_ms - now_ms % self._long_ms
-        if own > int(self._long[0]):
-            self._long = (str(own), self._long[0] if int(self._long[0]) else str(own))
+        self._short = keys.rolled(self._short, now_ms, self.short_window_ms)
+        self._long = keys.rolled(self._long, now_ms, self._long_ms)
 
     # --- landing -------------------------------------------------------------------------------
 
@@ -293,6 +299,8 @@ class Lane:
             return
         received = monotonic_ms()
         self.flight_stamp = (flight.round, flight.since_ms)
+        self.planner.pace.landed(flight.carried, flight.sent_ms, received)
+        self.meters.flew(flight, received)
         for step, reply in zip(flight.steps, replies, strict=True):
             if isinstance(reply, ReplyError):
                 self._failed(step, reply, flight)
@@ -301,7 +309,7 @@ class Lane:
             self.seq = max(self.seq, int(reply[1]))
             self.clock.heard(reply[2], flight.sent_ms, received)
             self.deadlines.moved(int(reply[4]))
-            self.counts[f"{type(step).__name__}:{outcome.decode()}"] += 1
+            self.meters.scripts[(step.script.name, outcome.decode())] += 1
             if outcome in (b"epoch", b"clock", b"policy"):
                 self._stopped(step, outcome, reply)
                 continue
@@ -340,7 +348,7 @@ class Lane:
     def _failed(self, step: Step, error: ReplyError, flight: Flight) -> None:
         """An error reply: scripts are loaded again; everything else is told to the callers."""
         step.undone(self)
-        self.counts[f"error:{error.code}"] += 1
+        self.meters.script_errors[error.code] += 1
         if error.code == "NOSCRIPT":
             if isinstance(step, LookStep):
                 self.planner.look_due = True
@@ -349,21 +357,12 @@ class Lane:
             return
         log.error("the store refused %s: %s", type(step).__name__, error)
         self.last_refusal = str(error)
-        # Scripts guard before they write, so a refusal by name means that nothing happened.
-        known = error.code in (
-            "OOM", "MISCONF", "READONLY", "NOREPLICAS", "LOADING", "BUSY", "WRONGTYPE", "LAW",
-            "MASTERDOWN", "NOPERM", "NOAUTH", "CLUSTERDOWN", "TRYAGAIN",
-        )  # fmt: skip
+        told = f"the store refused: {error}"
+        outcome: Outcome = "none" if error.did_nothing and not flight.resent else "unknown"
         for op in step.ops:
-            op.finish(
-                StockUnavailable(
-                    f"the store refused: {error}",
-                    "none" if known and not flight.resent else "unknown",
-                    getattr(op, "id", None),
-                )
-            )
+            op.finish(StockUnavailable(told, outcome, getattr(op, "id", None)))
         if isinstance(step, LookStep):
-            self.give_up(StockUnavailable(f"the store refused: {error}"), planned_only=True)
+            self.give_up(StockUnavailable(told), planned_only=True)
 
     def _finish_tidy(self) -> None:
         if self._tidy and self.deadlines.clear_round == self.flight_stamp[0]:
@@ -397,6 +396,7 @@ class Lane:
             )
         for flight in tuple(self._flights):
             flight.resent = True
+            self.planner.pace.lost()
             flight.sent_ms = monotonic_ms()
             self.counts["resent"] += 1
             self._launch(flight)

@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType, field
+from msgspec.structs import replace
 
 QUANTITY_MAX = 2**31 - 1
 ACCOUNT_MAX = 2**53 - 1  # Lua's numbers are doubles: above this they stop counting by one
@@ -249,6 +250,25 @@ class Channel(Struct, frozen=True):
     name: str
     version: int
     spec: ChannelEntry
+
+
+def walled(channels: dict[str, ChannelSpec]) -> dict[str, ChannelSpec]:
+    """The channels with hard walls: none may borrow."""
+    return {name: replace(spec, borrow=False) for name, spec in channels.items()}
+
+
+class Mode(Struct, frozen=True):
+    """Whether the shard protects what it has, since when, who said so and why.
+
+    ``orders``: how many were oversold then; the alarm pulls again only at more.
+    """
+
+    version: int = 0
+    protect: bool = False
+    reason: str = ""
+    by: str = ""
+    at: Timestamp | None = None
+    orders: int = 0
 
 
 class LocationView(Struct, frozen=True):

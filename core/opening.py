@@ -18,6 +18,7 @@ from core.ledger.journal import Journal, Mark
 from core.ledger.migrating import migrate
 from core.ledger.reading import Reading
 from core.ledger.rebuilding import Report
+from core.meters import Meters
 from core.rebuild import Rebuild, Tell
 from core.scribe import Scribe
 from core.settings import Settings, masked_url
@@ -25,6 +26,7 @@ from core.store.events import EventStream
 from core.store.rebuilding import Refill
 from core.store.survey import Survey
 from core.trust import ahead, lost
+from core.watch import Watch
 
 log = logging.getLogger("stockade.ledger")
 
@@ -92,6 +94,14 @@ async def open_nightly(settings: Settings) -> AsyncIterator[Nightly | None]:
 
 
 @asynccontextmanager
+async def open_watch(settings: Settings, meters: Meters) -> AsyncIterator[Watch]:
+    """Who looks at the ledger for the metrics. Raises StartRefused."""
+    async with open_journal(settings) as journal:
+        assert journal is not None, "who watches has a scribe beside him"
+        yield Watch(journal, meters)
+
+
+@asynccontextmanager
 async def open_reading(settings: Settings) -> AsyncIterator[Reading]:
     """Who asks the ledger of ``settings.postgres_dsn``. Raises StartRefused."""
     async with open_journal(settings) as journal:
@@ -123,7 +133,9 @@ def servers_are_ours(settings: Settings) -> bool:
 
 
 @asynccontextmanager
-async def open_scribe(settings: Settings) -> AsyncIterator[Scribe]:
+async def open_scribe(
+    settings: Settings, meters: Meters | None = None
+) -> AsyncIterator[Scribe]:
     """The scribe of the store and the ledger that the settings name. Raises StartRefused.
 
     It rebuilds a lost store by itself if both servers are private.
@@ -133,6 +145,7 @@ async def open_scribe(settings: Settings) -> AsyncIterator[Scribe]:
             stream, journal, *_windows_ms(settings),
             rebuild=(lambda: _rebuild(settings, stream, journal))
             if servers_are_ours(settings) else None,
+            meters=meters or Meters(),
         )  # fmt: skip
 
 

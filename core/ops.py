@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
+from core.clock import monotonic_ms
 from core.errors import KeyReused, StockadeError
 from core.kernel._plan import Demand
 from core.kernel._policy import Policy
@@ -26,12 +27,16 @@ from core.stock_model import (
 from core.store import keys, wording
 from core.store._answer import reservation_json
 from core.store.scripts import COMMIT, EXTEND, FULFIL, GIVEBACK, JUDGE, Script
+from core.tracing import TRACE, Trace
 
 
 class Receipt:
     """What a reservation is after a verb; the record is parsed only if somebody asks."""
 
-    __slots__ = ("as_of_ms", "durability", "id", "reacquired", "record", "replayed", "shortfalls")
+    __slots__ = (
+        "as_of_ms", "durability", "id", "reacquired", "record", "repeated", "replayed",
+        "shortfalls",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -47,7 +52,7 @@ class Receipt:
         self.id = reservation_id
         self.record = record
         self.durability = durability
-        self.replayed = replayed
+        self.replayed = self.repeated = replayed  # repeated: it had happened before
         self.reacquired = reacquired
         self.shortfalls = shortfalls
         self.as_of_ms = as_of_ms
@@ -141,6 +146,9 @@ class Waiting:
     __slots__ = ()
     waiter: Any
     index: int
+    since_ms: float  # monotonic; when it came in, 0 if nobody is told how long it waited
+    entered_ms: float  # the same, 0 once it was counted how long it waited
+    trace: Trace | None
 
     def gone(self) -> bool:
         """True if nobody waits any more: the caller went away, or has its answer."""
@@ -159,8 +167,8 @@ class ReserveOp(Demand, Waiting):
     """A demand in the lane."""
 
     __slots__ = (
-        "conflicts", "content", "index", "key", "key_round", "round", "ttl_seconds", "turns",
-        "waiter",
+        "conflicts", "content", "entered_ms", "index", "key", "key_round", "round", "since_ms",
+        "trace", "ttl_seconds", "turns", "waiter",
     )  # fmt: skip
 
     def __init__(
@@ -183,6 +191,9 @@ class ReserveOp(Demand, Waiting):
         self.key = key
         self.waiter = waiter
         self.index = index
+        self.since_ms = 0.0
+        self.entered_ms = monotonic_ms()
+        self.trace = TRACE.get()
         self.round = 0  # pipelines sent when it was submitted
         self.key_round = -1  # pipeline that last found its key unused
         self.conflicts = 0
@@ -225,8 +236,8 @@ class SettleOp(Waiting):
     return the question whether they may be planned."""
 
     __slots__ = (
-        "argument", "bucket", "deadline_ms", "id", "index", "key", "limit_ms", "parts", "script",
-        "turns", "verb", "waiter", "wanted",
+        "argument", "bucket", "deadline_ms", "entered_ms", "id", "index", "key", "limit_ms",
+        "parts", "script", "since_ms", "trace", "turns", "verb", "waiter", "wanted",
     )  # fmt: skip
 
     SCRIPTS: Final[dict[str, Script]] = {
@@ -251,6 +262,9 @@ class SettleOp(Waiting):
         self.bucket = keys.bucket_of(reservation_id)
         self.waiter = waiter
         self.index = index
+        self.since_ms = 0.0
+        self.entered_ms = monotonic_ms()
+        self.trace = TRACE.get()
         self.key = key
         self.wanted = wanted
         self.parts = parts
@@ -267,8 +281,8 @@ class StockOp(Waiting):
     """One line of stock. Its key is the caller's, or one that the worker made."""
 
     __slots__ = (
-        "index", "key", "line", "locations", "looks", "moves", "note", "round", "turns", "verb",
-        "waiter",
+        "entered_ms", "index", "key", "line", "locations", "looks", "moves", "note", "round",
+        "since_ms", "trace", "turns", "verb", "waiter",
     )  # fmt: skip
 
     def __init__(
@@ -286,6 +300,9 @@ class StockOp(Waiting):
         self.key = key
         self.waiter = waiter
         self.index = index
+        self.since_ms = 0.0
+        self.entered_ms = monotonic_ms()
+        self.trace = TRACE.get()
         self.round = 0
         self.turns = 0  # conflicts
         self.looks = 0

@@ -8,13 +8,13 @@ next plan. Decides and never awaits.
 from __future__ import annotations
 
 import logging
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from core.availability import AvailabilityOp, Reader
-from core.deadlines import Deadlines
-from core.errors import InvalidRequest, Overloaded, StockadeError, StockUnavailable, UnknownChannel
+from core.deadlines import Deadlines, Expiry
+from core.errors import InvalidRequest, Overloaded, StockUnavailable, UnknownChannel
 from core.kernel._plan import (
     ADDED,
     FULL,
@@ -27,7 +27,9 @@ from core.kernel._plan import (
 )
 from core.kernel._policy import Row
 from core.kernel._pool import ChannelUnknown, LawBroken, RowCorrupt
+from core.meters import Meters
 from core.ops import NoPool, ReserveOp, SettleOp, StockOp
+from core.pace import ROOM_MIN, Pace
 from core.queues import Queues
 from core.refusals import insufficient, unknown_locations, unknown_sku
 from core.replan_ops import ReturnOp
@@ -45,31 +47,12 @@ from core.steps import (
 from core.stock_planning import StockPlanner
 from core.store import keys, scripts
 
-LINES_MAX = 2_000  # of one script: two values a line stay far below Lua's 7,999
 OPS_MAX = 1_000  # records of one settling script: eight values each
 LOOK_MAX = 4_000  # rows of one look
 TRIALS_MAX = 200  # demands that only ask, planned in one turn
 TURNS_MAX = 64  # rounds that a demand may wait for reads and for deadlines to be drained
 
 log = logging.getLogger("stockade.lane")
-
-
-class Expiry:
-    """Waits for an expiry that nobody asked for: a record that cannot expire is set aside."""
-
-    __slots__ = ("_deadlines", "_id")
-
-    def __init__(self, deadlines: Deadlines, reservation_id: str) -> None:
-        self._deadlines = deadlines
-        self._id = reservation_id
-
-    def done(self) -> bool:
-        return False
-
-    def set_result(self, result: Any) -> None:
-        if not isinstance(result, StockadeError) and result[0] == "corrupt":
-            self._deadlines.set_aside(self._id)
-            log.error("reservation %s cannot expire: its record or pool is corrupt", self._id)
 
 
 class Planner:
@@ -80,7 +63,7 @@ class Planner:
         queues: Queues,
         snapshot: Snapshot,
         deadlines: Deadlines,
-        counts: Counter[str],
+        meters: Meters,
         staleness_ms: int,
         now_ms: Callable[[], int],
     ) -> None:
@@ -88,9 +71,10 @@ class Planner:
         self._queues = queues
         self._snapshot = snapshot
         self._deadlines = deadlines
-        self._counts = counts
+        self._meters, self._counts = meters, meters.lane
         self._staleness_ms = staleness_ms
         self._now_ms = now_ms
+        self.pace = Pace()
         self._batch = Batch()
         self._wanted: dict[tuple[str, str | None], None] = {}
         self._keyed: list[ReserveOp] = []
@@ -98,7 +82,7 @@ class Planner:
             queues, snapshot, deadlines, self._wanted, self._corrupt, self._packed
         )
         self._returns = ReturnPlanner(queues, snapshot, self._wanted, self._corrupt, self._packed)
-        self._reader = Reader(snapshot, counts)
+        self._reader = Reader(snapshot, meters.lane)
         self.policy_round = -1  # pipeline in which the policy was last known to be current
         self.policy_seen_ms = -1e9  # and when that was sent, monotonic
         self.look_due = False
@@ -252,7 +236,8 @@ class Planner:
         batch, policy = self._batch, self._batch.policy
         fields: set[bytes] = set()
         lines = 0
-        while queue and lines < LINES_MAX:
+        room = max(ROOM_MIN, self.pace.room - self._queues.settling())
+        while queue and lines < room:
             op = queue.popleft()
             if op.waiter.done():
                 continue
@@ -276,6 +261,7 @@ class Planner:
                 break
             elif code == FULL:
                 op.finish(InvalidRequest("Too many pools are in question; pin locations"))
+        self.pace.take(lines)
 
     def _add(self, op: ReserveOp, later: list[ReserveOp]) -> int:
         """Adds a demand to the batch: ADDED, FULL, or MISS if it waits or was answered."""
@@ -328,6 +314,7 @@ class Planner:
                 later.append(op)
             elif seen:
                 self._counts["refused"] += 1
+                self._meters.waits.observe_waits("reserve", (op,), monotonic)
                 op.finish(insufficient(batch.shortfalls(number)))
             else:
                 self._look_at(op, number, later)
@@ -394,10 +381,11 @@ class Planner:
             for entry in entries:
                 for each in entry.split(" "):
                     self._expire(each)
+        room = min(OPS_MAX, self.pace.room) + 1_000 * bool(drains)
         for queue in self._queues.settles.values():
             ops: list[SettleOp] = []
             later: list[SettleOp] = []
-            while queue and len(ops) < OPS_MAX + 1_000 * bool(drains):
+            while queue and len(ops) < room:
                 op = queue.popleft()
                 if op.gone():
                     continue
@@ -408,6 +396,7 @@ class Planner:
                 ops.append(op)
             queue.extendleft(reversed(later))
             if ops:
+                self.pace.take(len(ops))
                 steps.append(SettleStep(ops))
         now_ms = self._now_ms()
         # With no reaper whoever is to be refused tidies, or would never see what is due now.
@@ -421,13 +410,14 @@ class Planner:
         """Queues an expiry. What cannot be an id is told: somebody else wrote to the list."""
         if self._deadlines.is_set_aside(reservation_id):
             return
-        expiry = Expiry(self._deadlines, reservation_id)
+        expiry = Expiry(self._deadlines, reservation_id, self._meters)
         try:
             op = SettleOp("expire", reservation_id, expiry)
         except ValueError:
             self._deadlines.set_aside(reservation_id)
             log.error("a list of deadlines holds %r, which is no reservation", reservation_id)
             return
+        op.trace = None  # whoever looks when it is due did not ask for it
         self._queues.settles[scripts.GIVEBACK.name].append(op)
 
     def look_step(self, steps: list[Step], tidying: bool) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
 from core.availability import AvailabilityOp
 from core.errors import Overloaded, StockadeError
 from core.kernel._policy import Row
+from core.meters import Meters
 from core.ops import ReserveOp, SettleOp, StockOp, TrialOp
 from core.replan_ops import AmendOp, LateOp, ReturnOp
 from core.store import scripts
@@ -16,14 +17,15 @@ from core.store import scripts
 CONFLICTS_ALONE = 4  # from this conflict on, contended demands go as a batch of their own
 CONFLICTS_MAX = 16  # replans of a demand
 STOCK_CONFLICTS_MAX = 64  # replans of a line of stock: facts should get through
+SETTLE_PATIENCE = 4  # times as long as a demand: what was reserved is paid for, and often last
 SETTLING = (scripts.JUDGE, scripts.COMMIT, scripts.FULFIL, scripts.GIVEBACK, scripts.EXTEND)
 
 
 class Queues:
     """The ops of one lane that are not under way."""
 
-    def __init__(self, counts: Counter[str]) -> None:
-        self._counts = counts
+    def __init__(self, meters: Meters) -> None:
+        self._counts = meters.lane
         self.stocks: deque[StockOp] = deque()
         self.reserves: deque[ReserveOp] = deque()
         self.contended: deque[ReserveOp] = deque()
@@ -36,14 +38,22 @@ class Queues:
             script.name: deque()
             for script in SETTLING
         }
+        self._planned: list[deque[Any]] = [
+            self.reads, self.stocks, self.reserves, self.contended, self.amends, self.lates,
+            self.returns, self.trials,
+        ]  # fmt: skip
+        self._all: list[tuple[deque[Any], int]] = [
+            *((queue, 1) for queue in self._planned),
+            *((queue, SETTLE_PATIENCE) for queue in self.settles.values()),
+        ]
 
     def waiting(self) -> int:
         """How many ops wait."""
-        return (
-            len(self.reads) + len(self.reserves) + len(self.contended) + len(self.stocks)
-            + len(self.amends) + len(self.lates) + len(self.returns) + len(self.trials)
-            + sum(map(len, self.settles.values()))
-        )  # fmt: skip
+        return sum(len(queue) for queue, _ in self._all)
+
+    def settling(self) -> int:
+        """How many of them are verbs on records."""
+        return sum(map(len, self.settles.values()))
 
     def of(self, op: Any) -> deque[Any]:
         """The queue that an op waits in."""
@@ -88,14 +98,15 @@ class Queues:
                 again.append(op)
         self.requeue(again)
 
+    def refuse_late(self, now_ms: float, wait_ms: int) -> None:
+        """Ends what has waited for so long (monotonic): before any work for it."""
+        for queue, patience in self._all:
+            while queue and 0.0 < queue[0].since_ms < now_ms - patience * wait_ms:
+                self._counts["late"] += 1
+                queue.popleft().finish(Overloaded("It waited too long for its turn; try again"))
+
     def give_up(self, error: StockadeError, planned_only: bool) -> None:
         """Ends what waits: nothing of it happened."""
-        queues: list[deque[Any]] = [
-            self.reads, self.stocks, self.reserves, self.contended, self.amends, self.lates,
-            self.returns, self.trials,
-        ]  # fmt: skip  # fmt: skip
-        if not planned_only:
-            queues += self.settles.values()
-        for queue in queues:
+        for queue in self._planned if planned_only else (queue for queue, _ in self._all):
             while queue:
                 queue.popleft().finish(error)

@@ -37,7 +37,9 @@ ENTRIES_MAX = 4_096  # carried in one transaction
 NAMED_MAX = 1_000  # reservations that are named of what could not be carried
 VALUES_MAX = 3_000  # of one part: `unpack` in a script ends at 7,999
 
-HASHES: Final = {"channel": keys.CHANNELS, "location": keys.LOCATIONS, "sku": keys.SKUS}
+HASHES: Final = {
+    "channel": keys.CHANNELS, "location": keys.LOCATIONS, "mode": keys.MODES, "sku": keys.SKUS,
+}  # fmt: skip
 
 Tell = Callable[[str, int, int], None]  # (kind of rows, how many of them are done, of how many)
 

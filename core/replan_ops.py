@@ -12,11 +12,13 @@ from typing import Any, ClassVar
 from msgspec import Struct
 from msgspec.structs import replace
 
+from core.clock import monotonic_ms
 from core.kernel._plan import COMMITTED, RESERVED
 from core.kernel._policy import Policy
 from core.model import Key, Line
 from core.ops import ReserveOp, Waiting
 from core.store.wording import Record, RecordLine
+from core.tracing import TRACE
 
 Take = tuple[bytes, int, int, int, int]  # (pool, own, borrowed, ceiling number, short)
 
@@ -224,8 +226,8 @@ class ReturnOp(Waiting):
     """A return: shipped units of a record that came back."""
 
     __slots__ = (
-        "due_ms", "id", "index", "key", "moves", "note", "old_record", "parts", "record", "round",
-        "turns", "waiter", "was",
+        "due_ms", "entered_ms", "id", "index", "key", "moves", "note", "old_record", "parts",
+        "record", "round", "since_ms", "trace", "turns", "waiter", "was",
     )  # fmt: skip
     verb: ClassVar[str] = "return"
     late: ClassVar[bool] = False
@@ -249,6 +251,9 @@ class ReturnOp(Waiting):
         self.key = key
         self.waiter = waiter
         self.index = 0
+        self.since_ms = 0.0
+        self.entered_ms = monotonic_ms()
+        self.trace = TRACE.get()
         self.round = 0
         self.turns = 0
         self.due_ms: int | None = None

@@ -39,6 +39,8 @@ def _moves(stage: Stage, ops: Sequence[ReplanOp | ReturnOp]) -> str:
 class ReplanStep(PlannedStep):
     """Amends, late commits or returns."""
 
+    script = scripts.REPLAN
+
     def __init__(self, stage: Stage, ops: Sequence[ReplanOp | ReturnOp]) -> None:
         self.stage = stage
         self.ops = ops
@@ -68,7 +70,7 @@ class ReplanStep(PlannedStep):
             args += (at, op.id, op.old_record, op.record, *key_words(op.key))
         for ids in due.values():
             args += (len(ids), *ids)
-        return evalsha(scripts.REPLAN, names, lane.head(lane.now_ms, lane.policy_number), args)
+        return evalsha(self.script, names, lane.head(lane.now_ms, lane.policy_number), args)
 
     def landed(self, lane: Lane, reply: list[Any]) -> None:
         outcome = reply[0]

@@ -15,6 +15,7 @@ from core.chronicle import Chronicle, check_order
 from core.errors import LedgerBroken, StockadeError, Unavailable
 from core.ledger.books import Books
 from core.ledger.journal import Journal, Mark
+from core.meters import Meters
 from core.store import events
 from core.store.events import Entry, EventStream
 from core.trust import ahead, lost
@@ -26,6 +27,7 @@ PAUSE_SECONDS = 0.5  # between tries while a server is away
 STANDBY_SECONDS = 5.0  # another scribe is writing: look again after this
 SEE_SECONDS = 10.0  # an idle scribe notes this often that there was nothing more
 DROP_KEYS_SECONDS = 60.0
+EVENTS, RETRIES = "stockade_scribe_events_total", "stockade_scribe_retries_total"
 POOLS_MAX = 100_000  # rows kept at hand
 
 log = logging.getLogger("stockade.scribe")
@@ -41,12 +43,16 @@ class Scribe:
         short_window_ms: int,
         long_window_ms: int,
         rebuild: Callable[[], Awaitable[object]] | None = None,
+        meters: Meters | None = None,
     ) -> None:
         """``rebuild`` makes a lost store again; without it somebody is told to."""
         self._stream = stream
         self._journal = journal
         self._books = Books(journal)
         self._rebuild = rebuild
+        self._meters = meters or Meters()
+        for name in (EVENTS, RETRIES):
+            self._meters.add(name, 0)  # who counts nothing yet is seen as well
         self._windows_ms = (short_window_ms, long_window_ms)
         self._count = ENTRIES_FIRST
         self._seen_at = 0.0
@@ -73,6 +79,7 @@ class Scribe:
                 self.mark = None  # it alone is not enough to go on from: read it again
                 tries += 1
                 self.retries += 1
+                self._meters.add(RETRIES)
                 words = str(error) or type(error).__name__
                 if words != self._trouble:
                     level = logging.WARNING if isinstance(error, Unavailable) else logging.CRITICAL
@@ -181,6 +188,8 @@ class Scribe:
         if not await self._stream.mark(new.epoch, new.seq, new.time_ms):
             self.mark = None
         took = loop.time() - started
+        self._meters.add(EVENTS, len(entries))
+        self._meters.scribe_writes.observe((), took)
         aim = int(len(entries) * AIM_SECONDS / max(took, 0.001))
         self._count = max(1, min(ENTRIES_MAX, 2 * self._count, aim))
 

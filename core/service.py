@@ -19,12 +19,15 @@ from core.embedded.valkey import find_running
 from core.engine import Engine
 from core.errors import Draining, LedgerUnavailable, StartRefused, StockUnavailable, Unavailable
 from core.feed import Feed
+from core.gauges import gauges
 from core.importing.importer import Importer
 from core.lane import RESEND_SECONDS, Lane
 from core.ledger.audit import Files
 from core.ledger.journal import Journal
-from core.model import Durability
+from core.meters import Found, Meters
+from core.model import Durability, Mode
 from core.opening import open_journal, servers_are_ours
+from core.protecting import Protection
 from core.reaper import Reaper
 from core.records import Records
 from core.settings import Settings, masked_url
@@ -33,10 +36,12 @@ from core.store import scripts
 from core.store.link import Link, ReplyError, open_link
 from core.store.shard import Meta, PolicyEntries, Shard
 from core.store.survey import Survey
+from core.throttle import Throttle
 from core.trust import Trust
 
 RECONNECT_SECONDS = 0.05
 CANCEL_SECONDS = 0.1
+BEAT_SECONDS = 1.0  # between signs of life to whoever reads the metrics
 SETTLE_SECONDS = 0.5  # between looks at a store that is not the one that was known
 
 log = logging.getLogger("stockade.service")
@@ -52,6 +57,7 @@ class Service:
         shard: Shard,
         durability: Durability,
         journal: Journal | None,
+        meters: Meters,
     ) -> None:
         self._settings = settings
         self._url = url
@@ -60,14 +66,17 @@ class Service:
         self._tasks: set[asyncio.Task[None]] = set()
         self._trust = Trust(shard, journal, servers_are_ours(settings))
         self.version = ""
+        self._meters = meters
         self.lane = Lane(
             durability=durability,
             staleness_ms=settings.staleness_ms,
             short_window_ms=1000 * settings.key_window_seconds,
             long_window_ms=1000 * settings.goods_key_window_seconds,
             queue_limit=settings.queue_limit,
+            wait_ms=settings.wait_ms,
             timeout_seconds=settings.store_timeout_seconds,
             trouble=self._on_trouble,
+            meters=meters,
         )
         self.stock = Stock(self.lane, shard, self._refresh_policy)
         self.journal = journal
@@ -79,10 +88,15 @@ class Service:
             Backing(
                 self.lane, shard, self.backlog, journal, settings.commit_durability == "ledger"
             ),
+            meters,
         )  # fmt: skip
         self.records = Records(self.lane, journal)
         self.feed = Feed(self.records, durability)
         self.catalogue = Catalogue(self.lane, shard, self._use_policy)
+        self.protection = Protection(
+            self.lane, shard, journal, self._use_policy, self._refresh_policy
+        )
+        self.mode = Mode()
         self.importer = Importer(self.lane, shard, self._refresh_policy)
         self.files = Files(journal) if journal is not None else None
 
@@ -103,8 +117,15 @@ class Service:
             },
             "scripts": "loaded" if closed is None else "unknown",
             "ledger": self._ledger_readiness(),
+            "mode": self.mode,
             "clock": "suspect" if self.lane.clock.suspect else "ok",
         }
+
+    async def gauges(self) -> Found:
+        """What /metrics shows of store and ledger, as this worker knows them now."""
+        return await gauges(
+            self.lane, self._shard, self.backlog, self.journal is not None, self.mode.protect
+        )
 
     def repairer(self, survey: Survey) -> Repairer:
         """Mends what reconciling found. Raises LedgerUnavailable where there is no ledger."""
@@ -139,6 +160,9 @@ class Service:
             await self._take(meta)
             await self.lane.tidy()
         self._spawn(Reaper(self.lane, self._shard, self.backlog, meta.purged).run())
+        self._spawn(self.protection.run())
+        self._meters.starts["worker"] += 1
+        self._spawn(self._beat())
         self._spawn(CutOff(self.catalogue.channels, self.catalogue.delete_channel).run())
 
     async def _take(self, meta: Meta) -> None:
@@ -162,6 +186,7 @@ class Service:
         await self.lane.drain(self._settings.drain_seconds)
         self.backlog.close()
         await self.feed.close()
+        self._meters.sheet.rest()
         # On Python 3.11 wait_for, which redis-py writes with, may swallow a cancellation.
         while self._tasks:
             for task in self._tasks:
@@ -174,6 +199,16 @@ class Service:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._on_task_done)
+
+    async def _beat(self) -> None:
+        """Says every second that this worker lives, and how it is."""
+        while True:
+            closed = self.lane.closed
+            state = "ready" if closed is None else "closed"
+            if self._meters.draining or isinstance(closed, Draining):
+                state = "draining"
+            self._meters.beat(self.lane.waiting(), state)
+            await asyncio.sleep(BEAT_SECONDS)
 
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -315,16 +350,32 @@ class Service:
         self._check_epoch(entries.epoch)
         if entries.number > self.lane.policy_number:
             self.lane.snapshot.policy = kernel_policy(entries)
+            if entries.mode != self.mode:
+                self._use_mode(entries.mode)
+
+    def _use_mode(self, mode: Mode) -> None:
+        """Each of the workers takes its part of what is taken while stock is protected."""
+        self.mode, rate = mode, self._settings.protect_rate
+        self.lane.throttle = (
+            Throttle(rate / self._settings.workers) if mode.protect and rate is not None else None
+        )
+        log.log(
+            logging.ERROR if mode.protect else logging.WARNING, "stock is %s, by %s: %s",
+            "protected" if mode.protect else "not protected any more", mode.by, mode.reason,
+        )  # fmt: skip
 
 
 # --- opening ---------------------------------------------------------------------------------
 
 
 @asynccontextmanager
-async def open_service(settings: Settings) -> AsyncIterator[Service]:
+async def open_service(
+    settings: Settings, meters: Meters | None = None
+) -> AsyncIterator[Service]:
     """The core of one worker on the store of ``settings.valkey_url``.
 
-    Raises StartRefused with one line for a store that cannot be used.
+    ``meters`` is where the worker counts; a command counts for nobody. Raises StartRefused with one
+    line for a store that cannot be used.
     """
     if settings.valkey_url is None:
         raise StartRefused("no store: valkey_url is not set")
@@ -339,7 +390,9 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
                 raise StartRefused(
                     f"durability fsync cannot be had: {why}, or set STOCKADE_DURABILITY=memory"
                 )
-            service = Service(settings, settings.valkey_url, shard, durability, journal)
+            service = Service(
+                settings, settings.valkey_url, shard, durability, journal, meters or Meters()
+            )
             service.version = version
             try:
                 await service.open()

@@ -29,6 +29,10 @@ URL_PARAMETERS = frozenset({
     "db", "username", "password", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs",
     "ssl_check_hostname",
 })  # fmt: skip
+STANDING = (  # what stands for as long as a service runs
+    "data", "host", "port", "workers", "valkey_url", "valkey_bin", "valkey_maxmemory_bytes",
+    "postgres_dsn", "postgres_owner_dsn", "postgres_bin",
+)  # fmt: skip
 KEY_WINDOW_MAX_SECONDS = 31_536_000  # a year of keys; more is surely a slip of the unit
 
 
@@ -110,12 +114,29 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     queue_limit: Annotated[
         int, Meta(ge=1, le=1_000_000, description="demands waiting in one worker before 503")
     ] = 20_000
+    wait_ms: Annotated[
+        int, Meta(ge=10, le=60_000, description="how long a request may wait for its turn there")
+    ] = 2_000
+    protect_rate: Annotated[
+        Annotated[int, Meta(ge=1, le=1_000_000)] | None,
+        Meta(description="new reservations a second in protect mode, of all workers; none: all"),
+    ] = None
     store_timeout_seconds: Annotated[
         float, Meta(gt=0, le=60, description="how long one call to the store may take")
     ] = 2.0
+    notice_seconds: Annotated[
+        int, Meta(ge=0, le=600, description="how long /readyz says no before the port is closed")
+    ] = 1
     drain_seconds: Annotated[
         int, Meta(ge=0, le=3_600, description="how long open requests may take at shutdown")
     ] = 10
+    trace_url: Annotated[
+        str | None,
+        Meta(description="OTLP over HTTP, where traces go; needs `stockade[tracing]`; none: none"),
+    ] = None
+    trace_ratio: Annotated[
+        float, Meta(ge=0, le=1, description="share of requests to trace, if they do not say it")
+    ] = 0.01
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="least level that is logged")
     ] = "info"
@@ -152,9 +173,15 @@ def load(flags: Mapping[str, str | None], environ: Mapping[str, str], directory:
         if value is not None:
             values[name] = _convert(name, value, origin, strict)
             origins[name] = origin
+    settings = Settings(**values)
+    if settings.ledger_wait_seconds > settings.drain_seconds:
+        raise StartRefused(
+            f"ledger_wait_seconds ({settings.ledger_wait_seconds:g}) exceeds drain_seconds "
+            f"({settings.drain_seconds}): a stop would cut off who waits for the ledger"
+        )
     if values.get("postgres_owner_dsn") and not values.get("postgres_dsn"):
         raise StartRefused(f"{origins['postgres_owner_dsn']}: it needs a postgres_dsn beside it")
-    return Origins(Settings(**values), origins)
+    return Origins(settings, origins)
 
 
 def flag(name: str) -> str:
@@ -165,6 +192,11 @@ def flag(name: str) -> str:
 def descriptions() -> dict[str, str]:
     """One line of help per setting, in their order."""
     return {name: _description(hint) for name, hint in _HINTS.items()}
+
+
+def wanted(name: str) -> str:
+    """What a setting takes, in words."""
+    return "an address" if name in _ADDRESSES else _wanted(_HINTS[name])
 
 
 def shown(settings: Settings) -> dict[str, str | int | float | None]:
@@ -178,7 +210,8 @@ def shown(settings: Settings) -> dict[str, str | int | float | None]:
 
 def masked_url(url: str) -> str:
     """``url`` with its password, if it has one, as ``***``, in the authority or in the query."""
-    url = re.sub(r"(?<=://)([^/@:]*):[^/]*@", r"\1:***@", url)
+    # Up to the last @: a password that should have been percent-encoded is not half shown.
+    url = re.sub(r"(?<=://)([^/@:]*):.*@", r"\1:***@", url)
     return re.sub(r"([?&](?:ssl)?password=)[^&]*", r"\1***", url)
 
 
@@ -235,8 +268,8 @@ def _convert(name: str, value: Any, origin: str, strict: bool) -> Any:
             _ADDRESSES[name](converted)
     except ValueError as error:
         # An address may hold a password, so it is never repeated in a message.
-        wanted = str(error) if name in _ADDRESSES else f"must be {_wanted(hint)}, not {value!r}"
-        raise StartRefused(f"{origin}: {name} {wanted}") from None
+        words = str(error) if name in _ADDRESSES else f"must be {_wanted(hint)}, not {value!r}"
+        raise StartRefused(f"{origin}: {name} {words}") from None
     return converted
 
 
@@ -269,6 +302,17 @@ def _check_dsn(dsn: str) -> None:
         )
 
 
+def _check_http(url: str) -> None:
+    """Raise ValueError unless ``url`` is one of HTTP."""
+    try:
+        parts = urlsplit(url)
+        complete = parts.hostname and (parts.port, 1)
+    except ValueError:
+        complete = None
+    if not complete or parts.scheme not in ("http", "https"):
+        raise ValueError("must be http://HOST:PORT/v1/traces, or the same with https://")
+
+
 def _wanted(hint: Any) -> str:
     """What a setting takes, in words."""
     kind = msgspec.inspect.type_info(hint)
@@ -277,6 +321,8 @@ def _wanted(hint: Any) -> str:
     match kind:
         case msgspec.inspect.IntType(ge=low, le=high):
             return f"a whole number from {low} to {high}"
+        case msgspec.inspect.FloatType(ge=float() | int() as low, le=high):
+            return f"a number from {low} to {high}"
         case msgspec.inspect.FloatType(le=high):
             return f"a number above 0 and up to {high}"
         case msgspec.inspect.BoolType():
@@ -309,5 +355,6 @@ _ADDRESSES: dict[str, Callable[[str], None]] = {
     "valkey_url": _check_url,
     "postgres_dsn": _check_dsn,
     "postgres_owner_dsn": _check_dsn,
+    "trace_url": _check_http,
 }
 _HINTS: dict[str, Any] = get_type_hints(Settings, include_extras=True)

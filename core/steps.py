@@ -43,6 +43,7 @@ IDS_MAX = 128  # of one entry of a list of deadlines: one is cheaper to write th
 class Step:
     """One script of a pipeline. ``landed`` gets every outcome but epoch, clock and policy."""
 
+    script: scripts.Script
     ops: Sequence[Any] = ()
 
     def command(self, lane: Lane) -> Command:
@@ -104,6 +105,8 @@ class PlannedStep(Step):
 class ReserveStep(PlannedStep):
     """New reservations."""
 
+    script = scripts.RESERVE
+
     def __init__(
         self, stage: Stage, ops: list[ReserveOp], due: dict[int, list[str]], now_ms: int
     ) -> None:
@@ -146,7 +149,7 @@ class ReserveStep(PlannedStep):
             args.append(len(starts))
             args += [" ".join(held_then[start : start + IDS_MAX]) for start in starts]
         args += ended
-        return evalsha(scripts.RESERVE, names, lane.head(self._now_ms, lane.policy_number), args)
+        return evalsha(self.script, names, lane.head(self._now_ms, lane.policy_number), args)
 
     def _moves(self) -> str:
         """The movements of what its record does not explain: facts, and what has left already."""
@@ -204,7 +207,7 @@ class SettleStep(Step):
 
     def __init__(self, ops: list[SettleOp]) -> None:
         self.ops = ops
-        self._script = ops[0].script
+        self.script = ops[0].script
 
     def command(self, lane: Lane) -> Command:
         names = [
@@ -212,7 +215,7 @@ class SettleStep(Step):
             *lane.long_window,
         ]  # fmt: skip
         known: dict[bytes, int] = {}
-        args: list[Any] = [len(self.ops), self._script.name]
+        args: list[Any] = [len(self.ops), self.script.name]
         places = [index_of(names, known, op.bucket) for op in self.ops]
         buckets = len(names)
         now_ms = lane.now_ms
@@ -227,13 +230,13 @@ class SettleStep(Step):
                 at, op.id, op.verb, b"" if op.wanted is None else op.wanted,
                 op.parts, argument, *key_words(key),
             )  # fmt: skip
-        timed = self._script is scripts.EXTEND
+        timed = self.script is scripts.EXTEND
         if timed:
             args.append(len(names) - buckets)
         # A deadline is judged only on a clock that this worker knows; the limit of an extension is
         # the policy's.
         head = lane.head(now_ms, lane.policy_number if timed else None)
-        return evalsha(self._script, names, head, args)
+        return evalsha(self.script, names, head, args)
 
     def landed(self, lane: Lane, reply: list[Any]) -> None:
         answers, rows = reply[5], reply[6]
@@ -251,6 +254,8 @@ class SettleStep(Step):
 
 class DueStep(Step):
     """Tidies the lists of deadlines behind the expiries of the same pipeline."""
+
+    script = scripts.DUE
 
     def __init__(self, lists: dict[int, list[str]]) -> None:
         """``lists``: second → its first entries."""
@@ -276,7 +281,7 @@ class DueStep(Step):
                     except ValueError:  # no id, so no bucket has it, as little as meta does
                         at = 1
                     args += (at, each, "1" if off else "")
-        return evalsha(scripts.DUE, names, lane.head(None), args)
+        return evalsha(self.script, names, lane.head(None), args)
 
     def landed(self, lane: Lane, reply: list[Any]) -> None:
         counts = reply[5]
@@ -289,6 +294,8 @@ class DueStep(Step):
 
 class LookStep(Step):
     """What must be seen before planning or refusing."""
+
+    script = scripts.LOOK
 
     def __init__(
         self,
@@ -313,7 +320,7 @@ class LookStep(Step):
         args += [op.key.field for op in self._keyed if op.key is not None]
         for second in self._seconds:
             args += lane.deadlines.quiet(second)
-        return evalsha(scripts.LOOK, names, lane.head(None, lane.policy_number), args)
+        return evalsha(self.script, names, lane.head(None, lane.policy_number), args)
 
     def landed(self, lane: Lane, reply: list[Any]) -> None:
         _, _, server_ms, _, _, rows, skus, values, due = reply

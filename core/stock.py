@@ -207,10 +207,12 @@ class Stock:
         answers = []
         for op, result in zip(ops, results, strict=True):
             if isinstance(result, StockadeError):
+                self._lane.meters.stock_line(verb, result, False)
                 answers.append(StockResult(None, result))
                 continue
             pool, *target = (pools[name] for name in op.pools)
             replayed = isinstance(result, Known) and result.replayed
+            self._lane.meters.stock_line(verb, None, replayed)
             answers.append(StockResult(pool, None, replayed, target[0] if target else None))
         return answers
 

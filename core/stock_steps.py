@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 class StockStep(PlannedStep):
     """Units that arrive, leave, are counted or moved."""
 
+    script = scripts.STOCK
+
     def __init__(self, stage: Stage, ops: list[StockOp], places: dict[str, list[str]]) -> None:
         """``places``: SKU → locations where it gets its first pool."""
         self.stage = stage
@@ -37,7 +39,7 @@ class StockStep(PlannedStep):
             args += (name, lane.snapshot.skus[name].text, self._entry(lane, name))
         for op in self.ops:
             args += wording.pack_key(op.key, 200, op.pools[0])
-        return evalsha(scripts.STOCK, names, lane.head(None, lane.policy_number), args)
+        return evalsha(self.script, names, lane.head(None, lane.policy_number), args)
 
     def _entry(self, lane: Lane, name: str) -> bytes:
         """A SKU's entry with its new locations."""

@@ -206,3 +206,6 @@ class FakeService:
 
     def readiness(self) -> dict[str, Any]:
         return {"ready": self.ready, "durability": "fsync"}
+
+    async def gauges(self) -> dict[str, dict[tuple[str, ...], list[float]]]:
+        return {"stockade_store_up": {(): [1.0]}}

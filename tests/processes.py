@@ -53,7 +53,8 @@ class Service:
         self.process = subprocess.Popen(
             [*command, "serve", "--port", "0", *flags],
             cwd=cwd or self._directory.name,
-            env=os.environ | (environ or {}),
+            # No balancer looks at these, and each would stop a second later.
+            env=os.environ | {"STOCKADE_NOTICE_SECONDS": "0"} | (environ or {}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

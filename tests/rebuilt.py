@@ -13,7 +13,7 @@ from tests.stored import TAG, Store, spelled_out
 from tests.workers import Workers, moved
 
 Open: TypeAlias = Callable[..., Awaitable[Service]]
-HASHES = ("channels", "locations", "skus", "imports", "pools")
+HASHES = ("channels", "locations", "modes", "skus", "imports", "pools")
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ ALIVE = {"R": "reserved", "C": "committed"}  # the account that holds its open u
 KINDS = {
     "meta": "hash", "pools": "hash", "channels": "hash", "locations": "hash", "skus": "hash",
     "catalog": "zset", "events": "stream", "rsv": "hash", "due": "list", "done": "list",
-    "idem": "hash", "imports": "hash",
+    "idem": "hash", "imports": "hash", "modes": "hash",
 }  # fmt: skip
 
 _ROW = re.compile(r"(\d+) (\d+) (\d+) (\d+),(\d+),(\d+),(\d+),(\d+),(-?\d+)((?: \S+)*)")

@@ -80,6 +80,7 @@ class Fold:
         self._compare()
 
     def _policy(self, event: Event) -> None:
+        self.policy_number += "mode" in event.fields
         for kind, into in (("channel", self.channels), ("location", self.locations)):
             if kind in event.fields:
                 name, entry = event.fields[kind].split("\n")

@@ -185,7 +185,7 @@ JOIN stockade.balance b
   ON b.sku = n.sku AND b.location = n.location AND b.version = n.version
 
 -- name: places
-SELECT kind, name, entry FROM stockade.policy WHERE kind IN ('channel', 'location')
+SELECT kind, name, entry FROM stockade.policy WHERE kind IN ('channel', 'location', 'mode')
 
 -- name: versions_of
 SELECT time, version, verb, record
@@ -411,3 +411,25 @@ ON CONFLICT (epoch, seq, sku, location) DO NOTHING
 
 -- name: accepted_drift
 SELECT epoch, seq, sku || '@' || location AS pool, reason FROM stockade.drift
+
+-- What is watched. The first reads every reservation; whoever asks takes care not to ask often.
+-- name: live
+SELECT state::text AS state, channel, count(*) AS count, min(id::text) AS first
+FROM stockade.reservation WHERE state IN ('R', 'C') GROUP BY state, channel
+
+-- name: pool_totals
+SELECT coalesce(sum(on_hand), 0)::bigint AS on_hand, coalesce(sum(promised), 0)::bigint AS promised,
+  coalesce(sum(deficit), 0)::bigint AS deficit, count(*) FILTER (WHERE deficit > 0) AS with_deficit
+FROM stockade.pool
+
+-- name: drift_found
+SELECT (SELECT count(*) FROM stockade.reconciliation_case WHERE closed_at IS NULL) AS open_cases,
+  coalesce(r.differences, 0) AS differences, coalesce(r.units_off, 0) AS units_off,
+  coalesce(r.variance_rate, 0) AS variance_rate, coalesce(r.oversold_units, 0) AS oversold_units,
+  coalesce(r.oversold_orders, 0) AS oversold_orders,
+  coalesce(extract(epoch FROM r.finished_at), 0)::double precision AS finished
+FROM (VALUES (1)) AS one (one) LEFT JOIN (
+  SELECT differences, units_off, variance_rate, oversold_units, oversold_orders, finished_at
+  FROM stockade.reconciliation
+  WHERE finished_at IS NOT NULL AND sku IS NULL ORDER BY id DESC LIMIT 1
+) AS r ON true

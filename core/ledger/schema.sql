@@ -82,12 +82,12 @@ CREATE INDEX ON reservation_version (position);
 CREATE TABLE policy_version (
   position     bigint NOT NULL,
   time         timestamptz NOT NULL,
-  kind         text NOT NULL CHECK (kind IN ('channel', 'location', 'sku')),
+  kind         text NOT NULL CHECK (kind IN ('channel', 'location', 'mode', 'sku')),
   name         text NOT NULL,
   entry        text,                                 -- as the store has it; null: deleted
   PRIMARY KEY (position, time)
 ) PARTITION BY RANGE (time);
-COMMENT ON TABLE policy_version IS 'Every change of a channel, a location or a SKU';
+COMMENT ON TABLE policy_version IS 'Every change of a channel, a location, the mode or a SKU';
 CREATE INDEX ON policy_version (kind, name, position);
 
 CREATE TABLE pool (
@@ -122,12 +122,12 @@ CREATE INDEX ON reservation (reference, id) WHERE reference IS NOT NULL;
 CREATE INDEX ON reservation (customer, id) WHERE customer IS NOT NULL;
 
 CREATE TABLE policy (
-  kind         text NOT NULL CHECK (kind IN ('channel', 'location', 'sku')),
+  kind         text NOT NULL CHECK (kind IN ('channel', 'location', 'mode', 'sku')),
   name         text NOT NULL COLLATE "C",
   entry        text NOT NULL,
   PRIMARY KEY (kind, name)
 );
-COMMENT ON TABLE policy IS 'Channels, locations and SKUs as of the mark';
+COMMENT ON TABLE policy IS 'Channels, locations, the mode and SKUs as of the mark';
 
 CREATE TABLE import (
   field        text PRIMARY KEY,

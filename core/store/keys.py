@@ -12,10 +12,12 @@ META = f"{_TAG}:meta".encode()
 POOLS = f"{_TAG}:pools".encode()
 CHANNELS = f"{_TAG}:channels".encode()
 LOCATIONS = f"{_TAG}:locations".encode()
+MODES = f"{_TAG}:modes".encode()
 SKUS = f"{_TAG}:skus".encode()
 CATALOG = f"{_TAG}:catalog".encode()
 IMPORTS = f"{_TAG}:imports".encode()
 EVENTS = f"{_TAG}:events".encode()
+PROTECT = b"protect"  # the field of the one mode that there is beside the normal one
 EVERY = f"{_TAG}:*"  # of the shard, as a pattern
 
 BUCKET_MS = 1_000  # reservations of one second share a hash: small ones stay in the cache
@@ -75,3 +77,12 @@ def old_window(field: bytes) -> bytes | None:
 def shard_of(reservation_id: str) -> int:
     """The shard that a reservation's id carries in its last byte."""
     return int(reservation_id[-2:], 16)
+
+
+def rolled(windows: tuple[str, str], now_ms: int, length_ms: int) -> tuple[str, str]:
+    """(this window, the one before) of idempotency keys, moved on if ``now_ms`` lies in a later."""
+    own = now_ms - now_ms % length_ms
+    current, _ = windows
+    if own <= int(current):
+        return windows
+    return str(own), current if int(current) else str(own)

@@ -24,12 +24,24 @@ Replies = list[Any] | ConnectionError
 _NOTHING = object()
 
 
+# Scripts guard before they write, so a refusal by one of these names means that nothing happened.
+_DID_NOTHING = frozenset({
+    "OOM", "MISCONF", "READONLY", "NOREPLICAS", "LOADING", "BUSY", "WRONGTYPE", "LAW", "MASTERDOWN",
+    "NOPERM", "NOAUTH", "CLUSTERDOWN", "TRYAGAIN",
+})  # fmt: skip
+
+
 class ReplyError(Exception):
     """An error reply of the server; the first word is its code."""
 
     @property
     def code(self) -> str:
         return str(self).partition(" ")[0]
+
+    @property
+    def did_nothing(self) -> bool:
+        """True if it is known that the script changed nothing."""
+        return self.code in _DID_NOTHING
 
 
 class Link(asyncio.Protocol):

@@ -12,7 +12,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from core.errors import StartRefused, StockUnavailable
-from core.model import Channel, Durability, LocationView
+from core.model import Channel, Durability, LocationView, Mode
 from core.store import keys, scripts, wording
 from core.store.events import MAIN_ENTRY
 
@@ -52,12 +52,13 @@ class Memory(Struct, frozen=True):
 
 
 class PolicyEntries(Struct, frozen=True):
-    """Channels and locations at one number of the policy."""
+    """Channels, locations and the mode at one number of the policy."""
 
     epoch: str
     number: int
     channels: dict[str, Channel]
     locations: dict[str, LocationView]
+    mode: Mode
 
 
 def _error(error: Exception, name: bytes = b"") -> StockUnavailable:
@@ -179,6 +180,15 @@ class Shard:
             (epoch or b"").decode(), int(mark or 0), int(mark_ms or 0), (trouble or b"").decode(),
         )  # fmt: skip
 
+    async def script_use(self) -> tuple[int, float]:
+        """How many scripts the server ran since it started, and for how many seconds in all."""
+        try:
+            info = await self._redis.info("commandstats")
+        except RedisError as error:
+            raise _error(error) from error
+        found = info.get("cmdstat_evalsha", {})
+        return int(found.get("calls", 0)), int(found.get("usec", 0)) / 1e6
+
     async def mark(self) -> tuple[str, int]:
         """The epoch, and the seq of the last event that the ledger has."""
         try:
@@ -188,13 +198,14 @@ class Shard:
         return (epoch or b"").decode(), int(mark or 0)
 
     async def policy(self) -> PolicyEntries:
-        """Channels and locations, read at one instant."""
+        """Channels, locations and the mode, read at one instant."""
         try:
             pipe = self._redis.pipeline(transaction=True)
             pipe.hmget(keys.META, "epoch", "policy")
             pipe.hgetall(keys.CHANNELS)
             pipe.hgetall(keys.LOCATIONS)
-            (epoch, number), channels, locations = await pipe.execute()
+            pipe.hget(keys.MODES, keys.PROTECT)
+            (epoch, number), channels, locations, mode = await pipe.execute()
         except RedisError as error:
             raise _error(error) from error
         return PolicyEntries(
@@ -202,6 +213,7 @@ class Shard:
             int(number or 0),
             {n.decode(): wording.parse_channel(n.decode(), e) for n, e in channels.items()},
             {n.decode(): wording.parse_location(n.decode(), e) for n, e in locations.items()},
+            wording.parse_mode(mode),
         )
 
     async def record(self, reservation_id: str) -> tuple[bytes | None, int]:

@@ -21,6 +21,7 @@ from core.model import (
     Key,
     LocationSpec,
     LocationView,
+    Mode,
     Pool,
     PoolChannel,
     SkuSpec,
@@ -219,6 +220,14 @@ def channel_entry(version: int, spec: ChannelSpec) -> bytes:
 def parse_channel(name: str, entry: bytes) -> Channel:
     version, _, body = entry.partition(b" ")
     return Channel(name, int(version), msgspec.json.decode(body, type=ChannelEntry))
+
+
+def mode_entry(mode: Mode) -> bytes:
+    return _entry(mode.version, mode)
+
+
+def parse_mode(entry: bytes | None) -> Mode:
+    return Mode() if entry is None else msgspec.json.decode(entry.partition(b" ")[2], type=Mode)
 
 
 def location_entry(version: int, spec: LocationSpec) -> bytes:

@@ -150,7 +150,7 @@ class _Caller(threading.Thread):
         self._levels: tuple[str, ...] = ("memory", "fsync")
         if crowd.ledger and number % 2:
             self._levels = ("memory", "fsync", "ledger")
-        self._client = Client(crowd.url)
+        self._client = Client(crowd.url, keeps=number % 3 > 0)
         self._keys = 0
         self._mine: list[str] = []  # those that are reserved or committed
 
@@ -221,9 +221,9 @@ class _Caller(threading.Thread):
             reply = self._client.post(path, body, key)
             if reply is not None and reply.status != 503:
                 break
-            if reply is None or reply.body["outcome"] == "unknown":
-                doubtful = True
-            self.tally.counts[_told(reply, level)] += 1
+            told = _told(reply) or self._client.why
+            doubtful = doubtful or told in ("broken", "unknown", "ledger_unavailable unknown")
+            self.tally.counts[told] += 1
             patient = time.monotonic() < deadline and not self._crowd.abandoned
             assert patient, (path, body, reply)
             time.sleep(AGAIN_SECONDS)
@@ -234,20 +234,22 @@ class _Caller(threading.Thread):
         return reply
 
 
-def _told(reply: Reply | None, level: str) -> str:
+def _told(reply: Reply | None) -> str:
     """How an answer that is not final is counted."""
     if reply is None:
-        return "broken"
+        return ""
     if reply.body["code"] == "ledger_unavailable":
         return f"ledger_unavailable {reply.body['outcome']}"
     return str(reply.body["outcome"])
 
 
 class Client:
-    """One kept connection, made again when it broke."""
+    """One kept connection, made again when it broke, or for each request."""
 
-    def __init__(self, url: Callable[[], str]) -> None:
+    def __init__(self, url: Callable[[], str], keeps: bool = True) -> None:
+        self.why = ""  # there was no answer: the port was "closed", or the connection "broken"
         self._url = url
+        self._keeps = keeps
         self._connection: http.client.HTTPConnection | None = None
         self._at = ""
 
@@ -286,9 +288,13 @@ class Client:
             with self._connection.getresponse() as found:
                 replayed = found.getheader("idempotent-replayed") == "true"
                 return Reply(found.status, json.loads(found.read() or b"null"), replayed)
-        except (OSError, http.client.HTTPException):
+        except (OSError, http.client.HTTPException) as error:
+            self.why = "closed" if isinstance(error, ConnectionRefusedError) else "broken"
             self.close()
             return None
+        finally:
+            if not self._keeps:
+                self.close()
 
     def close(self) -> None:
         """Closes the connection, if there is one."""

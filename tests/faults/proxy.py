@@ -18,6 +18,7 @@ from typing import Literal
 
 Kind = Literal["lose request", "cut reply", "silence"]
 CHUNK_BYTES = 65_536
+SLICE_BYTES = 2_048  # of a narrow way, so that connections share it
 
 
 @dataclass
@@ -51,6 +52,8 @@ class Proxy:
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self.delay_seconds = (0.0, 0.0)  # of each chunk of a reply, drawn evenly between the two
+        self.bytes_per_second = 0.0  # of requests, of all connections together; 0: as they come
+        self._free_at = 0.0  # when the narrow way has room again
         self.refusing = False  # True: new connections are closed at once
         self.accepted = 0  # connections since the start
         self.url = ""
@@ -141,7 +144,19 @@ class Proxy:
                     allowed.append(fault)
                     break
             before = chunk[-64:]
-            pair[1].write(chunk)
+            await self._carry(chunk, pair[1])
+
+    async def _carry(self, chunk: bytes, server: asyncio.StreamWriter) -> None:
+        """On to the server, no faster than the way is wide."""
+        if not self.bytes_per_second:
+            server.write(chunk)
+            return
+        clock = asyncio.get_running_loop().time
+        for start in range(0, len(chunk), SLICE_BYTES):
+            piece = chunk[start : start + SLICE_BYTES]
+            self._free_at = max(clock(), self._free_at) + len(piece) / self.bytes_per_second
+            await asyncio.sleep(self._free_at - clock())
+            server.write(piece)
 
     async def _replies(
         self,

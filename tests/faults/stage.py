@@ -160,9 +160,13 @@ class Stage:
     def stop(self) -> None:
         """Stops the service as an operator does."""
         self.service.signal(signal.SIGTERM)
+        self.ended()
+
+    def ended(self) -> None:
+        """Returns when the service has ended that was told to."""
         status, _, lines = self.service.finish()
         self._running.close()
-        assert status == 0, lines
+        assert status == 0, (status, lines)
 
     def restart(self) -> None:
         """Starts it on its data."""

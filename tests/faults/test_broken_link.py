@@ -277,7 +277,9 @@ async def test_a_store_that_never_answers_a_batch_does_not_hold_the_others(
 ) -> None:
     """It takes connections, and swallows this batch: bounded, unknown, and the lane goes on."""
     await workers(store_url, reaper=False)
-    shop = await workers(proxy.url, reaper=False, audited=False, store_timeout_seconds=0.5)
+    shop = await workers(
+        proxy.url, reaper=False, audited=False, store_timeout_seconds=0.5, wait_ms=20_000
+    )
     await furnish(shop, {"tee": 10, "cap": 10})
     strikes = [proxy.arm("silence", b"tee@main") for _ in range(40)]
     sent = asyncio.ensure_future(shop.engine.reserve(demand("tee")))

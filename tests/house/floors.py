@@ -9,7 +9,30 @@ EDGES = {
     "core.model": {},
     "core.stock_model": {"core.model": "grammar of names, bounds of quantities"},
     "core.clock": {},
-    "core.deadlines": {},
+    "core.deadlines": {
+        "core.errors": "an expiry may come to nothing",
+        "core.meters": "counts what expired",
+    },
+    "core.sheets": {},
+    "core.tracing": {},
+    "core.meters": {
+        "core.errors": "how a verb ended",
+        "core.sheets": "counts on one",
+        "core.tracing": "tells who traces of a flight",
+    },
+    "core.gauges": {
+        "core.backlog": "how far the ledger is behind",
+        "core.errors": "the store may be away",
+        "core.lane": "what a worker knows",
+        "core.meters": "under which names",
+        "core.store": "asks it",
+    },
+    "core.watch": {
+        "core.errors": "the ledger may be away",
+        "core.ledger": "looks there",
+        "core.meters": "shows what it found",
+        "core.store": "an id says when",
+    },
     "core.kernel": {},  # the kernel plans, and knows nothing of who asks
     "core.settings": {
         "core.errors": "a wrong setting stops the start with one line",
@@ -43,6 +66,7 @@ EDGES = {
         "core.store": "writes there",
     },
     "core.scribe": {
+        "core.meters": "counts what it does",
         "core.chronicle": "what an event means",
         "core.errors": "waits for a server, stops for a stream that does not fit",
         "core.ledger": "writes there",
@@ -54,6 +78,8 @@ EDGES = {
         "core.store": "reads entries of SKUs",
     },
     "core.ops": {
+        "core.tracing": "takes its request's trace along",
+        "core.clock": "when it came in",
         "core.errors": "an op ends with a result or with an error",
         "core.kernel": "an op that reserves is a demand of the kernel",
         "core.model": "what callers sent, what a receipt becomes",
@@ -61,6 +87,7 @@ EDGES = {
         "core.stock_model": "what a line of stock asks for",
     },
     "core.availability": {
+        "core.meters": "counts what it cannot read",
         "core.errors": "what cannot be answered",
         "core.kernel": "asks it what a channel can take",
         "core.model": "grammar of SKUs",
@@ -80,6 +107,7 @@ EDGES = {
         "core.store": "names of keys, scripts, wording",
     },
     "core.queues": {
+        "core.meters": "counts what is given up",
         "core.availability": "reads wait as well",
         "core.errors": "what is given up ends with one",
         "core.kernel": "who touches a row that moved",
@@ -112,6 +140,8 @@ EDGES = {
         "core.stock_model": "what a line of stock asks for",
     },
     "core.replan_ops": {
+        "core.tracing": "takes its request's trace along",
+        "core.clock": "when it came in",
         "core.kernel": "what its units become",
         "core.model": "the key it came under",
         "core.ops": "an op as the others are",
@@ -146,6 +176,7 @@ EDGES = {
         "core.store": "brings it back",
     },
     "core.asking": {
+        "core.meters": "counts how verbs end",
         "core.backing": "what left the store, and waiting for the ledger",
         "core.errors": "each verb's refusals",
         "core.lane": "everything hot goes through the lane",
@@ -162,12 +193,28 @@ EDGES = {
         "core.replan_ops": "a use case is an op that it waits for",
         "core.store": "records as values",
     },
+    "core.pace": {},
+    "core.throttle": {
+        "core.clock": "how much time went by",
+        "core.errors": "who is not let in is told so",
+    },
+    "core.protecting": {
+        "core.auditing": "how many oversold orders are an alarm",
+        "core.errors": "what cannot be switched now",
+        "core.lane": "the server's time",
+        "core.ledger": "knows which orders were oversold",
+        "core.model": "the mode",
+        "core.records": "how times are written",
+        "core.store": "where the mode stands",
+    },
     "core.planning": {
+        "core.meters": "counts refusals, and how long they waited",
         "core.availability": "reads are answered before the next plan",
         "core.deadlines": "a refusal is only right if nothing is due",
         "core.errors": "what is not to be had",
         "core.kernel": "asks it for plans",
         "core.ops": "what is planned",
+        "core.pace": "how much goes into one pipeline",
         "core.queues": "what waits",
         "core.refusals": "what is refused, and why",
         "core.replan_ops": "whose row cannot be read",
@@ -183,6 +230,7 @@ EDGES = {
         "core.steps": "what it carries",
     },
     "core.lane": {
+        "core.meters": "counts scripts, and how long they waited and took",
         "core.availability": "a read that was seen lately is answered at once",
         "core.clock": "deadlines are proposed in the server's time",
         "core.deadlines": "what may be due",
@@ -197,6 +245,7 @@ EDGES = {
         "core.snapshot": "what plans are made on",
         "core.steps": "what a pipeline's replies mean",
         "core.store": "the link to the store",
+        "core.throttle": "how many new ones are taken while stock is protected",
     },
     "core.catalogue": {
         "core.channels": "a channel that goes is swept out of all pools",
@@ -250,6 +299,8 @@ EDGES = {
         "core.store": "reads what it holds, mends it",
     },
     "core.opening": {
+        "core.watch": "opens it",
+        "core.meters": "hands them on",
         "core.auditing": "opens it",
         "core.embedded": "a private store is rebuilt without anybody being asked",
         "core.errors": "refuses to start",
@@ -293,6 +344,10 @@ EDGES = {
         "core.store": "asks there, too",
     },
     "core.service": {
+        "core.protecting": "opens it",
+        "core.throttle": "where less is taken in protect mode",
+        "core.meters": "hands them on",
+        "core.gauges": "asks them",
         "core.feed": "opens it",
         "core.records": "opens it",
         "core.auditing": "hands out who mends",
@@ -316,6 +371,10 @@ EDGES = {
         "core.trust": "opens it",
     },
     "api": {
+        "core.clock": "times of the lane become times of a trace",
+        "core.tracing": "sets it going",
+        "core.sheets": "hands each process its own",
+        "core.meters": "counts requests, shows everything that was counted",
         "core.auditing": "counts come in, differences and repairs go out",
         "core.errors": "each code gets its status",
         "core.importing": "tells what became of a file",
@@ -341,6 +400,7 @@ EDGES = {
 
 # Only for a type checker's eyes: these are reached through what is handed over at run time.
 TYPES_ONLY = {
+    ("core.tracing", "core.flight"): "is told of flights by the lane",
     ("core.steps", "core.lane"): "a step is given the lane that it belongs to",
     ("core.replan_steps", "core.lane"): "a step is given the lane that it belongs to",
     ("core.stock_steps", "core.lane"): "a step is given the lane that it belongs to",

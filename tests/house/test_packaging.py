@@ -130,6 +130,7 @@ def test_the_lock_has_everything_that_is_asked_for() -> None:
         *PYPROJECT["project"]["dependencies"],
         *extras["embedded"],
         *extras["loadtest"],
+        *extras["tracing"],
         *extras["dev"],
     ]
     assert {_canonical(re.split(r"[\[<>=!~ ]", line, maxsplit=1)[0]) for line in asked} <= pinned

@@ -11,6 +11,7 @@ from core.lane import FLIGHTS_MAX, SEND_AT
 from core.model import ChannelSpec, Commit
 from core.ops import Receipt
 from core.service import Service
+from tests.counted import counted
 from tests.workers import Store, Workers, accounts, demand, furnish, key, receive, until
 
 CROWD = 4 * SEND_AT
@@ -27,9 +28,9 @@ async def test_a_crowd_is_sent_ahead_of_the_answer(worker: Service) -> None:
     """What the first pipeline leaves is what the next was planned on: a swap, each time."""
     await furnish(worker, {"tee": 1_000})
     await asyncio.gather(*(worker.engine.reserve(demand()) for _ in range(CROWD)))
-    counts = worker.lane.counts
+    counts = counted(worker)
     assert counts["ahead"] >= 1
-    assert counts["ReserveStep:rebased"] == counts["ReserveStep:conflict"] == 0
+    assert counts["reserve:rebased"] == counts["reserve:conflict"] == 0
     assert (await accounts(worker))[1] == CROWD
 
 
@@ -39,7 +40,7 @@ async def test_a_crowd_over_many_skus_is_sent_ahead(worker: Service) -> None:
     buyers = [worker.engine.reserve(demand(names[n % 50])) for n in range(CROWD)]
     await asyncio.gather(*buyers)
     assert worker.lane.counts["ahead"] >= 1
-    assert worker.lane.counts["ReserveStep:conflict"] == 0
+    assert worker.lane.meters.scripts["reserve", "conflict"] == 0
 
 
 async def test_what_was_only_expected_refuses_nobody(worker: Service) -> None:
@@ -66,7 +67,7 @@ async def test_the_second_falls_with_the_first_and_is_planned_anew(
     await other.engine.reserve(demand(quantity=CROWD - 101))
     crowd = [one.engine.reserve(demand()) for _ in range(CROWD)]
     answers = await asyncio.gather(*crowd, return_exceptions=True)
-    assert one.lane.counts["ReserveStep:conflict"] >= 1
+    assert one.lane.meters.scripts["reserve", "conflict"] >= 1
     assert sum(isinstance(answer, Receipt) for answer in answers) == 100
     assert sum(isinstance(answer, InsufficientStock) for answer in answers) == CROWD - 100
     assert (await accounts(one))[:2] == (0, CROWD)

@@ -292,7 +292,7 @@ async def test_two_workers_amend_one_basket(store_url: str, store: Store, worker
             )
         )
         assert int(record(store, id).split(" ")[1]) == 1 + 4 * (turn + 1)
-    stale = sum(each.lane.counts["ReplanStep:stale"] for each in (one, other))
+    stale = sum(each.lane.meters.scripts["replan", "stale"] for each in (one, other))
     assert stale > 0, "they never met"
 
 

@@ -109,9 +109,9 @@ async def test_many_wide_reservations_settle_in_bounded_scripts(
         (await engine.reserve(Reserve("web", [Line(n, 1) for n in names[at : at + 100]]))).id
         for at in range(0, len(names), 100)
     ]
-    before = worker.lane.counts["SettleStep:applied"]
+    before = worker.lane.meters.scripts["commit", "applied"]
     committed = await asyncio.gather(*(engine.commit(id, Commit()) for id in ids))
-    assert worker.lane.counts["SettleStep:applied"] == before + 2
+    assert worker.lane.meters.scripts["commit", "applied"] == before + 2
     assert {each.reservation().state for each in committed} == {"committed"}
     cancelled = await asyncio.gather(*(engine.cancel(id, Cancel()) for id in ids))
     assert {each.reservation().state for each in cancelled} == {"cancelled"}

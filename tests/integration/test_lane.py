@@ -14,6 +14,7 @@ from core.ops import Receipt, SettleOp
 from core.service import Service
 from core.store import keys, scripts
 from core.store.link import Link
+from tests.counted import counted
 from tests.workers import (
     Store,
     Workers,
@@ -48,9 +49,9 @@ async def test_a_row_that_is_as_planned_is_swapped(worker: Service) -> None:
     """One worker alone never meets a changed row: applied, and nothing else."""
     await furnish(worker, {"tee": 100})
     await asyncio.gather(*(worker.engine.reserve(demand()) for _ in range(100)))
-    counts = worker.lane.counts
-    assert counts["ReserveStep:applied"] >= 1
-    assert counts["ReserveStep:rebased"] == counts["ReserveStep:conflict"] == 0
+    counts = counted(worker)
+    assert counts["reserve:applied"] >= 1
+    assert counts["reserve:rebased"] == counts["reserve:conflict"] == 0
 
 
 async def test_a_row_that_another_worker_changed_is_rebased(pair: tuple[Service, Service]) -> None:
@@ -59,9 +60,9 @@ async def test_a_row_that_another_worker_changed_is_rebased(pair: tuple[Service,
     await furnish(one, {"tee": 100})
     await other.engine.reserve(demand(quantity=5))
     await one.engine.reserve(demand(quantity=3))
-    assert one.lane.counts["ReserveStep:rebased"] == 1
+    assert one.lane.meters.scripts["reserve", "rebased"] == 1
     await one.engine.reserve(demand(quantity=2))
-    assert one.lane.counts["ReserveStep:rebased"] == 1
+    assert one.lane.meters.scripts["reserve", "rebased"] == 1
     assert (await accounts(other))[1] == 10
 
 
@@ -72,7 +73,7 @@ async def test_a_plan_that_no_longer_fits_is_made_anew(pair: tuple[Service, Serv
     await one.engine.reserve(demand())
     await other.engine.reserve(demand(quantity=9))  # the last of web's own
     granted = await one.engine.reserve(demand(quantity=4))
-    assert one.lane.counts["ReserveStep:conflict"] == 1
+    assert one.lane.meters.scripts["reserve", "conflict"] == 1
     line = granted.reservation().lines[0]
     assert (line.own, line.borrowed) == (0, 4)
 
@@ -99,7 +100,7 @@ async def test_a_key_that_another_worker_used_is_met_in_the_script(
     again, new = await asyncio.gather(
         one.engine.reserve(demand(), key(1)), one.engine.reserve(demand(), key(2))
     )
-    assert one.lane.counts["ReserveStep:known"] == 1
+    assert one.lane.meters.scripts["reserve", "known"] == 1
     assert (again.id, again.replayed, new.replayed) == (first.id, True, False)
 
 
@@ -116,18 +117,18 @@ async def test_nothing_is_planned_on_an_old_policy(
         make_due(store, id)
         await one.lane.tidy()
     await other.catalogue.put_channel("web", ChannelSpec(floor_share=1.0, borrow=False))
-    before = one.lane.counts.copy()
+    before = counted(one)
     if verb == "reserve":
         with pytest.raises(InsufficientStock):
             await one.engine.reserve(demand())
     elif verb == "receive":
         await receive(one, {"tee": 4})
         assert (await accounts(one))[0] == 4  # all of it web's own, by the new floor
-        assert one.lane.counts["StockStep:policy"] == before["StockStep:policy"] + 1
+        assert one.lane.meters.scripts["stock", "policy"] == before["stock:policy"] + 1
     else:
         with pytest.raises(Exception, match="could not be taken anew"):
             await one.engine.commit(id, Commit())
-    assert sum(n for name, n in one.lane.counts.items() if name.endswith(":policy")) >= 1
+    assert sum(n for name, n in counted(one).items() if name.endswith(":policy")) >= 1
 
 
 async def test_a_worker_whose_windows_or_estimate_are_off_takes_the_servers(
@@ -139,10 +140,10 @@ async def test_a_worker_whose_windows_or_estimate_are_off_takes_the_servers(
     now = int(text(store, keys.META, "h"))
     store.hset(keys.META, mapping={"h": now + hour, "hp": now})  # a worker ahead of midnight
     await worker.engine.reserve(demand(), key(1))
-    assert lane.counts["ReserveStep:clock"] == 1
+    assert lane.meters.scripts["reserve", "clock"] == 1
     lane.clock._trusted_ms = lane.clock._latest_ms = lane.clock._latest_ms - 5_000
     await worker.engine.reserve(demand())
-    assert lane.counts["ReserveStep:clock"] == 2
+    assert lane.meters.scripts["reserve", "clock"] == 2
     assert abs(lane.now_ms - server_ms(store)) < 1_000
 
 
@@ -181,7 +182,7 @@ async def test_of_two_late_commits_one_takes_the_units(
         both = await asyncio.gather(*(each.engine.commit(id, Commit()) for each in pair))
         assert {receipt.version for receipt in both} == {3}
         assert {receipt.reservation().state for receipt in both} == {"committed"}
-    stale = sum(each.lane.counts["ReplanStep:stale"] for each in pair)
+    stale = sum(each.lane.meters.scripts["replan", "stale"] for each in pair)
     assert stale > 0
     assert (await accounts(one))[1:3] == (1, 20)
 
@@ -211,13 +212,13 @@ async def test_a_demand_that_always_loses_ends(
     before = text(store, keys.META, "seq")
     monkeypatch.setattr(Link, "send", after_another_worker)
     contended = asyncio.ensure_future(worker.engine.reserve(demand(quantity=2)))
-    await until(lambda: worker.lane.counts["ReserveStep:conflict"] > 4, "four conflicts")
+    await until(lambda: worker.lane.meters.scripts["reserve", "conflict"] > 4, "four conflicts")
     await worker.engine.reserve(demand("cap"))
     with pytest.raises(Overloaded) as overloaded:
         await contended
     assert overloaded.value.outcome == "none"
     assert worker.lane.counts["given_up"] == 1
-    assert worker.lane.counts["ReserveStep:conflict"] == 17
+    assert worker.lane.meters.scripts["reserve", "conflict"] == 17
     assert int(text(store, keys.META, "seq")) == int(before) + 1  # the cap alone
     monkeypatch.undo()
     store.hset(keys.POOLS, "tee@main", f"1 {one_own}")  # as its one event left it
@@ -245,10 +246,10 @@ async def test_wide_demands_share_a_pipeline_only_as_far_as_it_goes(worker: Serv
     await furnish(worker, dict.fromkeys(names, 60))
     lines = [demand(name).lines[0] for name in names]
     request = type(demand())("web", lines)
-    before = worker.lane.counts["ReserveStep:applied"]
+    before = worker.lane.meters.scripts["reserve", "applied"]
     receipts = await asyncio.gather(*(worker.engine.reserve(request) for _ in range(50)))
     assert len({each.id for each in receipts}) == 50
-    assert worker.lane.counts["ReserveStep:applied"] >= before + 3
+    assert worker.lane.meters.scripts["reserve", "applied"] >= before + 3
 
 
 # --- cancelled callers -------------------------------------------------------------------------
@@ -331,7 +332,7 @@ async def test_flushed_scripts_are_loaded_again_under_load(
     for start in range(0, 1_000, 200):
         await asyncio.gather(*(buyer(number) for number in range(start, start + 200)))
     assert flushes >= 10
-    assert worker.lane.counts["error:NOSCRIPT"] > 0
+    assert worker.lane.meters.script_errors["NOSCRIPT"] > 0
     assert (await accounts(worker))[:3] == (0, 0, 1_000)
 
 

@@ -15,6 +15,7 @@ from core.service import Service
 from core.stock_model import Adjust, AdjustLine
 from core.stock_steps import StockStep
 from core.store import keys
+from tests.counted import counted
 from tests.stocking import adjust, count, held, reallocate, transfer
 from tests.workers import Store, Workers, accounts, demand, furnish, key, receive
 
@@ -67,8 +68,8 @@ async def test_counts_below_what_is_promised_during_a_sale(
 
     async def counts() -> list[int]:
         found = []
-        for counted in (150, 60, 10, 0, 90, 30, 120, 40):
-            found.append((await count(rng.choice(pair), counted)).on_hand - counted)
+        for units in (150, 60, 10, 0, 90, 30, 120, 40):
+            found.append((await count(rng.choice(pair), units)).on_hand - units)
             await asyncio.sleep(0)
         return found
 
@@ -78,7 +79,7 @@ async def test_counts_below_what_is_promised_during_a_sale(
     assert sum(got) > 20, f"seed {seed}"
     pool = (await one.stock.read(["tee"]))[0].pools[0]
     assert pool.on_hand == 40
-    met = one.lane.counts + other.lane.counts
+    met = counted(one, other)
     assert sum(n for name, n in met.items() if "conflict" in name or "rebased" in name) > 0
     await receive(one, {"tee": pool.deficit + 7})
     assert (await other.stock.read(["tee"]))[0].pools[0].deficit == 0
@@ -211,7 +212,7 @@ async def test_a_line_is_replanned_a_bounded_number_of_times(
     spent, done = await one.stock.adjust(Adjust(lines), [key(1), None])
     assert isinstance(spent.error, Overloaded)
     assert spent.error.outcome == "none"
-    assert one.lane.counts["StockStep:conflict"] == 65
+    assert one.lane.meters.scripts["stock", "conflict"] == 65
     assert done.error is None
     assert done.pool is not None
     assert done.pool.on_hand == 4

@@ -38,6 +38,7 @@ from core.stock_model import (
     Transfer,
     TransferLine,
 )
+from tests.counted import counted
 from tests.property.draws import (
     CHANNELS,
     SKUS,
@@ -117,8 +118,8 @@ class Stocked(Driven):
     def teardown(self) -> None:
         try:
             for service in self.shop.services:
-                for name, count in service.lane.counts.items():
-                    SEEN[name.replace("ReserveStep:", "")] += count
+                for name, count in counted(service).items():
+                    SEEN[name.replace("reserve:", "")] += count
             self.run(self.shop.close())
         finally:
             self.runner.close()

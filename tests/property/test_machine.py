@@ -230,7 +230,7 @@ class Machine(Changed):
 WANTED = (
     "applied", "rebased", "conflict", "known", "last unit contended", "floor met", "ceiling met",
     "late commit won", "late commit lost", "expire racing commit", "replayed", "deficit opened",
-    "fact short", "dry run came true", "transfer", "StockStep:conflict", "channel deleted",
+    "fact short", "dry run came true", "transfer", "stock:conflict", "channel deleted",
     "channel in use",
 )  # fmt: skip
 # Of those a run has about ten, and some runs none: they are wanted where the search is longer.

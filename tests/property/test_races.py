@@ -41,6 +41,7 @@ from core.model import (
 from core.ops import Receipt
 from core.service import Service
 from core.stock_model import Count, CountLine, Receive, ReceiveLine
+from tests.counted import counted
 from tests.shop import Shop, key_of
 
 
@@ -80,7 +81,7 @@ def demand(quantity: int = 1, channel: str = "web", **more: Any) -> Reserve:
 
 def counts(shop: Shop) -> Counter[str]:
     """What the lanes of all engines have seen."""
-    return sum((service.lane.counts for service in shop.services), Counter())
+    return counted(*shop.services)
 
 
 def codes(results: Sequence[Any]) -> Counter[str]:
@@ -94,15 +95,15 @@ async def test_the_last_unit_has_one_buyer_and_the_loser_replans(shop: Shop) -> 
     await furnish(shop, 1)
     results = await shop.all([s.engine.reserve(demand()) for s in shop.services])
     assert codes(results) == {"done": 1, "insufficient_stock": 1}
-    assert counts(shop)["ReserveStep:conflict"] == 1
+    assert counts(shop)["reserve:conflict"] == 1
 
 
 async def test_what_fits_on_the_changed_row_is_rebased(shop: Shop) -> None:
     await furnish(shop, 10)
     results = await shop.all([s.engine.reserve(demand()) for s in shop.services])
     assert codes(results) == {"done": 2}
-    assert counts(shop)["ReserveStep:applied"] == counts(shop)["ReserveStep:rebased"] == 1
-    assert counts(shop)["ReserveStep:conflict"] == 0
+    assert counts(shop)["reserve:applied"] == counts(shop)["reserve:rebased"] == 1
+    assert counts(shop)["reserve:conflict"] == 0
 
 
 async def test_a_ceiling_is_not_passed_by_a_rebase(shop: Shop) -> None:
@@ -121,7 +122,7 @@ async def test_a_channel_that_another_engine_changed_is_planned_as_it_is(shop: S
     with pytest.raises(InsufficientStock) as refused:
         await second.engine.reserve(demand())
     assert refused.value.lines[0]["limited_by"] == "channel_quota"
-    assert counts(shop)["ReserveStep:policy"] == 1
+    assert counts(shop)["reserve:policy"] == 1
 
 
 async def test_a_receipt_is_allotted_by_the_policy_of_that_moment(shop: Shop) -> None:
@@ -141,7 +142,7 @@ async def test_a_receipt_is_allotted_by_the_sku_of_that_moment(shop: Shop) -> No
     await receive(second, 10)
     (stock,) = await second.stock.read(["tee"])
     assert stock.pools[0].channels["web"].free == 10
-    assert counts(shop)["StockStep:conflict"] == 1
+    assert counts(shop)["stock:conflict"] == 1
 
 
 async def test_a_sku_that_was_changed_twice_elsewhere_does_not_hold_up_a_receipt(
@@ -174,7 +175,7 @@ async def test_one_key_at_two_engines_is_one_reservation(shop: Shop) -> None:
     assert codes(results) == {"done": 2}
     assert len({result.id for result in results}) == 1
     assert sorted(result.replayed for result in results) == [False, True]
-    assert counts(shop)["ReserveStep:known"] == 1
+    assert counts(shop)["reserve:known"] == 1
     with pytest.raises(KeyReused):
         await shop.services[0].engine.reserve(demand(2), Key(key.field, b"x" * 22))
 

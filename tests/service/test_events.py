@@ -29,7 +29,8 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
 @pytest.fixture
 def closing(tmp_path: Path) -> Iterator[Shop]:
     """One of a test's own, to be stopped by it."""
-    with Service("--data", str(tmp_path / "data"), "--drain-seconds", "4") as service:
+    short = ("--drain-seconds", "4", "--ledger-wait-seconds", "4")
+    with Service("--data", str(tmp_path / "data"), *short) as service:
         made = Shop(service)
         yield made
         made.caller.close()

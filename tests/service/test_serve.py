@@ -61,7 +61,7 @@ def test_it_says_where_it_listens_and_stops_with_status_0(
         os.killpg(service.process.pid, number)
         status, out, lines = service.finish()
     assert (status, out) == (0, "")
-    assert all(" INFO " in line for line in lines), lines
+    assert {json.loads(line)["level"] for line in lines} == {"info"}, lines
     assert find_running(tmp_path / "data") is None
     assert find_postgres(tmp_path / "data") is None
 
@@ -133,7 +133,8 @@ def test_an_open_request_is_answered_before_the_end(tmp_path: Path) -> None:
 
 
 def test_a_request_that_never_ends_is_cut_off(tmp_path: Path) -> None:
-    with Service("--data", str(tmp_path / "data"), "--drain-seconds", "0") as service:
+    short = ("--drain-seconds", "1", "--ledger-wait-seconds", "1")
+    with Service("--data", str(tmp_path / "data"), *short) as service:
         url = service.url()
         connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=20)
         connection.putrequest("PUT", "/v1/channels/web")
@@ -142,6 +143,28 @@ def test_a_request_that_never_ends_is_cut_off(tmp_path: Path) -> None:
         service.signal(signal.SIGTERM)
         assert service.finish()[0] == 0
         connection.close()
+
+
+def test_a_kept_connection_hears_that_it_ends(tmp_path: Path) -> None:
+    environ = {"STOCKADE_NOTICE_SECONDS": "1"}
+    with Service("--data", str(tmp_path / "data"), environ=environ) as service:
+        url = service.url()
+        connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=20)
+        told: list[tuple[int, str | None]] = []
+
+        def asked() -> tuple[int, str | None]:
+            connection.request("GET", "/readyz")
+            with connection.getresponse() as answer:
+                answer.read()
+                told.append((answer.status, answer.getheader("connection")))
+            return told[-1]
+
+        assert asked() == (200, None)
+        service.signal(signal.SIGTERM)
+        until(lambda: asked()[0] == 503, "unready")
+        until(lambda: asked() == (503, "close"), "it closes")
+        assert request(url, "GET", "/readyz")[0] == 503, "the port is still open"
+        assert service.finish()[0] == 0
 
 
 def test_a_killed_supervisor_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -110,3 +110,8 @@ def test_the_clock_of_no_service_cannot_be_accepted(capsys: Captured) -> None:
 
 def _lines(capsys: Captured) -> list[str]:
     return capsys.readouterr().out.splitlines()
+
+
+def test_migrating_needs_the_owner(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["migrate"]) == 1
+    assert "postgres_owner_dsn" in capsys.readouterr().err

@@ -87,6 +87,12 @@ def test_a_wrong_value_is_refused_with_its_name(
         assert repr(text) in told
 
 
+def test_who_waits_for_the_ledger_may_not_outlast_a_stop(tmp_path: Path) -> None:
+    told = refusal({"drain_seconds": "4"}, {}, tmp_path)
+    assert told.startswith("ledger_wait_seconds (5) exceeds drain_seconds (4): ")
+    assert load({"drain_seconds": "5"}, {}, tmp_path).settings.drain_seconds == 5
+
+
 @pytest.mark.parametrize("variable", ["STOCKADE_PROT", "STOCKADE_", "STOCKADE_port"])
 def test_an_unknown_variable_is_refused(variable: str, tmp_path: Path) -> None:
     assert variable in refusal({}, {variable: "1"}, tmp_path)
@@ -218,3 +224,29 @@ def test_every_setting_is_described() -> None:
 def test_an_unknown_parameter_of_the_store_is_refused_by_name() -> None:
     with pytest.raises(StartRefused, match="'foo'"):
         load({"valkey_url": "redis://127.0.0.1:6379/0?foo=1"}, {}, Path("."))
+
+
+@pytest.mark.parametrize("password", ["pa/ss", "pa@ss", "pa?ss", "pa:ss", "pa#ss"])
+def test_a_password_that_breaks_its_address_is_not_shown_in_part(password: str) -> None:
+    shown = masked_url(f"postgresql://stockade:{password}@db.example/stockade")
+    assert shown == "postgresql://stockade:***@db.example/stockade"
+
+
+@pytest.mark.parametrize("name", Settings.__struct_fields__)
+@pytest.mark.parametrize("source", ["flag", "environment", "file"])
+def test_every_setting_refuses_what_it_is_not_in_one_line(
+    name: str, source: str, tmp_path: Path
+) -> None:
+    """Text where a number is wanted, and the like; of a text that may be anything, none at all."""
+    wrong = "" if module.wanted(name) == "text that is not empty" else "\x00 no such value"
+    if source == "flag":
+        said = refusal({name: wrong}, {}, tmp_path)
+    elif source == "environment" and wrong:
+        said = refusal({}, {f"STOCKADE_{name.upper()}": wrong}, tmp_path)
+    elif source == "environment":
+        return  # an empty variable counts as absent
+    else:
+        (tmp_path / "stockade.toml").write_text(f'{name} = "{wrong[1:]}"')
+        said = refusal({}, {}, tmp_path)
+    assert f": {name} must be " in said
+    assert "no such value" not in said or name not in module._ADDRESSES
