@@ -5,4 +5,6 @@ start state), ``callers`` (the load: callers that wait for their answers), ``cei
 own ceiling: the bytes that the lane sent, sent again by nobody but a socket), ``peers`` (the same
 done with redis-py), then the suites ``hot``, ``mixed``, ``workers``, ``http``, ``kernel`` and
 ``growth``. ``python -m bench`` runs them; ``bench/test_*.py`` are short ones for pytest-benchmark.
+``contest`` measures the product beside what shops write themselves (``contestants``,
+``postgres_peers``): ``python -m bench peers``.
 """

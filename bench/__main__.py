@@ -1,4 +1,7 @@
-"""``python -m bench [suite…] [--rounds N] [--json FILE]``: the comparison table."""
+"""``python -m bench [suite…] [--rounds N] [--json FILE]``: the comparison table.
+
+``python -m bench peers`` prints a table of its own, of what shops write themselves.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,12 @@ from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import orjson
 import uvloop
 
-from bench import table
+from bench import contest, table
 from bench.availability import availability
 from bench.changes import changes
 from bench.growth import growth
@@ -63,29 +67,49 @@ PACKAGES = (
 def main() -> int:
     """Run the suites that were named, or all of them, and print one table."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("suites", nargs="*", metavar="suite", help=", ".join(SUITES))
+    parser.add_argument(
+        "suites",
+        nargs="*",
+        metavar="suite",
+        help=f"{', '.join(SUITES)}; or peers, alone",
+    )
     parser.add_argument("--rounds", type=int, default=7, help="alternations per figure (7)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="all rounds, as JSON")
     chosen = parser.parse_args()
-    unknown = [name for name in chosen.suites if name not in SUITES]
-    if unknown:
-        parser.error(f"there is no suite {unknown[0]!r}; there are {', '.join(SUITES)}")
     if chosen.rounds < 1:
         parser.error("--rounds must be 1 at least")
+    alone = chosen.suites == ["peers"]
+    unknown = [name for name in chosen.suites if name not in SUITES and not alone]
+    if unknown:
+        parser.error(f"there is no suite {unknown[0]!r}; there are {', '.join(SUITES)}, or peers")
+    figures: list[dict[str, Any]]
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        figures = runner.run(_run(chosen.suites or list(SUITES), chosen.rounds))
+        if alone:
+            figures = runner.run(_peers(chosen.rounds))
+        else:
+            figures = runner.run(_run(chosen.suites or list(SUITES), chosen.rounds))
     if chosen.json is not None:
-        document = _circumstances(chosen.rounds) | {"figures": [f.document() for f in figures]}
+        document = _circumstances(chosen.rounds) | {"figures": figures}
         chosen.json.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
     return 0
 
 
-async def _run(names: list[str], rounds: int) -> list[table.Figure]:
+async def _peers(rounds: int) -> list[dict[str, Any]]:
+    results: list[dict[str, Any]] = []
+    async for result in contest.peers(rounds):
+        if not results:
+            print(contest.heading(list(result.rates)), flush=True)
+        results.append(result.document())
+        print(result.line(), flush=True)
+    return results
+
+
+async def _run(names: list[str], rounds: int) -> list[dict[str, Any]]:
     figures = []
     print(table.heading(), flush=True)
     for name in names:
         async for figure in SUITES[name](rounds):
-            figures.append(figure)
+            figures.append(figure.document())
             print(table.lines(figure), flush=True)
     return figures
 
