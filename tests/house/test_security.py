@@ -24,7 +24,7 @@ CONNECTS = {
     "core.embedded.postgres": "the private server's socket",
     "core.embedded.valkey": "the private server's socket",
     "core.store.link": "the store of the settings",
-    "api.serve": "a socket pair with each child",
+    "api.place": "a socket pair with each child",
 }
 # Where a query is put together, of words of its own: values go by $1, $2 ….
 COMPOSED = {"core.ledger.migrating", "core.ledger.reading", "core.ledger.rebuilding"}
