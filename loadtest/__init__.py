@@ -11,6 +11,8 @@
     audit             recomputes every pool from the book and reads reservations back
     report            the summary and the JSON document
     progress          the bar in the terminal
+    document          the report of a run, as programs read it
+    compare           two reports, figure by figure
     service           a service of the harness's own
     completejourney   turns real grocery transactions into an order log
 
