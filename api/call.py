@@ -12,6 +12,7 @@ from urllib.parse import quote
 from starlette.types import Message, Receive, Scope, Send
 
 from api.problems import BodyTooLarge
+from core.access import LOOPBACK, Caller
 from core.errors import LedgerUnavailable
 
 if TYPE_CHECKING:
@@ -64,13 +65,13 @@ class Disconnected(Exception):
 class Call:
     """A request as handlers see it.
 
-    ``raw_path`` is the path as sent; ``parameter`` the ``{…}`` of the route's path, decoded.
-    ``headers`` holds those that Stockade reads, by lower-case name; one that was sent twice is
-    joined by a comma (RFC 9110 §5.3), so that it fails where only one is allowed.
+    ``raw_path`` is the path as sent; ``parameter`` the ``{…}`` of the route's path, decoded;
+    ``caller`` who asks. ``headers`` holds those that Stockade reads, by lower-case name; one that
+    was sent twice is joined by a comma (RFC 9110 §5.3), so that it fails where only one is allowed.
     """
 
-    __slots__ = ("app", "body", "headers", "method", "more", "parameter", "query", "raw_path",
-                 "trace")  # fmt: skip
+    __slots__ = ("app", "body", "caller", "headers", "method", "more", "parameter", "query",
+                 "raw_path", "trace")  # fmt: skip
 
     def __init__(self, scope: Scope, app: App) -> None:
         self.app = app
@@ -80,6 +81,7 @@ class Call:
         self.query: bytes = scope["query_string"]
         self.parameter = ""
         self.body = b""
+        self.caller: Caller = LOOPBACK
         self.trace: RequestTrace | None = None
         self.more = True  # there may be more of the body to come
         self.headers: dict[bytes, bytes] = {}

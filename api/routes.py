@@ -57,6 +57,18 @@ TEXT = {"type": "string", "minLength": 1, "maxLength": 128}
 SKU = {"type": "string", "pattern": SKU_PATTERN}
 ID = {"type": "string", "pattern": ID_PATTERN}
 TIME = {"type": "string", "format": "date-time"}
+# Who may: one of these scopes is enough.
+OPEN: frozenset[str] = frozenset()  # nothing of the shop is in it
+ORDERS = frozenset({"reserve", "fulfil"})
+RESERVE = frozenset({"reserve"})
+FULFIL = frozenset({"fulfil"})
+AVAILABILITY = frozenset({"reserve", "stock:read"})
+EVENTS = frozenset({"reserve", "fulfil", "stock:read"})
+STOCK = frozenset({"stock:read"})
+STOCK_CHANGE = frozenset({"stock:write"})
+POLICY = frozenset({"stock:read", "quota:write"})
+POLICY_CHANGE = frozenset({"quota:write"})
+OPERATE = frozenset({"operate"})
 UNVERSIONED = ("if_match_invalid", "stale_version")  # an If-Match there matches nothing
 
 
@@ -67,6 +79,7 @@ def _verb(
     body: type[Struct],
     problems: tuple[str, ...],
     optional: bool = True,
+    scopes: frozenset[str] = RESERVE,
 ) -> Route[Handler]:
     """A verb of a reservation."""
     return Route(
@@ -75,6 +88,7 @@ def _verb(
         handler,
         summary,
         {200: Reservation},
+        scopes,
         body=body,
         body_bytes_max=BODY_BYTES_MAX,
         body_optional=optional,
@@ -84,7 +98,13 @@ def _verb(
     )
 
 
-def _stock(verb: str, handler: Handler, summary: str, body: type[Struct]) -> Route[Handler]:
+def _stock(
+    verb: str,
+    handler: Handler,
+    summary: str,
+    body: type[Struct],
+    scopes: frozenset[str] = STOCK_CHANGE,
+) -> Route[Handler]:
     """A verb of stock."""
     return Route(
         "POST",
@@ -92,6 +112,7 @@ def _stock(verb: str, handler: Handler, summary: str, body: type[Struct]) -> Rou
         handler,
         summary,
         {200: stock.StockResults},
+        scopes,
         body=body,
         body_bytes_max=BATCH_BYTES_MAX,
         key=True,
@@ -113,6 +134,7 @@ def _put(
         handler,
         summary,
         {200: view, 201: view},
+        POLICY_CHANGE,
         body=body,
         body_bytes_max=BODY_BYTES_MAX,
         key=True,
@@ -127,6 +149,7 @@ ROUTES: tuple[Route[Handler], ...] = (
         reservations.reserve,
         "Reserve a basket, all of it, or if partial what there is; or record what was sold already",
         {200: DryRun, 201: Reservation},
+        RESERVE,
         body=Reserve,
         body_bytes_max=BODY_BYTES_MAX,
         query=(
@@ -152,6 +175,7 @@ ROUTES: tuple[Route[Handler], ...] = (
         batch.batch,
         "Reserve many baskets, or other verbs of reservations, each on its own",
         {200: batch.BatchResults},
+        ORDERS,
         body=batch.Batch,
         body_bytes_max=BATCH_BYTES_MAX,
         key=True,
@@ -163,6 +187,7 @@ ROUTES: tuple[Route[Handler], ...] = (
         records.reservations,
         "Reservations, newest first, as the ledger has them",
         {200: records.ReservationPage},
+        ORDERS,
         query=(
             Query("reference", TEXT, "With this reference."),
             Query(
@@ -190,6 +215,7 @@ ROUTES: tuple[Route[Handler], ...] = (
         records.movements,
         "Movements of units, in the order in which they happened",
         {200: records.MovementPage},
+        STOCK,
         query=(
             Query("sku", SKU, "Of this SKU."),
             Query("location", CHANNEL, "At this location."),
@@ -209,6 +235,7 @@ ROUTES: tuple[Route[Handler], ...] = (
         events.listen,
         "What happens, as server-sent events; `Last-Event-ID` goes on behind an earlier one",
         {200: events.CloudEvent},
+        EVENTS,
         query=(
             Query(
                 "type",
@@ -226,6 +253,7 @@ ROUTES: tuple[Route[Handler], ...] = (
         reservations.read,
         "A reservation as it is now",
         {200: Reservation},
+        ORDERS,
         if_match=True,
         problems=("unknown_reservation",),
     ),
@@ -265,6 +293,7 @@ ROUTES: tuple[Route[Handler], ...] = (
         "Shipped or handed over; without lines all that is left",
         Fulfil,
         ("idempotency_key_required", "invalid_quantity"),
+        scopes=FULFIL,
     ),
     _verb(
         "return",
@@ -273,6 +302,7 @@ ROUTES: tuple[Route[Handler], ...] = (
         Return,
         ("idempotency_key_required", "invalid_quantity", "unknown_location"),
         optional=False,
+        scopes=FULFIL,
     ),
     Route(
         "GET",
@@ -280,6 +310,7 @@ ROUTES: tuple[Route[Handler], ...] = (
         stock.availability,
         "What a channel can take now, for product pages",
         {200: stock.Availability},
+        AVAILABILITY,
         query=(
             Query("channel", CHANNEL, "The channel that asks.", required=True),
             Query("sku", SKUS | {"minItems": 1}, "The SKUs; repeat it.", required=True),
@@ -293,6 +324,7 @@ ROUTES: tuple[Route[Handler], ...] = (
         stock.read_many,
         "Stock of the SKUs asked for, or of all, page by page",
         {200: Page[SkuStock]},
+        STOCK,
         query=(Query("sku", SKUS, "The SKUs; repeat it. Not with `cursor` or `limit`."), *PAGE),
         problems=("unknown_sku",),
     ),
@@ -302,6 +334,7 @@ ROUTES: tuple[Route[Handler], ...] = (
         stock.read,
         "All pools of a SKU",
         {200: SkuStock},
+        STOCK,
         query=(Query("channel", CHANNEL, "Of this channel alone."),),
         problems=("unknown_sku", "unknown_channel"),
     ),
@@ -309,41 +342,41 @@ ROUTES: tuple[Route[Handler], ...] = (
     _stock("adjust", stock.adjust, "Units that were found or lost, each line on its own", Adjust),
     _stock("count", stock.count, "What was counted, each line on its own", Count),
     _stock("transfer", stock.transfer, "Unsold units go to another location", Transfer),
-    _stock("reallocate", stock.reallocate, "Unsold units go to another account", Reallocate),
+    _stock("reallocate", stock.reallocate, "Unsold units go to another account", Reallocate,
+           POLICY_CHANGE),
     _put("/v1/skus/{sku}", policy.put_sku, "Make or change a SKU", SkuSpec, SkuView),
-    Route("GET", "/v1/skus/{sku}", policy.read_sku, "A SKU's policy", {200: SkuView},
+    Route("GET", "/v1/skus/{sku}", policy.read_sku, "A SKU's policy", {200: SkuView}, POLICY,
           if_match=True, problems=("unknown_sku",)),
     _put("/v1/locations/{name}", policy.put_location, "Make or change a location",
          LocationSpec, LocationView),
     Route("GET", "/v1/locations/{name}", policy.read_location, "A location",
-          {200: LocationView}, if_match=True, problems=("unknown_location",)),
+          {200: LocationView}, POLICY, if_match=True, problems=("unknown_location",)),
     Route("GET", "/v1/locations", policy.list_locations, "All locations, by name",
-          {200: Page[LocationView]}, query=PAGE),
+          {200: Page[LocationView]}, POLICY, query=PAGE),
     _put("/v1/channels/{name}", policy.put_channel, "Make or change a channel",
          ChannelSpec, policy.ChannelView),
     Route("GET", "/v1/channels/{name}", policy.read_channel, "A channel",
-          {200: policy.ChannelView}, if_match=True, problems=("unknown_channel",)),
+          {200: policy.ChannelView}, POLICY, if_match=True, problems=("unknown_channel",)),
     Route("DELETE", "/v1/channels/{name}", policy.delete_channel,
-          "Remove a channel; what is left of its quota becomes shared", {204: None},
+          "Remove a channel; what is left of its quota becomes shared", {204: None}, POLICY_CHANGE,
           if_match=True, problems=("unknown_channel", "channel_in_use")),
     Route("GET", "/v1/reconciliations", reconciliations.read_many,
-          "Reconciliations, newest first", {200: Page[Summary]}, query=PAGE,
-          ),
+          "Reconciliations, newest first", {200: Page[Summary]}, OPERATE, query=PAGE),
     Route("GET", "/v1/reconciliations/latest", reconciliations.read_latest,
-          "The last reconciliation, with its first 1,000 differences", {200: Document},
+          "The last reconciliation, with its first 1,000 differences", {200: Document}, OPERATE,
           problems=("unknown_reconciliation", "ledger_unavailable")),
     Route("GET", "/v1/channels", policy.list_channels, "All channels, by name",
-          {200: Page[policy.ChannelView]}, query=PAGE),
+          {200: Page[policy.ChannelView]}, POLICY, query=PAGE),
 )  # fmt: skip
 
 PAGES: tuple[Route[PageHandler], ...] = (
-    Route("GET", "/healthz", pages.healthz, "The process answers", {200: None}),
+    Route("GET", "/healthz", pages.healthz, "The process answers", {200: None}, OPEN),
     Route("GET", "/readyz", pages.readyz, "This worker can take reservations now",
-          {200: None}, problems=("stock_unavailable", "draining")),
+          {200: None}, OPEN, problems=("stock_unavailable", "draining")),
     Route("GET", "/metrics", metrics.metrics, "What the service has counted, for Prometheus",
-          {200: None}),
-    Route("GET", "/openapi.json", pages.openapi, "This document", {200: None}),
-    Route("GET", "/docs", pages.docs, "This document, to be read and tried out", {200: None}),
+          {200: None}, OPERATE),
+    Route("GET", "/openapi.json", pages.openapi, "This document", {200: None}, OPEN),
+    Route("GET", "/docs", pages.docs, "This document, to be read and tried out", {200: None}, OPEN),
     Route("GET", "/problems/{code}", pages.problem, "What the type of a problem means",
-          {200: None}, problems=("unknown_route",)),
+          {200: None}, OPEN, problems=("unknown_route",)),
 )  # fmt: skip

@@ -33,9 +33,10 @@ class Query(NamedTuple):
 class Route(NamedTuple, Generic[H]):
     """One method of one path: who handles it, and what the documentation says of it.
 
-    ``path`` holds at most one ``{parameter}``, a whole segment. ``body_bytes_max`` is 0 where no
-    body is read. ``responses`` gives the struct, or the media type, of each status that is not a
-    problem; ``problems`` the codes it may answer besides those every route shares.
+    ``path`` holds at most one ``{parameter}``, a whole segment. Who has one of ``scopes`` may ask;
+    where there are none, anybody may. ``body_bytes_max`` is 0 where no body is read. ``responses``
+    gives the struct, or the media type, of each status that is not a problem; ``problems`` the
+    codes it may answer besides those every route shares.
     """
 
     method: str
@@ -43,6 +44,7 @@ class Route(NamedTuple, Generic[H]):
     handler: H
     summary: str
     responses: dict[int, Any]
+    scopes: frozenset[str]
     body: type | None = None
     body_bytes_max: int = 0
     body_optional: bool = False

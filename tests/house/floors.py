@@ -7,6 +7,7 @@ from __future__ import annotations
 EDGES = {
     "core.errors": {},
     "core.model": {},
+    "core.access": {},
     "core.stock_model": {"core.model": "grammar of names, bounds of quantities"},
     "core.clock": {},
     "core.deadlines": {
@@ -371,6 +372,7 @@ EDGES = {
         "core.trust": "opens it",
     },
     "api": {
+        "core.access": "who asks",
         "core.clock": "times of the lane become times of a trace",
         "core.tracing": "sets it going",
         "core.sheets": "hands each process its own",

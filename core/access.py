@@ -1,0 +1,35 @@
+"""Who asks, and what they may do."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from msgspec import Struct
+
+SCOPES: Final = {
+    "reserve": "reserve, amend, extend, commit, release and cancel; availability",
+    "fulfil": "ship and take back",
+    "stock:read": "stock, movements, policy as it is",
+    "stock:write": "receive, adjust, count, transfer; record what was sold elsewhere",
+    "quota:write": "channels, locations, SKUs; reallocate",
+    "operate": "metrics, reconciliations, how the service is",
+    "audit": "what was changed, and by whom",
+    "pii:read": "see whose a reservation is",
+}
+
+
+class Caller(Struct, frozen=True):
+    """Who asks. ``id`` is that of the key, or ``loopback`` where none is needed; ``channels`` are
+    those that it is bound to, None for all."""
+
+    id: str
+    name: str
+    scopes: frozenset[str]
+    channels: frozenset[str] | None = None
+
+    def may(self, scope: str) -> bool:
+        """True if it has this scope."""
+        return scope in self.scopes
+
+
+LOOPBACK: Final = Caller("loopback", "loopback", frozenset(SCOPES))
