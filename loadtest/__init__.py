@@ -13,6 +13,10 @@
     progress          the bar in the terminal
     document          the report of a run, as programs read it
     compare           two reports, figure by figure
+    scales            of plots: ticks, and where a value lies
+    plots             lines, bars and heat maps as SVG
+    pictures          which plots a report gets
+    page              the report as one HTML file
     service           a service of the harness's own
     completejourney   turns real grocery transactions into an order log
 
