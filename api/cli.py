@@ -1,5 +1,5 @@
 """The command line: ``stockade serve``, ``settings``, ``clock accept``, ``import``, ``reconcile``,
-``rebuild``, ``export``, ``show``, ``top``, ``migrate``.
+``rebuild``, ``export``, ``show``, ``purge``, ``top``, ``migrate``.
 
 Every setting is a flag of every command. What goes wrong is one line on standard error, with
 status 2 for a wrong command line or setting and 1 for anything later.
@@ -53,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return _mode(loaded.settings, chosen)
             case "migrate":
                 _migrate(loaded.settings)
+            case "purge":
+                _purge(loaded.settings)
             case "top":
                 _top(loaded.settings, chosen)
             case "show":
@@ -68,6 +70,12 @@ def _migrate(settings: Settings) -> None:
     if settings.postgres_owner_dsn is None:
         raise StartRefused("migrating needs postgres_owner_dsn, the role that owns the ledger")
     asyncio.run(prepare_ledger(settings))
+
+
+def _purge(settings: Settings) -> None:
+    from api.forgetting import purge
+
+    purge(settings)
 
 
 def _top(settings: Settings, chosen: argparse.Namespace) -> None:
@@ -238,6 +246,10 @@ def _parser() -> _Parser:
     _command(
         commands, "migrate", "bring the ledger's schema up to date, as the role that owns it"
     )
+    _command(
+        commands, "purge",
+        "forget whose reservations were that ended customer_retention_days ago",
+    )  # fmt: skip
     watching = _command(commands, "top", "show what a running service does, on one screen")
     watching.add_argument("--url", help="its address; else that of the settings host and port")
     watching.add_argument(

@@ -1,5 +1,5 @@
-"""The scribe's process: carries events from the store into the ledger, behind everybody else, and
-reconciles the two at night.
+"""The scribe's process: carries events from the store into the ledger, behind everybody else,
+reconciles the two at night, and forgets people in time.
 
 Run by ``api.serve`` as ``python -m api.scribe BOOK_FD SHEET``, with the same standard input as a
 worker: settings come in, ``ready`` goes out, and its end means that the supervisor is gone. Then,
@@ -19,7 +19,7 @@ from api.control import CONTROL_FD, report
 from api.log import configure
 from core.errors import StockadeError
 from core.meters import Meters
-from core.opening import open_nightly, open_scribe, open_watch
+from core.opening import open_forgetting, open_nightly, open_scribe, open_watch
 from core.settings import Settings, decode
 from core.sheets import Book
 
@@ -53,14 +53,16 @@ async def _run(settings: Settings, meters: Meters) -> None:
     loop.add_reader(CONTROL_FD, stop)
     async with (
         open_nightly(settings) as nightly,
+        open_forgetting(settings) as forgetting,
         open_watch(settings, meters) as watch,
         open_scribe(settings, meters) as scribe,
     ):
         report("ready")
         meters.starts["scribe"] += 1
         running = {asyncio.create_task(scribe.run()), asyncio.create_task(watch.run())}
-        if nightly is not None:
-            running.add(asyncio.create_task(nightly.run()))
+        for each in (nightly, forgetting):
+            if each is not None:
+                running.add(asyncio.create_task(each.run()))
         asking = asyncio.create_task(asked.wait())
         await asyncio.wait((*running, asking), return_when=asyncio.FIRST_COMPLETED)
         # On Python 3.11 wait_for, which redis-py writes with, may swallow a cancellation.

@@ -28,6 +28,7 @@
     rebuild     the store made again from the ledger, after whatever was lost of it
     records     what the ledger holds, page by page (record_model); for a person on call: story
     feed        what happened, handed on to whoever listens (happenings)
+    forgetting  whose old reservations were; what moved stays
     embedded    private servers, Valkey and PostgreSQL: find, start, guard, stop
     watch       looks at the ledger for what nobody counts; gauges: what a worker knows if asked
     service     opens, wires and closes all of it (opening: what has to do with the ledger)

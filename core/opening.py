@@ -13,6 +13,7 @@ from core.auditing.auditor import Auditor
 from core.auditing.nightly import Nightly
 from core.embedded import postgres, valkey
 from core.errors import LedgerUnavailable, StartRefused
+from core.forgetting import Forgetting
 from core.ledger.audit import Files
 from core.ledger.journal import Journal, Mark
 from core.ledger.migrating import migrate
@@ -91,6 +92,19 @@ async def open_nightly(settings: Settings) -> AsyncIterator[Nightly | None]:
         return
     async with open_audit(settings) as audit:
         yield Nightly(audit.auditor, audit.files, time.fromisoformat(settings.reconcile_at))
+
+
+@asynccontextmanager
+async def open_forgetting(settings: Settings) -> AsyncIterator[Forgetting | None]:
+    """Forgetting whose reservations were that ended long ago, if the settings want it. Raises
+    StartRefused."""
+    if settings.customer_retention_days is None:
+        yield None
+        return
+    async with open_journal(settings) as journal:
+        if journal is None:
+            raise StartRefused("no ledger: postgres_dsn is not set")
+        yield Forgetting(journal, settings.customer_retention_days)
 
 
 @asynccontextmanager

@@ -23,7 +23,8 @@ from core.errors import StartRefused
 PREFIX = "STOCKADE_"
 FILE_NAME = "stockade.toml"
 FILE_VARIABLE = "STOCKADE_CONFIG"
-WEEK_SECONDS = 604_800
+DAY_SECONDS = 86_400
+WEEK_SECONDS = 7 * DAY_SECONDS
 MEMORY_MIN_BYTES = 16 * 2**20  # a server that holds nothing but its scripts needs a few of these
 URL_PARAMETERS = frozenset({
     "db", "username", "password", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs",
@@ -95,6 +96,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     reconcile_at: Annotated[
         Annotated[str, Meta(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")] | None,
         Meta(description="time of day (UTC, 03:30) to reconcile at, every night; none: never"),
+    ] = None
+    customer_retention_days: Annotated[
+        Annotated[int, Meta(ge=1, le=36_500)] | None,
+        Meta(description="when to forget whose a reservation was, after its end; none: never"),
     ] = None
     staleness_ms: Annotated[
         int, Meta(ge=0, le=1_000, description="how old a row may be that refuses a demand")
@@ -178,6 +183,12 @@ def load(flags: Mapping[str, str | None], environ: Mapping[str, str], directory:
         raise StartRefused(
             f"ledger_wait_seconds ({settings.ledger_wait_seconds:g}) exceeds drain_seconds "
             f"({settings.drain_seconds}): a stop would cut off who waits for the ledger"
+        )
+    days, window_seconds = settings.customer_retention_days, settings.key_window_seconds
+    if days is not None and days * DAY_SECONDS < 2 * window_seconds + DAY_SECONDS / 2:
+        raise StartRefused(
+            f"customer_retention_days ({days}) is less than two times key_window_seconds "
+            f"({window_seconds}) and half a day: the store keeps what ended for as long"
         )
     if values.get("postgres_owner_dsn") and not values.get("postgres_dsn"):
         raise StartRefused(f"{origins['postgres_owner_dsn']}: it needs a postgres_dsn beside it")

@@ -24,6 +24,7 @@ from core.store import keys
 from tests.audit import audit
 
 PATIENCE_SECONDS = 20.0
+HOUR_MS = 3_600_000
 TURN_SECONDS = 0.002  # between two looks at a condition that no event announces
 
 Store: TypeAlias = Any  # a redis.Redis, whose types do not know that it decodes nothing
@@ -96,6 +97,22 @@ def move_deadline(store: Store, reservation_id: str, deadline_ms: int) -> None:
         pipe.execute()
     if int(text(store, keys.META, "cursor")) > second:
         store.hset(keys.META, "cursor", second)
+
+
+async def leave_store(service: Service, store: Store, ids: list[str]) -> None:
+    """Lets the hours pass after which records that ended leave the store; the ledger has them."""
+    moved.update(ids)
+    past_ms = server_ms(store) - 4 * HOUR_MS
+    store.delete(keys.done_at(server_ms(store) // HOUR_MS))
+    for id in ids:
+        words = record(store, id).split(" ")
+        words[2] = str(past_ms)
+        store.hset(keys.bucket_of(id), id, " ".join(words))
+        store.rpush(keys.done_at(past_ms // HOUR_MS), id)
+    store.hset(keys.META, "mark_ms", server_ms(store))
+    reaper = Reaper(service.lane, service._shard, service.backlog, past_ms // HOUR_MS - 1)
+    await reaper.turn()
+    assert not any(store.hexists(keys.bucket_of(id), id) for id in ids)
 
 
 def make_due(store: Store, reservation_id: str) -> None:

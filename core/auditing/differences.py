@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from core.chronicle import Accounts
 from core.ledger.audit import Difference, Kind
+from core.store import wording
 
 TEXT_CHARS_MAX = 1_000  # of a row or record that is quoted in a case
 _SEQ_WORD = 5  # of a record: which event wrote it; one that came back from the ledger has another
@@ -97,7 +98,7 @@ def of_accounts(
 def of_records(cause: str, id: str, expected: str, found: str) -> Difference:
     """The store's record of a reservation is not the ledger's; one of them may be missing."""
     units = abs(open_units(expected) - open_units(found))
-    return Difference("record", id, cause, quoted(expected), quoted(found), units)
+    return Difference("record", id, cause, quoted_record(expected), quoted_record(found), units)
 
 
 def of_lag(subject: str, version: int, known: int, trouble: str) -> Difference:
@@ -146,6 +147,11 @@ def open_units(record: str) -> int:
         own, borrowed, fulfilled, cancelled = (*map(int, numbers[:4]), 0, 0, 0)[:4]
         total += own + borrowed - fulfilled - cancelled
     return total
+
+
+def quoted_record(record: str) -> str:
+    """A record as a case may hold it: whose it is, cases do not keep."""
+    return quoted(wording.without_people(record))
 
 
 def quoted(text: str) -> str:

@@ -225,7 +225,7 @@ class Repairer:
             await self._run(scripts.RESTATE, names, [id, found, " ".join(words), second])
         if not known:
             return "the record goes: no event tells of it"
-        return f"the record becomes {of.quoted(record)!r}, as the ledger has it"
+        return f"the record becomes {of.quoted_record(record)!r}, as the ledger has it"
 
     async def _count(self, case: Case, apply: bool) -> str:
         """What is missing or too much is booked, as a fact."""

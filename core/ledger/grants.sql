@@ -12,3 +12,5 @@ GRANT EXECUTE ON FUNCTION stockade.open_month(date) TO {role};
 GRANT INSERT ON stockade.drift TO {role};
 GRANT INSERT, UPDATE ON stockade.reconciliation, stockade.reconciliation_case, stockade.verified
   TO {role};
+REVOKE EXECUTE ON FUNCTION stockade.forget(integer, integer) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION stockade.forget(integer, integer) TO {role};

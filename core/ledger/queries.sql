@@ -80,6 +80,9 @@ DELETE FROM stockade.idempotency_keys WHERE time_ms < $1 AND (NOT long OR time_m
 -- name: record
 SELECT record FROM stockade.reservation WHERE id = $1
 
+-- name: forget
+SELECT looked, forgot FROM stockade.forget($1, $2)
+
 -- name: fence_mark
 UPDATE stockade.mark SET epoch = $4, seq = 0 WHERE shard = $1 AND epoch = $2 AND seq = $3
 

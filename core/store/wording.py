@@ -33,6 +33,8 @@ STATES = {
     "X": "expired", "K": "cancelled",
 }  # fmt: skip
 
+MASK = "***"  # for who may not see it: whose it is, and not even whether it is the same one's
+
 _PLAIN = re.compile(r"[A-Za-z0-9._~][A-Za-z0-9._~-]*")
 _SAFE = "!#$&'()*+,./:;<=>?[]^_|~-"
 
@@ -134,6 +136,16 @@ def parse_record(record: bytes) -> Record:
         words[0], int(words[1]), updated, deadline, committed, words[5], words[6], words[7],
         words[8], lines,
     )  # fmt: skip
+
+
+def without_people(record: str) -> str:
+    """A record's text with its customer and its reference, if it has them, as ``***``. So little
+    must it be a record that it may be any text."""
+    words = record.split(" ")
+    for place in (7, 8):
+        if words[place : place + 1] not in ([], ["-"]):
+            words[place] = MASK
+    return " ".join(words)
 
 
 def parse_pool(

@@ -301,6 +301,7 @@ EDGES = {
     },
     "core.opening": {
         "core.watch": "opens it",
+        "core.forgetting": "opens it",
         "core.meters": "hands them on",
         "core.auditing": "opens it",
         "core.embedded": "a private store is rebuilt without anybody being asked",
@@ -325,6 +326,10 @@ EDGES = {
         "core.model": "what a channel may take",
         "core.records": "a movement is told as it is listed",
         "core.store": "records and rows as values",
+    },
+    "core.forgetting": {
+        "core.errors": "the ledger may be away",
+        "core.ledger": "forgets there",
     },
     "core.feed": {
         "core.errors": "too many listen, or the ledger is away",

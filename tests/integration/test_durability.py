@@ -26,14 +26,11 @@ from tests.workers import (
     demand,
     furnish,
     key,
+    leave_store,
     make_due,
     moved,
-    record,
-    server_ms,
     until,
 )
-
-HOUR_MS = 3_600_000
 
 
 @pytest.fixture
@@ -191,21 +188,6 @@ async def test_without_a_ledger_its_level_cannot_be_had(worker: Service) -> None
     assert (await accounts(worker))[1:3] == (1, 0)
 
 
-async def forget(service: Service, store: Store, ids: list[str]) -> None:
-    """Lets the hours pass after which ended records leave the store."""
-    past_ms = server_ms(store) - 4 * HOUR_MS
-    store.delete(keys.done_at(server_ms(store) // HOUR_MS))
-    for id in ids:
-        words = record(store, id).split(" ")
-        words[2] = str(past_ms)
-        store.hset(keys.bucket_of(id), id, " ".join(words))
-        store.rpush(keys.done_at(past_ms // HOUR_MS), id)
-    store.hset(keys.META, "mark_ms", server_ms(store))
-    reaper = Reaper(service.lane, service._shard, service.backlog, past_ms // HOUR_MS - 1)
-    await reaper.turn()
-    assert not any(store.hexists(keys.bucket_of(id), id) for id in ids)
-
-
 async def test_records_that_left_the_store_work_on(
     backed: Service, store: Store, store_url: str, ledger: Ledger, workers: Workers
 ) -> None:
@@ -223,7 +205,7 @@ async def test_records_that_left_the_store_work_on(
     await engine.cancel(cancelled, Cancel(reason="dear"), key("k"))
     before = {each.id: (await engine.reservation(each.id)).reservation() for each in held}
     await ledger.catch_up(store_url)
-    await forget(backed, store, [shipped, late, released, cancelled])
+    await leave_store(backed, store, [shipped, late, released, cancelled])
 
     for id, was in before.items():
         now = (await engine.reservation(id)).reservation()
@@ -253,7 +235,7 @@ async def test_two_who_bring_one_back_do_it_once(
     await backed.engine.commit(held.id, Commit())
     await backed.engine.fulfil(held.id, Fulfil(), key("f"))
     await ledger.catch_up(store_url)
-    await forget(backed, store, [held.id])
+    await leave_store(backed, store, [held.id])
     results = await asyncio.gather(
         *(
             service.engine.return_(held.id, Return([ReturnLine("tee", 2)]), key(name))

@@ -70,6 +70,16 @@ def test_a_row_that_is_none_is_told_as_it_is() -> None:
     assert found.units == 18
 
 
+def test_a_case_does_not_keep_whose_it_was() -> None:
+    record = "R 2 10 20 - 7 web {} {} tee@main@1,0"
+    found = of.of_records(
+        "record_edited", "id", record.format("c-9", "-"), record.format("c-8", "order%2017")
+    )
+    assert found.expected == record.format("***", "-")
+    assert found.found == record.format("***", "***")
+    assert of.quoted_record("no record") == "no record"
+
+
 @pytest.mark.parametrize("word", ["12", "-", "~0123456789abcdef"])
 def test_a_record_that_came_back_is_the_same(word: str) -> None:
     one = f"R 2 10 20 - {word} web - - tee@main@1,0"

@@ -65,6 +65,7 @@ def test_the_file_can_be_named(tmp_path: Path) -> None:
         ("valkey_maxmemory_bytes", "1"),
         ("valkey_maxmemory_bytes", "1gb"),
         ("durability", "ledger"),
+        ("customer_retention_days", "0"),
         ("staleness_ms", "1001"),
         ("key_window_seconds", "3599"),
         ("goods_key_window_seconds", "604799"),
@@ -91,6 +92,13 @@ def test_who_waits_for_the_ledger_may_not_outlast_a_stop(tmp_path: Path) -> None
     told = refusal({"drain_seconds": "4"}, {}, tmp_path)
     assert told.startswith("ledger_wait_seconds (5) exceeds drain_seconds (4): ")
     assert load({"drain_seconds": "5"}, {}, tmp_path).settings.drain_seconds == 5
+
+
+def test_nobody_is_forgotten_whom_the_store_still_knows(tmp_path: Path) -> None:
+    told = refusal({"customer_retention_days": "2", "key_window_seconds": "90000"}, {}, tmp_path)
+    assert told.startswith("customer_retention_days (2) is less than two times key_window_seconds")
+    for days, window in (("1", "3600"), ("3", "90000")):
+        load({"customer_retention_days": days, "key_window_seconds": window}, {}, tmp_path)
 
 
 @pytest.mark.parametrize("variable", ["STOCKADE_PROT", "STOCKADE_", "STOCKADE_port"])
