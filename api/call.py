@@ -29,6 +29,9 @@ Header = tuple[bytes, bytes]
 Reply = tuple[int, list[Header], bytes]
 Answer: TypeAlias = "Reply | Stream"
 
+# The ASGI extension of our own server: (status, headers, body) → whether it was said, in one write.
+WHOLE = "stockade.whole"
+
 JSON: Header = (b"content-type", b"application/json")
 
 BODY_BYTES_MAX = 2**20  # a hundred lines with the longest names are 40 KB
@@ -71,7 +74,7 @@ class Call:
     """
 
     __slots__ = ("app", "body", "caller", "headers", "method", "more", "parameter", "query",
-                 "raw_path", "trace")  # fmt: skip
+                 "raw_path", "trace", "whole")  # fmt: skip
 
     def __init__(self, scope: Scope, app: App) -> None:
         self.app = app
@@ -83,6 +86,8 @@ class Call:
         self.body = b""
         self.caller: Caller = LOOPBACK
         self.trace: RequestTrace | None = None
+        self.whole: Callable[[int, list[Header], bytes], bool] | None
+        self.whole = scope.get("extensions", {}).get(WHOLE)
         self.more = True  # there may be more of the body to come
         self.headers: dict[bytes, bytes] = {}
         headers = self.headers
@@ -227,8 +232,10 @@ def passing_through(scope: Scope, send: Send) -> Send:
 async def send_reply(call: Call, reply: Reply, send: Send) -> None:
     """Answer ``call``. A HEAD gets what its GET would, without the body."""
     headers = call.finish(reply)
-    await send({"type": "http.response.start", "status": reply[0], "headers": headers})
     body = b"" if call.method == "HEAD" else reply[2]
+    if call.whole is not None and call.whole(reply[0], headers, body):
+        return
+    await send({"type": "http.response.start", "status": reply[0], "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
