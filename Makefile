@@ -1,13 +1,14 @@
 # make run     the service with its private store on http://127.0.0.1:8080, data in ./var
 # make test    every check and test there is; the last line is the test runner's
 # make build   only .venv, with .venv/bin/stockade in it
-# make bench   benchmarks          make loadtest   a replay of real baskets, audited
+# make bench   benchmarks          make loadtest   a flash sale, audited
 # make proof   the property tests, searching for longer, and everything killed ROUNDS times
 # make clean   away with all that was built; ./var, the data, stays
 
 PYTHON ?= python3
 BIN := .venv/bin
 ROUNDS ?= 3
+BUYERS ?= 5000
 # Test files that are run at once, each with servers of its own.
 JOBS ?= 2
 KERNEL := $(wildcard core/*/_*.pyx core/kernel/*.pxd)
@@ -46,7 +47,7 @@ bench: build
 	$(BIN)/python -m bench
 
 loadtest: build
-	$(BIN)/python -m loadtest replay loadtest/data/orders-sample.csv
+	$(BIN)/python -m loadtest flash-sale --set buyers=$(BUYERS) --output var/loadtest
 
 proof: build
 	$(BIN)/python -m pytest tests/property --hypothesis-profile=proof

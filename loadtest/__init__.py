@@ -1,14 +1,23 @@
-"""The load-test harness: real orders against a real service, judged from outside. In this order:
+"""The load-test harness: a crowd against a real service, judged from outside. In this order:
 
-    orders            reads an order log, dirt and all
-    settings          what ``--set`` can set
-    client            HTTP with retries under the same key, and the shapes of the answers
-    histogram         latencies
-    book              what the service has acknowledged in this run
-    stocking          makes a fresh service ready for a log
+    settings          what a scenario says, and ``--set`` instead; the files are in ``scenarios/``
+    arrivals          when buyers come
+    demand            who wants what: a synthetic crowd, and the stock that it finds
+    orders            reads an order log, dirt and all: a crowd that was real
     journeys          what becomes of each basket, drawn from the seed
-    replay            baskets: reserve → commit → fulfil, amended, cancelled, returned or abandoned
-    audit             recomputes every pool from the book and reads reservations back
+    transport         HTTP over kept connections
+    client            retries under the same key, and the shapes of the answers
+    histogram         latencies
+    measure           what a run saw, second by second
+    book              what the service has acknowledged in this run
+    stocking          makes a service ready for a run
+    crowd             baskets: reserve → commit → fulfil, amended, cancelled, returned or abandoned
+    generator         a process that asks: its share of the crowd
+    fleet             several of them as one
+    pools             what each pool must hold, by the book
+    records           what the ledger has, against store and book
+    checks            what an audit found
+    audit             all of that after the run
     report            the summary and the JSON document
     progress          the bar in the terminal
     document          the report of a run, as programs read it
@@ -18,6 +27,7 @@
     pictures          which plots a report gets
     page              the report as one HTML file
     service           a service of the harness's own
+    run               one run from beginning to end
     completejourney   turns real grocery transactions into an order log
 
 It imports nothing of the service: what it knows, it knows from the contract.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from sys import intern
 
 import msgspec
@@ -18,12 +18,11 @@ COUNTERS = {"fulfil": "fulfilled", "cancel": "cancelled", "return": "returned"}
 LISTED_MAX = 200  # differences described one by one; all of them are counted
 
 
-class Differences:
+class Differences(msgspec.Struct):
     """What is not as it should be: all of it counted, the first of it described."""
 
-    def __init__(self) -> None:
-        self.count = 0
-        self.listed: list[str] = []
+    count: int = 0
+    listed: list[str] = []
 
     def add(self, text: str) -> None:
         """One more."""
@@ -31,33 +30,72 @@ class Differences:
         if len(self.listed) < LISTED_MAX:
             self.listed.append(text)
 
+    def merge(self, other: Differences) -> None:
+        """Those of ``other``, too."""
+        self.count += other.count
+        self.listed = (self.listed + other.listed)[:LISTED_MAX]
+
 
 class Held(msgspec.Struct):
-    """A reservation as last acknowledged; ``left``: nobody will come back for it."""
+    """A reservation as last acknowledged.
+
+    Of one with a time to live, on this machine's clock: it may not expire before ``alive_s``, and
+    has expired, if it is still unpaid, a moment after ``over_s``.
+    """
 
     channel: str
     state: str
     version: int
     lines: list[Line]
-    left: bool
+    alive_s: float | None = None
+    over_s: float | None = None
 
 
-class Book:
-    """Everything acknowledged in one run.
+class Rule(msgspec.Struct, frozen=True):
+    """What a channel may do beside selling what is its own; ``ceiling`` in millionths."""
+
+    borrow: bool = True
+    ceiling: int | None = None
+
+
+class Book(msgspec.Struct):
+    """Everything acknowledged in one run; a struct, so that each process may keep its own.
 
     ``shares`` is the quota policy that was set: location → channel → millionths of a receipt; the
-    rest of a receipt is for all. ``returned``: pool → disposition → units.
+    rest of a receipt is for all. ``rules``: channel → what else was set for it. ``received``: all
+    pools of the run. ``returned``: pool → disposition → units. ``unheard``: references under which
+    there may be a reservation that nobody heard of, which expires.
     """
 
-    def __init__(self, shares: dict[str, dict[str, int]]) -> None:
-        self.shares = shares
-        self.received: dict[PoolKey, int] = {}
-        self.returned: dict[PoolKey, Counter[str]] = {}
-        self.reservations: dict[str, Held] = {}
-        self.surprises = Differences()
+    shares: dict[str, dict[str, int]]
+    rules: dict[str, Rule] = {}
+    received: dict[PoolKey, int] = {}
+    returned: dict[PoolKey, Counter[str]] = {}
+    reservations: dict[str, Held] = {}
+    unheard: set[str] = set()
+    keys_repeated: int = 0
+    keys: Differences = msgspec.field(default_factory=Differences)
+    surprises: Differences = msgspec.field(default_factory=Differences)
+
+    def merge(self, other: Book) -> None:
+        """What another process was acknowledged, too."""
+        for id in self.reservations.keys() & other.reservations.keys():
+            self.keys.add(f"reservation {id}: two baskets were given this id")
+        self.reservations |= other.reservations
+        for pool, back in other.returned.items():
+            self.returned.setdefault(pool, Counter()).update(back)
+        self.unheard |= other.unheard
+        self.keys_repeated += other.keys_repeated
+        self.keys.merge(other.keys)
+        self.surprises.merge(other.surprises)
 
     def reserved(
-        self, answer: Reservation, channel: str, wanted: Counter[PoolKey], left: bool
+        self,
+        answer: Reservation,
+        channel: str,
+        wanted: Counter[PoolKey],
+        alive_s: float | None = None,
+        over_s: float | None = None,
     ) -> None:
         """A reserve was acknowledged; what it grants must be what was ``wanted``."""
         if (answer.channel, answer.state) != (channel, "reserved"):
@@ -65,9 +103,11 @@ class Book:
                 f"reservation {answer.id}: {answer.state} for {answer.channel} when made"
             )
         if answer.id in self.reservations:
-            self.surprises.add(f"reservation {answer.id}: two baskets were given this id")
+            self.keys.add(f"reservation {answer.id}: two baskets were given this id")
         lines = self._granted(answer.id, answer, wanted)
-        self.reservations[answer.id] = Held(channel, "reserved", answer.version, lines, left)
+        self.reservations[answer.id] = Held(
+            channel, "reserved", answer.version, lines, alive_s, over_s
+        )
 
     def amended(self, id: str, answer: Reservation, wanted: Counter[PoolKey]) -> None:
         """An amend of a reservation of which nothing was cancelled or shipped: as a reserve, but
@@ -86,6 +126,9 @@ class Book:
         held = self.reservations[id]
         before = held.lines
         held.lines = moved_lines(before, verb, part)
+        if verb == "commit" and answer.reacquired:
+            wanted = held_units(held)
+            held.lines = self._granted(id, answer, wanted)
         held.state = {"commit": "committed", "release": "released"}.get(verb) or settled(held.lines)
         self._seen(id, verb, answer, held.state)
         if answer.lines != held.lines and sorted(answer.lines, key=place) != sorted(
@@ -100,11 +143,25 @@ class Book:
                     back = self.returned.setdefault((line.sku, line.location), Counter())
                     back[disposition] += line.returned - was.returned
 
+    def expired(self, id: str, now_s: float) -> None:
+        """The service says that a reservation has expired."""
+        held = self.reservations[id]
+        if held.alive_s is None or now_s < held.alive_s:
+            self.surprises.add(f"reservation {id}: expired before its deadline")
+        held.state = "expired"
+
+    def last_deadline_s(self) -> float:
+        """When the last of what is still unpaid has expired; 0 if nothing will."""
+        return max((held.over_s for held in self._unpaid() if held.over_s is not None), default=0)
+
     def deadlines_passed(self) -> None:
-        """All that was left has reached its deadline."""
-        for held in self.reservations.values():
-            if held.left:
+        """All that has a deadline and was not paid has reached it."""
+        for held in self._unpaid():
+            if held.over_s is not None:
                 held.state = "expired"
+
+    def _unpaid(self) -> Iterator[Held]:
+        return (held for held in self.reservations.values() if held.state == "reserved")
 
     def _seen(self, id: str, verb: str, answer: Reservation, state: str) -> None:
         held = self.reservations[id]
@@ -139,6 +196,18 @@ class Book:
 def place(line: Line) -> PoolKey:
     """The pool that a line is about."""
     return line.sku, line.location
+
+
+def differences(found: Reservation, held: Held) -> Iterator[str]:
+    """How a reservation as it was read differs from what the book has of it."""
+    if found.state != held.state:
+        yield f"is {found.state}, should be {held.state}"
+    if found.channel != held.channel:
+        yield f"is of {found.channel}, should be of {held.channel}"
+    if held.state != "expired" and found.version != held.version:
+        yield f"is version {found.version}, should be {held.version}"
+    if sorted(found.lines, key=place) != sorted(held.lines, key=place):
+        yield f"holds {found.lines}, should hold {held.lines}"
 
 
 def held_units(held: Held) -> Counter[PoolKey]:

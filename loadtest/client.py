@@ -8,17 +8,15 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import aiohttp
 import msgspec
-from yarl import URL
 
-from loadtest.histogram import Histogram
+from loadtest.measure import Meter
+from loadtest.transport import Transport
 
 PATIENCE_S = 30.0  # how long one call is tried before its outcome counts as unknown
 BACKOFF_FIRST_S = 0.02
@@ -68,6 +66,20 @@ class Reservation(msgspec.Struct):
     version: int
     channel: str
     lines: list[Line]
+    reacquired: bool = False  # a late commit took its units anew
+
+
+class Available(msgspec.Struct):
+    """What a channel can take of a SKU, as answered."""
+
+    sku: str
+    available: int
+
+
+class Availability(msgspec.Struct):
+    """A read of availability, as answered."""
+
+    items: list[Available]
 
 
 class PoolChannel(msgspec.Struct, gc=False):
@@ -77,6 +89,7 @@ class PoolChannel(msgspec.Struct, gc=False):
     reserved: int
     committed: int
     available: int
+    ceiling_left: int | None = None
 
 
 class Pool(msgspec.Struct):
@@ -118,6 +131,8 @@ class Problem(msgspec.Struct):
     code: str = "unnamed"
     detail: str = ""
     lines: list[ProblemLine] = []
+    outcome: str = "unknown"
+    state: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,41 +167,61 @@ class Answer:
 
 
 class Client:
-    """Makes calls and keeps their latencies, from first sending to final answer, in ``latency``.
+    """Makes calls, again under the same key if need be, and tells ``meter`` of all of them.
 
-    ``retries`` counts attempts that had to be repeated, by status or by what broke.
+    ``patience_s``: for how long a call is repeated; None: ``PATIENCE_S``.
     """
 
-    def __init__(self, session: aiohttp.ClientSession, rng: random.Random) -> None:
-        self._session = session
+    def __init__(
+        self,
+        transport: Transport,
+        rng: random.Random,
+        meter: Meter,
+        patience_s: float | None = None,
+    ) -> None:
+        self.meter = meter
+        self._transport = transport
         self._rng = rng
-        self.latency_us: dict[str, Histogram] = {}
-        self.retries: Counter[str] = Counter()
+        self._patience_s = patience_s
 
-    async def call(self, call: Call, busy_lines: Callable[[Answer], bool] | None = None) -> Answer:
-        """The final answer to ``call``; raises Unanswered when there is none.
+    async def call(
+        self,
+        call: Call,
+        due_ns: int | None = None,
+        busy_lines: Callable[[Answer], bool] | None = None,
+    ) -> Answer:
+        """The final answer to ``call``, timed from when it was due; raises Unanswered when there
+        is none and what became of it is not known.
 
         Lines that stand on their own can be busy one by one: while ``busy_lines`` says so of an
         answer, the whole call is repeated, and the key keeps what is done from being done twice.
         """
+        since_ns = self.meter.asked(due_ns)
         started_ns = time.monotonic_ns()
+        patience_s = PATIENCE_S if self._patience_s is None else self._patience_s
         backoff_s = BACKOFF_FIRST_S
+        unknown = False  # whether an attempt may have had an effect that nobody heard of
         while True:
+            answer = None
             try:
                 answer, wait_s = await self._attempt(call)
                 trouble = str(answer.status)
                 if answer.status == 200 and busy_lines is not None and busy_lines(answer):
                     trouble = "busy lines"
                 elif answer.status < 500 and answer.status != BUSY:
-                    histogram = self.latency_us.setdefault(call.verb, Histogram())
-                    histogram.record((time.monotonic_ns() - started_ns) // 1000)
+                    self.meter.answered(call.verb, since_ns, answer.replayed)
                     return answer
-            except (aiohttp.ClientError, OSError) as error:
-                trouble, wait_s = type(error).__name__, 0.0
-            self.retries[trouble] += 1
+                unknown |= answer.status != BUSY and answer.problem().outcome != "none"
+            except OSError as error:
+                trouble, wait_s, unknown = type(error).__name__, 0.0, True
             wait_s = max(wait_s, backoff_s * self._rng.uniform(0.5, 1.0))
-            if (time.monotonic_ns() - started_ns) / 1e9 + wait_s > PATIENCE_S:
-                raise Unanswered(f"{call.method} {call.path}: {trouble} for {PATIENCE_S:g} s")
+            if (time.monotonic_ns() - started_ns) / 1e9 + wait_s > patience_s:
+                if answer is not None and not unknown:
+                    self.meter.answered(call.verb, since_ns, answer.replayed)
+                    return answer
+                self.meter.unanswered(trouble)
+                raise Unanswered(f"{call.method} {call.path}: {trouble} for {patience_s:g} s")
+            self.meter.retried(trouble)
             await asyncio.sleep(wait_s)
             backoff_s = min(BACKOFF_LAST_S, 2 * backoff_s)
 
@@ -194,7 +229,7 @@ class Client:
         self, call: Call, *statuses: int, busy_lines: Callable[[Answer], bool] | None = None
     ) -> Answer:
         """The answer to ``call``; raises Refused if its status is none of ``statuses``."""
-        answer = await self.call(call, busy_lines)
+        answer = await self.call(call, busy_lines=busy_lines)
         if answer.status not in statuses:
             problem = answer.problem()
             raise Refused(
@@ -202,34 +237,19 @@ class Client:
             )
         return answer
 
+    async def give_up(self, call: Call, after_s: float) -> None:
+        """Ask, and be gone after ``after_s``, whatever came of it: who asks again uses the key."""
+        self.meter.asked(None)
+        self.meter.gave_up()
+        with suppress(OSError):  # a connection that breaks is one way of hearing nothing
+            async with asyncio.timeout(after_s):
+                await self._transport.request(call.method, call.path, call.body, call.key)
+
     async def _attempt(self, call: Call) -> tuple[Answer, float]:
         """An answer, and for how many seconds it asks to be left alone."""
-        headers = {"Content-Type": "application/json"} if call.body else {}
-        if call.key is not None:
-            headers["Idempotency-Key"] = call.key
-        url = URL(call.path, encoded=True)
-        async with self._session.request(
-            call.method, url, data=call.body or None, headers=headers
-        ) as response:
-            body = await response.read()
-            after = response.headers.get("Retry-After", "")
-            wait_s = float(after) if after.isdecimal() else 0.0
-            replayed = response.headers.get("Idempotent-Replayed") == "true"
-            return Answer(response.status, body, replayed), wait_s
-
-
-@asynccontextmanager
-async def connect(url: str, concurrency: int, rng: random.Random) -> AsyncIterator[Client]:
-    """A client of the service at ``url`` with at most ``concurrency`` connections."""
-    connector = aiohttp.TCPConnector(limit=concurrency, keepalive_timeout=60)
-    timeout = aiohttp.ClientTimeout(total=ATTEMPT_S)
-    async with aiohttp.ClientSession(
-        url,
-        connector=connector,
-        timeout=timeout,
-        skip_auto_headers=("Content-Type",),  # no body, no type: aiohttp would name one
-    ) as session:
-        yield Client(session, rng)
+        async with asyncio.timeout(ATTEMPT_S):
+            heard = await self._transport.request(call.method, call.path, call.body, call.key)
+        return Answer(heard.status, heard.body, heard.replayed), heard.wait_s
 
 
 async def each(items: Iterable[T], work: Callable[[T], Awaitable[Any]], concurrency: int) -> None:

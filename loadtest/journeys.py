@@ -60,6 +60,11 @@ class Journey(NamedTuple):
     disposition: str | None  # of what comes back
     repeated: frozenset[str]
     dice: random.Random
+    ships: bool = True
+    twice: bool = False  # presses twice: two requests at once under one key
+    hasty: bool = False  # does not wait for the first answer, and asks again under its key
+    pays_after_s: float = 0.0
+    ttl_s: int | None = None  # how long the cart is held; None: as long as the channel has it
 
 
 class Step(NamedTuple):
@@ -78,20 +83,30 @@ class Part(NamedTuple):
 
 
 def journeys(baskets: Iterable[Basket], settings: Settings) -> Iterator[Journey]:
-    """What becomes of each basket; the same for the same seed."""
-    rng = random.Random(settings.seed)
-    abandon = float(settings.abandon)
-    change, cancel, back = float(settings.change), float(settings.cancel), float(settings.back)
+    """What becomes of each basket: drawn from the seed and its number, whoever draws it."""
+    abandon, pay_s = settings.abandon, settings.scaled(settings.pay_seconds)
     for basket in baskets:
-        drawn = rng.random()
+        dice = random.Random(f"{settings.seed} {basket.number}")
+        drawn = dice.random()
         fate = Fate.FULFIL
         if drawn < abandon:
             fate = Fate.RELEASE if drawn < abandon / 2 else Fate.LEAVE
-        repeated = [verb for verb, share in REPEATED_SHARES.items() if rng.random() < share]
+        repeated = [verb for verb, share in REPEATED_SHARES.items() if dice.random() < share]
         # All of it is drawn for every basket: one setting does not change what another one draws.
-        changed, cancels, returns = (rng.random() < share for share in (change, cancel, back))
-        swayed, paid_first = rng.random() < 0.5, rng.random() < 0.5
-        disposition, dice = rng.choice(DISPOSITIONS), random.Random(rng.getrandbits(64))
+        changed, cancels, returns, ships, twice, hasty = (
+            dice.random() < share
+            for share in (
+                settings.change,
+                settings.cancel,
+                settings.back,
+                settings.fulfil,
+                settings.double_click,
+                settings.retry,
+            )
+        )
+        swayed, paid_first = dice.random() < 0.5, dice.random() < 0.5
+        disposition = dice.choice(DISPOSITIONS)
+        pays_after_s = dice.lognormvariate(0, settings.pay_sigma) * pay_s
         paid = fate is Fate.FULFIL
         kind = Change.SWAY if swayed else Change.GROW
         yield Journey(
@@ -103,6 +118,12 @@ def journeys(baskets: Iterable[Basket], settings: Settings) -> Iterator[Journey]
             disposition=disposition if paid and returns else None,
             repeated=frozenset(repeated),
             dice=dice,
+            ships=ships,
+            twice=twice,
+            hasty=hasty,
+            pays_after_s=pays_after_s,
+            # Who pays at once needs no time to live, except for being left.
+            ttl_s=settings.held_seconds if pay_s or fate is Fate.LEAVE else None,
         )
 
 
@@ -125,9 +146,10 @@ def course(journey: Journey, lines: list[Line]) -> tuple[list[Line], list[Step]]
     steps = steps + amends if journey.paid_first else amends + steps
     if journey.cancels:
         steps.append(Step("cancel"))
-    steps.append(Step("fulfil"))
-    if journey.disposition is not None:
-        steps.append(Step("return"))
+    if journey.ships:
+        steps.append(Step("fulfil"))
+        if journey.disposition is not None:
+            steps.append(Step("return"))
     return first, steps
 
 

@@ -6,118 +6,259 @@ import os
 import platform
 import sys
 from collections import Counter
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from loadtest.audit import Audit
-from loadtest.client import Client
+from loadtest.checks import Audit
+from loadtest.crowd import Tally
 from loadtest.histogram import Histogram
-from loadtest.replay import Tally
+from loadtest.measure import CURVE, Measured, Second
 from loadtest.settings import Settings
 from loadtest.stocking import Survey
 
 PRINTED_DIFFERENCES = 20
-VERBS = ("reserve", "amend", "commit", "fulfil", "release", "cancel", "return")
+LATE_MS = 20.0  # what the harness may be late at the 99th percentile: a few turns of its loop
+BUSY = 0.9  # the share of its time that a process that asks may be busy
+
+
+@dataclass(slots=True)
+class Look:
+    """The stock of the most wanted SKUs at a moment; ``quota``: channel → units left of its own."""
+
+    at_s: float
+    on_hand: int
+    available: int
+    quota: dict[str, int]
 
 
 @dataclass(slots=True)
 class Run:
-    """One finished run."""
+    """One finished run. ``plan`` and ``log``: of a replay alone."""
 
+    scenario: str
     id: str
-    log: Path
     service_version: str
     started_at: datetime
     setup_s: float
     settings: Settings
-    plan: Survey
     tally: Tally
-    client: Client
+    measured: Measured
     audit: Audit
+    looks: list[Look] = field(default_factory=list)
+    processes: int = 1
+    log: Path | None = None
+    plan: Survey | None = None
 
 
 def document(run: Run) -> dict[str, Any]:
     """Everything about the run, ready for JSON."""
-    plan, tally = run.plan, run.tally
-    return {
+    measured, tally, audit = run.measured, run.tally, run.audit
+    found: dict[str, Any] = {
+        "scenario": run.scenario,
         "run": run.id,
+        "service_version": run.service_version,
         "started_at": f"{run.started_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        "seconds": round(tally.elapsed_s, 3),
+        "setup_seconds": round(run.setup_s, 3),
         "settings": run.settings.as_dict(),
-        "log": {
-            "file": run.log.name,
-            "baskets": plan.baskets,
-            "reservations": plan.reservations,
-            "lines": plan.lines,
-            "channels": {name: len(locations) for name, locations in plan.channels.items()},
-            "pools": len(plan.demand),
-            "units": sum(plan.demand.values()),
-            **asdict(plan.dirt),
+        "model": "open" if run.settings.is_open else "closed",
+        "seed": run.settings.seed,
+        "generator": generator(run),
+        "totals": totals(run),
+        "refusals": measured.refusals,
+        "errors": measured.errors,
+        "retries": measured.retries,
+        "operations": {
+            name: _operation(histogram, tally.elapsed_s)
+            for name, histogram in _by_count(measured.operations)
         },
-        "setup_s": round(run.setup_s, 3),
-        **_tally(tally),
-        "baskets_per_s": round(tally.baskets / tally.elapsed_s, 1),
-        "calls": {name: _calls(name, histogram, run) for name, histogram in _histograms(run)},
-        "retries": dict(run.client.retries),
+        "timeline": list(_timeline(run)),
+        "happened": _tally(tally),
         "audit": {
-            "passed": not run.audit.differences.count,
-            "pools": run.audit.pools,
-            "reservations_acknowledged": run.audit.acknowledged,
-            "reservations_read_back": run.audit.read_back,
-            "differences": run.audit.differences.count,
-            "listed": run.audit.differences.listed,
-        },
-        "versions": {
-            "stockade": run.service_version,
-            "python": platform.python_version(),
-            "aiohttp": version("aiohttp"),
+            "passed": audit.passed,
+            "oversold": audit.oversold,
+            "acknowledged": audit.acknowledged,
+            "checks": [
+                {
+                    "name": str(about),
+                    "passed": not check.differences.count,
+                    "checked": check.checked,
+                    "differences": check.differences.listed,
+                    "count": check.differences.count,
+                }
+                for about, check in audit.checks.items()
+            ],
         },
         "machine": machine(),
+    }
+    if run.plan is not None and run.log is not None:
+        found["log"] = _log(run.plan, run.log)
+    return found
+
+
+def totals(run: Run) -> dict[str, int]:
+    """What was asked and what came of it: granted and refused are reservations, the rest requests.
+
+    ``gave_up``: asked by who did not wait, so neither answered nor unanswered.
+    """
+    whole = run.measured.total()
+    return {
+        "asked": whole.asked,
+        "answered": whole.answered,
+        "granted": whole.granted,
+        "refused": whole.refused,
+        "errors": whole.errors,
+        "unanswered": run.measured.unanswered,
+        "gave_up": run.measured.gave_up,
+        "replayed": run.measured.replayed,
+    }
+
+
+def generator(run: Run) -> dict[str, Any]:
+    """Whether the harness itself was what held the run up."""
+    late_ms = run.measured.late_us.quantile(0.99) / 1000
+    busy = run.measured.busy_s / max(run.tally.elapsed_s, 1e-9) / run.processes
+    notes = []
+    if run.settings.is_open and late_ms > LATE_MS:
+        notes.append(f"it was {late_ms:.1f} ms late at the 99th percentile")
+    if busy > BUSY:
+        notes.append(f"it was busy for {busy:.0%} of the time")
+    note = ""
+    if notes:
+        note = (
+            f"the harness itself was the bottleneck: {' and '.join(notes)}; latencies are too "
+            "long: set more processes, where there are cores for them, or come more slowly"
+        )
+    return {
+        "processes": run.processes,
+        "bottleneck": bool(notes),
+        "late_p99_ms": late_ms,
+        "busy": round(busy, 3),
+        "note": note,
     }
 
 
 def summary(run: Run) -> str:
     """A few lines to read."""
-    plan, dirt, tally, audit = run.plan, run.plan.dirt, run.tally, run.audit
-    refusals = _counted(tally.refused_lines)
-    retries, errors = _counted(run.client.retries), _counted(tally.errors)
+    tally, audit, measured = run.tally, run.audit, run.measured
+    whole, asked = totals(run), generator(run)
     amends, returns = _counted(tally.amends), _counted(tally.returns)
-    lines = [
-        f"log       {plan.baskets:,} baskets, {plan.lines:,} lines, {len(plan.demand):,} pools; "
-        f"left out: {dirt.zero_lines:,} lines of quantity 0, {dirt.empty_baskets:,} baskets of "
-        f"nothing else, {dirt.malformed_rows:,} malformed rows",
-        f"replayed  {tally.baskets:,} baskets in {tally.elapsed_s:,.1f} s "
+    lines = [] if run.plan is None else [_log_line(run.plan)]
+    lines += [
+        f"came      {tally.baskets:,} in {tally.elapsed_s:,.1f} s "
         f"({tally.baskets / tally.elapsed_s:,.0f}/s) after {run.setup_s:,.1f} s of set-up; "
-        f"{dirt.large_baskets:,} in several reservations; seed {run.settings.seed}",
-        f"granted   {tally.granted:,}: fulfilled {tally.fulfilled:,}, released "
-        f"{tally.released:,}, left to expire {tally.left_to_expire:,}, cancelled "
-        f"{tally.cancelled:,}",
+        f"seed {run.settings.seed}",
+        f"granted   {tally.granted:,}: paid {tally.paid:,}, fulfilled {tally.fulfilled:,}, "
+        f"released {tally.released:,}, left to expire {tally.left_to_expire:,}, too late "
+        f"{tally.too_late:,}, cancelled {tally.cancelled:,}",
         f"amended   {tally.amends.total():,}"
         + (f" ({amends})" if amends else "")
         + f", {tally.amends_refused:,} refused",
         f"cancelled {tally.units_cancelled:,} units in {tally.cancels:,} calls",
         f"returned  {tally.units_returned:,} units in {tally.returns.total():,} calls"
         + (f" ({returns})" if returns else ""),
-        f"refused   {tally.refused:,}" + (f" (lines: {refusals})" if refusals else ""),
-        f"retried   {run.client.retries.total():,}" + (f" ({retries})" if retries else ""),
-        f"repeated  {tally.repeated_calls:,} calls under their key",
-        f"errors    {tally.errors.total():,}" + (f" ({errors})" if errors else ""),
-        f"{'':9} {'calls':>9} {'per s':>8} {'p50 ms':>8} {'p99 ms':>8} {'p99.9':>8} {'max':>8}",
+        f"refused   {whole['refused']:,}" + _by(measured.refusals),
+        f"repeated  {tally.repeated_calls:,} calls under their key, {tally.pressed_twice:,} "
+        f"pressed twice, {tally.hasty:,} did not wait",
+        f"retried   {sum(measured.retries.values()):,}" + _by(measured.retries),
+        f"errors    {whole['errors']:,}" + _by(measured.errors),
+        f"{'':12} {'calls':>9} {'per s':>8} {'p50 ms':>8} {'p99 ms':>8} {'p99.9':>8} {'max':>8}",
     ]
-    for name, histogram in _histograms(run):
-        row = _calls(name, histogram, run)
-        rate = f"{row['per_s']:,.0f}" if "per_s" in row else ""
+    for name, histogram in _by_count(measured.operations):
+        row = _operation(histogram, tally.elapsed_s)
         times = " ".join(f"{row[key]:8.1f}" for key in ("p50_ms", "p99_ms", "p999_ms", "max_ms"))
-        lines.append(f"{name:9} {histogram.count:>9,} {rate:>8} {times}")
-    verdict = f"{audit.differences.count:,} DIFFERENCES" if audit.differences.count else "passed"
+        lines.append(f"{name:12} {row['count']:>9,} {row['rate_per_second']:>8,.0f} {times}")
+    if asked["note"]:
+        lines.append(f"WARNING   {asked['note']}")
     lines.append(
-        f"audit     {verdict}: {audit.pools:,} pools, {audit.read_back:,} of "
-        f"{audit.acknowledged:,} reservations read back"
+        f"audit     {'passed' if audit.passed else f'{audit.count:,} DIFFERENCES'}: oversold "
+        f"{audit.oversold:,}; "
+        + ", ".join(f"{about} ({check.checked:,})" for about, check in audit.checks.items())
     )
-    lines += [f"  {text}" for text in audit.differences.listed[:PRINTED_DIFFERENCES]]
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"  {text}" for text in audit.listed[:PRINTED_DIFFERENCES])])
+
+
+def _log_line(plan: Survey) -> str:
+    dirt = plan.dirt
+    return (
+        f"log       {plan.baskets:,} baskets, {plan.lines:,} lines, {len(plan.demand):,} pools; "
+        f"left out: {dirt.zero_lines:,} lines of quantity 0, {dirt.empty_baskets:,} baskets of "
+        f"nothing else, {dirt.malformed_rows:,} malformed rows; {dirt.large_baskets:,} in several "
+        "reservations"
+    )
+
+
+def _log(plan: Survey, log: Path) -> dict[str, Any]:
+    return {
+        "file": log.name,
+        "baskets": plan.baskets,
+        "reservations": plan.reservations,
+        "lines": plan.lines,
+        "channels": {name: len(locations) for name, locations in plan.channels.items()},
+        "pools": len(plan.demand),
+        "units": sum(plan.demand.values()),
+        **asdict(plan.dirt),
+    }
+
+
+def _timeline(run: Run) -> list[dict[str, Any]]:
+    """One entry a second, with the last look at the stock by then."""
+    seconds, looks = run.measured.seconds, iter(run.looks)
+    coming = next(looks, None)
+    stock: dict[str, Any] = {"on_hand": None, "available": None, "quota": {}}
+    entries = []
+    for number in range(max(seconds, default=-1) + 1):
+        second = seconds.get(number, Second())
+        while coming is not None and coming.at_s < number + 1:
+            stock = {
+                "on_hand": coming.on_hand,
+                "available": coming.available,
+                "quota": coming.quota,
+            }
+            coming = next(looks, None)
+        p50, p99, p999 = second.latency_us.quantiles((0.5, 0.99, 0.999))
+        entries.append(
+            {
+                "t": number,
+                "asked": second.asked,
+                "answered": second.answered,
+                "granted": second.granted,
+                "refused": second.refused,
+                "errors": second.errors,
+                "p50_ms": p50 / 1000,
+                "p99_ms": p99 / 1000,
+                "p999_ms": p999 / 1000,
+                **stock,
+            }
+        )
+    return entries
+
+
+def _operation(histogram: Histogram, seconds: float) -> dict[str, Any]:
+    """One verb's calls in figures."""
+    p50, p90, p99, p999 = histogram.quantiles((0.5, 0.9, 0.99, 0.999))
+    return {
+        "count": histogram.count,
+        "rate_per_second": round(histogram.count / max(seconds, 1e-9), 1),
+        "mean_ms": round(histogram.total / max(histogram.count, 1) / 1000, 3),
+        "p50_ms": p50 / 1000,
+        "p90_ms": p90 / 1000,
+        "p99_ms": p99 / 1000,
+        "p999_ms": p999 / 1000,
+        "max_ms": histogram.maximum / 1000,
+        "curve": [
+            [round(share * 100, 4), value / 1000]
+            for share, value in zip(CURVE, histogram.quantiles(CURVE), strict=True)
+        ],
+    }
+
+
+def _by(counts: Mapping[str, int]) -> str:
+    """What was counted in brackets, most of it first; nothing if it was nothing."""
+    return f" ({_counted(Counter(counts))})" if counts else ""
 
 
 def _counted(counter: Counter[str]) -> str:
@@ -131,12 +272,13 @@ def machine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
+        "python": platform.python_version(),
     }
 
 
 def _tally(tally: Tally) -> dict[str, Any]:
     """Its fields; the counters as plain dicts (``asdict`` would count their items instead)."""
-    values = {field.name: getattr(tally, field.name) for field in fields(tally)}
+    values = {name: getattr(tally, name) for name in tally.__struct_fields__}
     return {k: dict(v) if isinstance(v, Counter) else v for k, v in values.items()}
 
 
@@ -149,21 +291,5 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _histograms(run: Run) -> list[tuple[str, Histogram]]:
-    return sorted(run.client.latency_us.items(), key=lambda item: -item[1].count)
-
-
-def _calls(name: str, histogram: Histogram, run: Run) -> dict[str, float]:
-    """One verb's calls in figures; only those of the replay have a rate."""
-    figures: dict[str, float] = {
-        "count": histogram.count,
-        "mean_ms": round(histogram.total / max(histogram.count, 1) / 1000, 3),
-        "p50_ms": histogram.quantile(0.5) / 1000,
-        "p90_ms": histogram.quantile(0.9) / 1000,
-        "p99_ms": histogram.quantile(0.99) / 1000,
-        "p999_ms": histogram.quantile(0.999) / 1000,
-        "max_ms": histogram.maximum / 1000,
-    }
-    if name in VERBS:
-        figures["per_s"] = round(histogram.count / run.tally.elapsed_s, 1)
-    return figures
+def _by_count(operations: dict[str, Histogram]) -> list[tuple[str, Histogram]]:
+    return sorted(operations.items(), key=lambda item: -item[1].count)

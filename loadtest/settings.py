@@ -1,78 +1,173 @@
-"""What ``--set key=value`` can set."""
+"""What a scenario says: a small TOML file of keys, each of which ``--set key=value`` overrides."""
 
 from __future__ import annotations
 
 import secrets
+import tomllib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
+from pathlib import Path
 from typing import Any
+
+import msgspec
+from msgspec.structs import asdict, replace
+
+from loadtest.arrivals import SHAPES
+
+SCENARIOS = Path(__file__).parent / "scenarios"
+BUYERS_PER_SECOND = 1000
+SECONDS_MIN = 15.0
+SECONDS_MAX = 604_800  # a week
 
 
 class WrongSetting(Exception):
-    """A ``--set`` that cannot be taken."""
+    """A scenario or a ``--set`` that cannot be taken."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How a log is replayed.
+class Channel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A channel: its share of the buyers, as a weight, and of what arrives."""
 
-    ``speed``: times as fast as it happened; None = as fast as ``concurrency`` callers can.
-    ``abandon``: the share of baskets never paid: half are released, half left to expire.
-    ``change``: the share of paid baskets that are amended: half of them are reserved with less and
-    then grow to what the log says, half shrink and grow again.
-    ``cancel``, ``back``: the shares of paid baskets of which a part is cancelled, comes back.
-    ``stock``: how much of each pool's demand is received; below 1 some baskets are refused.
-    ``ttl_seconds``: the time to live of the reservations that are left to expire.
-    ``limit``: only so many baskets of the log.
+    name: str
+    weight: float = 1.0
+    floor: float = 0.0
+    ceiling: float | None = None
+    borrow: bool = True
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What is done, how often and how fast; what each key means stands in the scenarios' files.
+
+    A key that is left out is the one of a service at rest: nobody comes, nothing happens to them.
     """
 
+    seed: int = msgspec.field(default_factory=lambda: secrets.randbits(32))
+    processes: int = 1
+    connections: int = 1000
+    patience_seconds: float = 30.0
+    # A replay.
     speed: Decimal | None = None
     concurrency: int = 64
-    abandon: Decimal = Decimal("0.1")
-    change: Decimal = Decimal("0.2")
-    cancel: Decimal = Decimal("0.05")
-    back: Decimal = Decimal("0.05")
-    seed: int = field(default_factory=lambda: secrets.randbits(32))
     stock: Decimal = Decimal(1)
-    ttl_seconds: int = 2
-    limit: int | None = None
+    limit: int = 0
+    # Who comes when, and what there is.
+    buyers: int = 0
+    seconds: float = 0.0
+    real_seconds: float = 0.0
+    shape: str = "steady"
+    skus: int = 1
+    units: int = 0
+    channels: tuple[Channel, ...] = ()
+    # What becomes of them.
+    abandon: float = 0.0
+    change: float = 0.0
+    cancel: float = 0.0
+    back: float = 0.0
+    fulfil: float = 0.0
+    double_click: float = 0.0
+    retry: float = 0.0
+    look: float = 0.0
+    look_seconds: float = 0.0
+    pay_seconds: float = 0.0
+    pay_sigma: float = 0.0
+    ttl_seconds: int = 0
 
-    def as_dict(self) -> dict[str, str | int | float | None]:
+    def scaled(self, seconds: float) -> float:
+        """``seconds`` of the truth in the run."""
+        return seconds * self.seconds / self.real_seconds if self.real_seconds else seconds
+
+    @property
+    def held_seconds(self) -> int:
+        """For how long a cart is held in the run."""
+        return max(1, round(self.scaled(self.ttl_seconds)))
+
+    @property
+    def is_open(self) -> bool:
+        """Whether baskets come at times of their own, or each when one before is done."""
+        return bool(self.buyers) or self.speed is not None
+
+    def check(self, has_log: bool) -> None:
+        """Raises WrongSetting when there is nobody to come, or a log for nobody."""
+        if has_log and self.buyers:
+            raise WrongSetting("a scenario with buyers of its own takes no order log")
+        if not has_log and not self.buyers:
+            raise WrongSetting("expected an order log to replay, or a scenario that sets buyers")
+        if self.buyers and not (self.channels and self.seconds):
+            raise WrongSetting("a scenario with buyers needs at least one [[channel]]")
+
+    def as_dict(self) -> dict[str, Any]:
         """As written into the report."""
-        return {
-            "speed": "max" if self.speed is None else float(self.speed),
-            "concurrency": self.concurrency,
-            "abandon": float(self.abandon),
-            "change": float(self.change),
-            "cancel": float(self.cancel),
-            "back": float(self.back),
-            "seed": self.seed,
-            "stock": float(self.stock),
-            "ttl_seconds": self.ttl_seconds,
-            "limit": self.limit,
-        }
+        told = asdict(self)
+        told["speed"] = "max" if self.speed is None else float(self.speed)
+        told["stock"] = float(self.stock)
+        told["channels"] = [asdict(channel) for channel in self.channels]
+        return told
 
 
-def parse(pairs: Iterable[str]) -> Settings:
-    """Settings from ``key=value`` pairs; raises WrongSetting with one line that says what to do."""
+def scenario(name: str, pairs: Iterable[str] = ()) -> Settings:
+    """The scenario of this name, or of this file, with ``key=value`` pairs instead of its own.
+
+    Raises WrongSetting with one line that says what to do.
+    """
+    path = SCENARIOS / f"{name}.toml"
+    if not path.exists():
+        path = Path(name)
+    if path.suffix != ".toml" or not path.exists():
+        known = ", ".join(scenarios())
+        raise WrongSetting(f"{name}: expected one of {known}, or the path of a .toml file")
+    try:
+        told = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise WrongSetting(f"{path}: {error}") from None
     values: dict[str, Any] = {}
+    if "channel" in told:
+        values["channels"] = _channels(told.pop("channel"), path)
+    for key, value in told.items():
+        values[key] = _value(key, str(value), f"{path}: {key} = {value}")
     for pair in pairs:
         key, equals, text = pair.partition("=")
-        if not equals or key not in _READERS:
-            keys = ", ".join(_READERS)
-            raise WrongSetting(f"--set {pair}: expected key=value with a key of {keys}")
-        try:
-            values[key] = _READERS[key](text)
-        except (ValueError, InvalidOperation):
-            raise WrongSetting(f"--set {pair}: not a valid {key}") from None
-    return Settings(**values)
+        values[key] = _value(key if equals else "", text, f"--set {pair}")
+    settings = Settings(**values)
+    if settings.buyers and not settings.seconds:
+        seconds = max(SECONDS_MIN, settings.buyers / BUYERS_PER_SECOND)
+        settings = replace(settings, seconds=seconds)
+    return settings
+
+
+def scenarios() -> list[str]:
+    """The names of those that come with the harness."""
+    return sorted(path.stem for path in SCENARIOS.glob("*.toml"))
+
+
+def _channels(tables: object, path: Path) -> tuple[Channel, ...]:
+    try:
+        return msgspec.convert(tables, tuple[Channel, ...])
+    except msgspec.ValidationError as error:
+        raise WrongSetting(f"{path}: [[channel]]: {error}") from None
+
+
+def _value(key: str, text: str, told: str) -> Any:
+    if key not in _READERS:
+        raise WrongSetting(f"{told}: expected a key of {', '.join(_READERS)}, and its value")
+    try:
+        return _READERS[key](text)
+    except (ValueError, InvalidOperation):
+        raise WrongSetting(f"{told}: not a valid {key}") from None
 
 
 def _whole(least: int, most: int) -> Callable[[str], int]:
     def read(text: str) -> int:
         value = int(text)
         if not least <= value <= most:
+            raise ValueError(text)
+        return value
+
+    return read
+
+
+def _number(least: float, most: float) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        value = float(text)
+        if not least <= value <= most:  # what is no number is not, either
             raise ValueError(text)
         return value
 
@@ -93,15 +188,38 @@ def _speed(text: str) -> Decimal | None:
     return None if text == "max" else _decimal("0.001", "1e9")(text)
 
 
+def _shape(text: str) -> str:
+    if text not in SHAPES:
+        raise ValueError(text)
+    return text
+
+
+_SHARE, _SECONDS = _number(0, 1), _number(0, SECONDS_MAX)
 _READERS: dict[str, Callable[[str], Any]] = {
+    "seed": _whole(0, 2**64 - 1),
+    "processes": _whole(1, 64),
+    "connections": _whole(1, 16_384),  # as many as a worker takes
+    "patience_seconds": _number(0, 3600),
     "speed": _speed,
     "concurrency": _whole(1, 4096),
-    "abandon": _decimal("0", "1"),
-    "change": _decimal("0", "1"),
-    "cancel": _decimal("0", "1"),
-    "back": _decimal("0", "1"),
-    "seed": _whole(0, 2**64 - 1),
     "stock": _decimal("0", "1000"),
-    "ttl_seconds": _whole(1, 3600),
-    "limit": _whole(1, 2**31),
+    "limit": _whole(0, 2**31),
+    "buyers": _whole(1, 2**31),
+    "seconds": _SECONDS,
+    "real_seconds": _SECONDS,
+    "shape": _shape,
+    "skus": _whole(1, 1_000_000),
+    "units": _whole(0, 2**31 - 1),
+    "abandon": _SHARE,
+    "change": _SHARE,
+    "cancel": _SHARE,
+    "back": _SHARE,
+    "fulfil": _SHARE,
+    "double_click": _SHARE,
+    "retry": _SHARE,
+    "look": _SHARE,
+    "look_seconds": _SECONDS,
+    "pay_seconds": _SECONDS,
+    "pay_sigma": _number(0, 5),
+    "ttl_seconds": _whole(1, 2_592_000),
 }

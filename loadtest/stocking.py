@@ -1,4 +1,4 @@
-"""Makes a fresh service ready for a log: locations, channels, SKUs, and the stock it will sell."""
+"""Makes a service ready for a run: locations, channels, SKUs, and the stock it will sell."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from urllib.parse import quote
 import msgspec
 import orjson
 
-from loadtest.book import Book, PoolKey
+from loadtest.book import Book, PoolKey, Rule
 from loadtest.client import Answer, Call, Client, Problem, Refused, StockPage, each
 from loadtest.orders import Dirt, read
 from loadtest.progress import Progress
@@ -20,6 +20,7 @@ from loadtest.progress import Progress
 RECEIPT_LINES = 1000  # the contract's limit
 RECEIVERS = 4  # as many thousand lines at once keep a service busy; more would only wait in it
 BUSY_LINE = 503
+SHARE_ONE = 1_000_000
 FLOOR_MILLIONTHS = 700_000  # of a location's receipts; the rest is shared, so that both are used
 
 
@@ -30,6 +31,28 @@ class _Result(msgspec.Struct):
 
 class _Results(msgspec.Struct):
     results: list[_Result]
+
+
+@dataclass(slots=True)
+class Supply:
+    """What a run finds.
+
+    ``locations``: channel → where it sells; ``floors``: channel → millionths of a receipt set aside
+    for it; ``rules``: what else is set for it; ``arriving``: the units of each pool.
+    """
+
+    locations: dict[str, list[str]]
+    floors: dict[str, int]
+    arriving: dict[PoolKey, int]
+    rules: dict[str, Rule] = field(default_factory=dict)
+
+    def shares(self) -> dict[str, dict[str, int]]:
+        """Location → channel → its share of a receipt there, in millionths."""
+        shares: dict[str, dict[str, int]] = {}
+        for channel, locations in self.locations.items():
+            for location in locations:
+                shares.setdefault(location, {})[channel] = self.floors[channel]
+        return shares
 
 
 @dataclass(slots=True)
@@ -64,13 +87,10 @@ class Survey:
             for channel, locations in self.channels.items()
         }
 
-    def shares(self) -> dict[str, dict[str, int]]:
-        """Location → channel → its share of a receipt there, in millionths."""
-        floors = self.floors()
-        return {
-            location: {channel: floors[channel] for channel in channels}
-            for location, channels in self.sellers().items()
-        }
+    def supply(self, stock: Decimal) -> Supply:
+        """``stock`` times what the log asks for."""
+        locations = {channel: list(places) for channel, places in self.channels.items()}
+        return Supply(locations, self.floors(), dict(receipts(self.demand, stock)))
 
 
 def survey(path: Path, limit: int | None) -> Survey:
@@ -98,22 +118,23 @@ def receipts(demand: dict[PoolKey, int], stock: Decimal) -> Iterator[tuple[PoolK
         wanted += units
         quantity = int(wanted * stock) - given
         given += quantity
-        if quantity:
-            yield pool, quantity
+        yield pool, quantity
 
 
-async def stock_up(
-    client: Client, plan: Survey, stock: Decimal, run: str, concurrency: int
-) -> Book:
-    """Set everything up and receive the stock; the book of what was acknowledged.
-
-    Raises Refused if the service has stock already, or refuses any of it.
-    """
+async def must_be_empty(client: Client) -> None:
+    """Raises Refused if the service has stock: what a log names could be somebody's."""
     page = (await client.must(Call("read", "GET", "/v1/stock?limit=1"), 200)).decode(StockPage)
     if page.items:
         raise Refused("the service has stock already; a replay can only audit a fresh one")
-    book = Book(plan.shares())
-    for phase, calls in _settings(plan, run).items():
+
+
+async def stock_up(client: Client, supply: Supply, run: str, concurrency: int) -> Book:
+    """Set everything up and receive the stock; the book of what was acknowledged.
+
+    Raises Refused if the service refuses any of it.
+    """
+    book = Book(supply.shares(), supply.rules)
+    for phase, calls in _settings(supply, run).items():
         progress = Progress(phase, len(calls))
 
         async def put(call: Call, progress: Progress = progress) -> None:
@@ -122,7 +143,8 @@ async def stock_up(
 
         await each(calls, put, concurrency)
 
-    arriving = dict(receipts(plan.demand, stock))
+    book.received = dict.fromkeys(supply.arriving, 0)
+    arriving = {pool: units for pool, units in supply.arriving.items() if units}
     progress = Progress("stock", len(arriving))
 
     async def receive(batch: tuple[int, list[tuple[PoolKey, int]]]) -> None:
@@ -154,27 +176,34 @@ def _busy_lines(answer: Answer) -> bool:
     return any(result.status == BUSY_LINE for result in answer.decode(_Results).results)
 
 
-def _settings(plan: Survey, run: str) -> dict[str, list[Call]]:
+def _settings(supply: Supply, run: str) -> dict[str, list[Call]]:
     """Per phase the calls that set a service up; within a phase their order is free."""
 
     def put(path: str, body: object) -> Call:
         return Call("put", "PUT", path, orjson.dumps(body), f"{run}-put-{path}")
 
-    floors = plan.floors()
     return {
-        "locations": [put(f"/v1/locations/{name}", {}) for name in plan.sellers()],
+        "locations": [put(f"/v1/locations/{name}", {}) for name in supply.shares()],
         "channels": [
-            put(
-                f"/v1/channels/{name}",
-                {"floor_share": floors[name] / 1_000_000, "locations": list(locations)},
-            )
-            for name, locations in plan.channels.items()
+            put(f"/v1/channels/{name}", _channel(supply, name)) for name in supply.locations
         ],
         "skus": [
             put(f"/v1/skus/{quote(sku, safe='')}", {})
-            for sku in dict.fromkeys(sku for sku, _ in plan.demand)
+            for sku in dict.fromkeys(sku for sku, _ in supply.arriving)
         ],
     }
+
+
+def _channel(supply: Supply, name: str) -> dict[str, object]:
+    rule = supply.rules.get(name, Rule())
+    spec: dict[str, object] = {
+        "floor_share": supply.floors[name] / SHARE_ONE,
+        "borrow": rule.borrow,
+        "locations": supply.locations[name],
+    }
+    if rule.ceiling is not None:
+        spec["ceiling_share"] = rule.ceiling / SHARE_ONE
+    return spec
 
 
 def _batches(arriving: dict[PoolKey, int]) -> Iterator[list[tuple[PoolKey, int]]]:

@@ -33,6 +33,9 @@ class Shop:
         app.router.add_put("/v1/{kind}/{name}", self.put)
         app.router.add_post("/v1/stock/receive", self.receive)
         app.router.add_get("/v1/stock", self.stock)
+        app.router.add_get("/readyz", self.ready)
+        app.router.add_get("/v1/movements", self.movements)
+        app.router.add_get("/v1/reservations", self.listed)
         app.router.add_post("/v1/reservations", self.reserve)
         app.router.add_post("/v1/reservations/{id}/{verb}", self.verb)
         app.router.add_get("/v1/reservations/{id}", self.read)
@@ -106,6 +109,7 @@ class Shop:
             self.take(channel, "reserved", line)
         id = f"r{len(self.reservations)}"
         held = {"id": id, "state": "reserved", "version": 1, "channel": channel, "lines": lines}
+        held["reference"] = body["reference"]
         self.reservations[id] = held
         if "ttl_seconds" in body and self.fault != "never expires":
             asyncio.get_running_loop().call_later(body["ttl_seconds"], self.expire, id)
@@ -250,15 +254,57 @@ class Shop:
             held = {**held, "lines": [{**line, "returned": 0} for line in held["lines"]]}
         return web.json_response(held)
 
+    async def ready(self, request: web.Request) -> web.Response:
+        return web.json_response({"store": {"seq": self.asked}})
+
+    async def movements(self, request: web.Request) -> web.Response:
+        """As if each account had been filled at once."""
+        items = [
+            {
+                "verb": "receive",
+                "sku": sku,
+                "location": location,
+                "quantity": units,
+                "from": "outside",
+                "to": account.replace(" ", ":"),
+            }
+            for (sku, location), accounts in self.pools.items()
+            if location == request.query.get("location")
+            for account, units in accounts.items()
+            if units and not (self.fault == "forgets a movement" and account == "shared")
+        ]
+        return self.page(request, items)
+
+    async def listed(self, request: web.Request) -> web.Response:
+        """Reservations as the ledger has them."""
+        location = request.query["location"]
+        items = [
+            held
+            for held in self.reservations.values()
+            if any(line["location"] == location for line in held["lines"])
+        ]
+        if self.fault == "reserves what nobody asked for":
+            items += [{**items[0], "id": "r-more"}]
+        return self.page(request, items)
+
+    def page(self, request: web.Request, items: list[Any]) -> web.Response:
+        start, limit = int(request.query.get("cursor", 0)), int(request.query["limit"])
+        following = str(start + limit) if start + limit < len(items) else None
+        return web.json_response(
+            {
+                "items": items[start : start + limit],
+                "next_cursor": following,
+                "as_of_seq": self.asked,
+            }
+        )
+
     async def stock(self, request: web.Request) -> web.Response:
-        start, limit = int(request.query.get("cursor", 0)), min(100, int(request.query["limit"]))
-        listed = sorted(self.pools)[start : start + limit]
-        end = start + limit
+        skus = request.query.getall("sku", [])
+        listed = [pool for pool in sorted(self.pools) if not skus or pool[0] in skus]
+        if self.fault == "loses a pool" and self.pools:
+            listed = [pool for pool in listed if pool != min(self.pools)]
         items = [{"sku": sku, "pools": [self.pool(sku, at)]} for sku, at in listed]
-        if self.fault == "loses a pool" and not start:
-            items = items[1:]
-        cursor = str(end) if end < len(self.pools) else None
-        return web.json_response({"items": items, "next_cursor": cursor})
+        return web.json_response({"items": items, "next_cursor": None})
 
     def pool(self, sku: str, location: str) -> dict[str, Any]:
         accounts = self.pools[sku, location]

@@ -129,7 +129,6 @@ def test_the_lock_has_everything_that_is_asked_for() -> None:
         *PYPROJECT["build-system"]["requires"],
         *PYPROJECT["project"]["dependencies"],
         *extras["embedded"],
-        *extras["loadtest"],
         *extras["tracing"],
         *extras["dev"],
     ]

@@ -7,12 +7,23 @@ from collections import Counter
 from decimal import Decimal
 from fractions import Fraction
 
+import msgspec
 import pytest
 
-from loadtest.audit import Expected, Taken, allotments, allotted, compare, expectations, still_taken
-from loadtest.book import LISTED_MAX, Book, Differences, moved_lines, settled
+from loadtest.book import LISTED_MAX, Book, Differences, Rule, moved_lines, settled
 from loadtest.client import Line, Pool, PoolChannel, Reservation
+from loadtest.generator import counter
 from loadtest.journeys import Part
+from loadtest.pools import (
+    Expected,
+    Taken,
+    allotments,
+    allotted,
+    compare,
+    expectations,
+    oversold,
+    still_taken,
+)
 from loadtest.stocking import receipts
 
 SHARES = {"north": 700_000}
@@ -27,8 +38,11 @@ def expected() -> Expected:
     return Expected(received=10, fulfilled=1, taken={"north": Taken(2, 3, own=6)})
 
 
-def found(changed: Pool) -> str:
-    return "; ".join(compare(expected(), SHARES, changed))
+def found(changed: Pool, wanted: Expected | None = None, rule: Rule | None = None) -> str:
+    """All that differs, without what it is about."""
+    rules = {} if rule is None else {"north": rule}
+    told = compare(expected() if wanted is None else wanted, SHARES, changed, rules)
+    return "; ".join(text for _, text in told)
 
 
 def test_a_pool_as_it_should_be_has_no_differences() -> None:
@@ -38,7 +52,8 @@ def test_a_pool_as_it_should_be_has_no_differences() -> None:
 def test_an_oversold_pool_is_found() -> None:
     north = PoolChannel(free=-2, reserved=5, committed=5, available=1)
     changed = Pool("store-1", 9, 0, 1, 0, 0, 0, {"north": north})
-    assert "10 are promised of 9: oversold" in found(changed)
+    assert oversold(expected(), changed) == 1
+    assert "10 are promised of 9" in found(changed)
     assert "free[north] is -2" in found(changed)
     assert "reserved[north] is 5, should be 2" in found(changed)
 
@@ -52,9 +67,31 @@ def test_a_pool_oversold_by_what_was_acknowledged_is_found() -> None:
     wanted = expectations(book)["tee", "store-1"]
     north = PoolChannel(free=0, reserved=2, committed=0, available=0)
     answered = Pool("store-1", 2, 0, 0, 0, 0, 0, {"north": north})
-    differences = "; ".join(compare(wanted, SHARES, answered))
-    assert "2 are promised of 1: oversold" in differences
-    assert "on_hand is 2, should be 1" in differences
+    assert oversold(wanted, answered) == 1
+    assert "2 are promised of 1" in found(answered, wanted)
+    assert "on_hand is 2, should be 1" in found(answered, wanted)
+
+
+def test_a_pool_that_hides_what_it_oversold_is_found() -> None:
+    """It shows less promised than it has acknowledged."""
+    book = Book({"store-1": SHARES})
+    book.received["tee", "store-1"] = 1
+    for number in range(2):
+        grant(book, f"r{number}", own=1, borrowed=0)
+    north = PoolChannel(free=0, reserved=1, committed=0, available=0)
+    answered = Pool("store-1", 1, 0, 0, 0, 0, 0, {"north": north})
+    assert oversold(expectations(book)["tee", "store-1"], answered) == 1
+
+
+def test_what_a_wall_and_a_ceiling_leave_available_is_checked() -> None:
+    changed = pool()
+    north = changed.channels["north"]
+    assert found(changed, rule=Rule(borrow=False)) == "available[north] is 4, should be 1"
+    north.available = 1
+    assert found(changed, rule=Rule(borrow=False)) == ""
+    north.ceiling_left = 1
+    assert found(changed, rule=Rule(ceiling=700_000)) == ""
+    assert "north has taken 6, its ceiling is 5" in found(changed, rule=Rule(ceiling=500_000))
 
 
 def test_a_wrong_quota_is_found() -> None:
@@ -130,9 +167,9 @@ def answer(id: str, state: str, version: int, *lines: Line) -> Reservation:
     return Reservation(id, state, version, "north", list(lines))
 
 
-def grant(book: Book, id: str, own: int, borrowed: int, left: bool = False) -> None:
+def grant(book: Book, id: str, own: int, borrowed: int, over_s: float | None = None) -> None:
     wanted = Counter({("tee", "store-1"): own + borrowed})
-    book.reserved(answer(id, "reserved", 1, held(own, borrowed)), "north", wanted, left)
+    book.reserved(answer(id, "reserved", 1, held(own, borrowed)), "north", wanted, over_s, over_s)
 
 
 def say(book: Book, id: str, verb: str, part: Part | None = None, to: str | None = None) -> None:
@@ -148,9 +185,10 @@ def test_the_book_follows_what_was_acknowledged() -> None:
     book.received["tee", "store-1"] = 20
     verbs = {"r1": [], "r2": ["commit"], "r3": ["commit", "fulfil"], "r4": ["release"], "r5": []}
     for id, said in verbs.items():
-        grant(book, id, own=2, borrowed=1, left=id == "r5")
+        grant(book, id, own=2, borrowed=1, over_s=5.0 if id == "r5" else None)
         for verb in said:
             say(book, id, verb)
+    assert book.last_deadline_s() == 5
     book.deadlines_passed()
     assert book.surprises.count == 0
     wanted = expectations(book)["tee", "store-1"]
@@ -176,6 +214,44 @@ def test_the_book_follows_parts() -> None:
     wanted = expectations(book)["tee", "store-1"]
     assert wanted == Expected(10, 2, 1, 1, 0, {"north": Taken(own=2)})
     assert wanted.on_hand == 10
+
+
+def test_what_expired_is_booked_and_never_before_its_deadline() -> None:
+    book = Book({"store-1": SHARES})
+    for id in ("r1", "r2", "r3"):
+        grant(book, id, own=1, borrowed=0, over_s=None if id == "r3" else 5.0)
+    book.expired("r1", 5.0)
+    assert book.surprises.count == 0
+    book.expired("r2", 4.9)
+    book.expired("r3", 9.0)
+    assert [text.split(":")[0] for text in book.surprises.listed] == [
+        "reservation r2",
+        "reservation r3",
+    ]
+    assert {held.state for held in book.reservations.values()} == {"expired"}
+
+
+def test_a_late_commit_may_take_other_units_of_the_same_pool() -> None:
+    book = Book({"store-1": SHARES})
+    grant(book, "r1", own=1, borrowed=1)
+    again = answer("r1", "committed", 3, held(2, 0))
+    again.reacquired = True
+    book.moved("r1", "commit", again, None, None)
+    assert book.surprises.listed == []
+    assert book.reservations["r1"].lines == [held(2, 0)]
+
+
+def test_books_of_several_processes_become_one() -> None:
+    one, other = Book({"store-1": SHARES}), Book({"store-1": SHARES})
+    grant(one, "r1", own=1, borrowed=0)
+    grant(other, "r2", own=1, borrowed=0)
+    other.surprises.add("planted")
+    one.merge(msgspec.msgpack.decode(msgspec.msgpack.encode(other), type=Book, dec_hook=counter))
+    assert one.reservations.keys() == {"r1", "r2"}
+    assert one.surprises.listed == ["planted"]
+    assert one.keys.count == 0
+    one.merge(other)
+    assert "two baskets were given this id" in one.keys.listed[0]
 
 
 def test_a_basket_that_is_cancelled_down_to_nothing_leaves_nothing_taken() -> None:
@@ -228,7 +304,7 @@ def test_an_amend_is_booked_as_it_was_answered_and_must_be_what_was_asked_for() 
 
 
 def surprised(book: Book, answer: Reservation, wanted: int = 3) -> str:
-    book.reserved(answer, "north", Counter({("tee", "store-1"): wanted}), False)
+    book.reserved(answer, "north", Counter({("tee", "store-1"): wanted}))
     return "; ".join(book.surprises.listed)
 
 
@@ -245,7 +321,7 @@ def test_answers_that_are_not_what_was_asked_for_are_surprises() -> None:
     book = Book({})
     surprised(book, as_asked)
     surprised(book, as_asked)
-    assert "two baskets were given this id" in book.surprises.listed[-1]
+    assert "two baskets were given this id" in book.keys.listed[-1]
     book.moved("r1", "commit", answer("r1", "released", 2, good), None, None)
     assert "commit answered r1 released" in book.surprises.listed[-1]
     book.moved("r1", "fulfil", answer("r1", "fulfilled", 3, good), None, None)
@@ -297,8 +373,8 @@ def test_what_came_back_must_lie_where_it_was_put() -> None:
     def compared(free: int, shared: int, damaged: int = 1, quarantine: int = 1) -> str:
         on_hand = free + shared + damaged + quarantine
         north = PoolChannel(free, 0, 0, free + shared)
-        found = Pool("store-1", on_hand, 0, shared, damaged, quarantine, 0, {"north": north})
-        return "; ".join(compare(wanted, SHARES, found))
+        pool = Pool("store-1", on_hand, 0, shared, damaged, quarantine, 0, {"north": north})
+        return found(pool, wanted)
 
     # 70 % of fifteen: the half goes to whoever was owed it when it came.
     assert compared(2, 5) == compared(3, 4) == ""

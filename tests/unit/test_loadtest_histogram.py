@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,3 +49,14 @@ def test_count_total_and_maximum_are_exact() -> None:
 
 def test_nothing_counted_is_zero() -> None:
     assert Histogram().quantile(0.99) == 0
+
+
+@given(st.lists(st.lists(st.integers(0, 2**40)), max_size=4))
+def test_several_histograms_become_one_also_after_a_journey(parts: list[list[int]]) -> None:
+    merged = Histogram()
+    for values in parts:
+        sent = msgspec.msgpack.encode(filled(values))
+        merged.merge(msgspec.msgpack.decode(sent, type=Histogram))
+    together = filled([value for values in parts for value in values])
+    assert merged == together
+    assert list(merged.quantiles(SHARES)) == [together.quantile(share) for share in SHARES]

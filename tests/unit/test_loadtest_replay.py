@@ -12,98 +12,124 @@ from typing import Any
 import orjson
 import pytest
 from aiohttp import web
+from msgspec.structs import replace
 
+import loadtest.audit
 import loadtest.client
-import loadtest.replay
 from loadtest import report
-from loadtest.audit import Audit, audit
-from loadtest.client import Refused, connect
-from loadtest.journeys import DISPOSITIONS
+from loadtest.audit import audit
+from loadtest.checks import About, Audit
+from loadtest.client import Client, Refused
+from loadtest.crowd import Crowd, Tally
+from loadtest.journeys import DISPOSITIONS, journeys
+from loadtest.measure import Measured, Meter
 from loadtest.orders import Dirt, read
-from loadtest.replay import Replay, Tally
-from loadtest.settings import Settings, WrongSetting, parse
-from loadtest.stocking import stock_up, survey
+from loadtest.settings import Settings, WrongSetting, scenario
+from loadtest.stocking import must_be_empty, stock_up, survey
+from loadtest.transport import reach
 from tests.shop_in_memory import Shop, serving
 
 ALWAYS = {
-    "abandon": Decimal(0),
-    "change": Decimal(1),
-    "cancel": Decimal(1),
-    "back": Decimal(1),
+    "abandon": 0,
+    "change": 1,
+    "cancel": 1,
+    "back": 1,
 }
 SAMPLE = Path(__file__).parents[2] / "loadtest" / "data" / "orders-sample.csv"
 
 
-async def run(shop: Shop, **settings: Any) -> tuple[Tally, Audit, loadtest.client.Client]:
-    chosen = Settings(**({"seed": 7, "ttl_seconds": 1, "limit": 60, "concurrency": 16} | settings))
-    rng = random.Random(1)
-    plan = survey(SAMPLE, chosen.limit)
-    async with serving(shop) as url, connect(url, chosen.concurrency, rng) as client:
-        book = await stock_up(client, plan, chosen.stock, "run", chosen.concurrency)
-        replay = Replay(client, book, plan, chosen, "run")
-        await replay.run(read(SAMPLE, Dirt(), chosen.limit))
-        return replay.tally, await audit(client, book, chosen.concurrency, rng), client
+def chosen(**values: Any) -> Settings:
+    """What a replay has, but smaller, and but for some values."""
+    small: dict[str, Any] = {"seed": 7, "ttl_seconds": 1, "limit": 60, "concurrency": 16}
+    return replace(scenario("replay"), **small | values)
+
+
+async def run(shop: Shop, **values: Any) -> tuple[Tally, Audit, Measured]:
+    settings = chosen(**values)
+    plan = survey(SAMPLE, settings.limit)
+    async with serving(shop) as url, reach(url, 16) as transport:
+        client = Client(transport, random.Random(1), Meter())
+        await must_be_empty(client)
+        supply = plan.supply(settings.stock)
+        book = await stock_up(client, supply, "run", settings.concurrency)
+        plenty = settings.stock >= 1
+        crowd = Crowd(client, book, settings, "run", plenty)
+        baskets = read(SAMPLE, Dirt(), settings.limit)
+        await crowd.queue(journeys(baskets, settings), settings.concurrency)
+        audited = await audit(client, book, settings.concurrency, random.Random(1))
+        return crowd.tally, audited, client.meter.take()
 
 
 async def test_the_report_has_every_count_and_is_json() -> None:
     stock = Decimal("0.8")
-    tally, audited, client = await run(Shop("loses answers"), **ALWAYS | {"stock": stock})
+    tally, audited, measured = await run(Shop("loses answers"), **ALWAYS | {"stock": stock})
     made = report.Run(
+        scenario="replay",
         id="run",
-        log=SAMPLE,
         service_version="1.2.3",
         started_at=datetime(2026, 11, 22, 12, tzinfo=UTC),
         setup_s=1.0,
-        settings=Settings(seed=7, stock=stock),
-        plan=survey(SAMPLE, 60),
+        settings=chosen(stock=stock),
         tally=tally,
-        client=client,
+        measured=measured,
         audit=audited,
+        looks=[report.Look(0.5, 10, 7, {"north": 3})],
+        log=SAMPLE,
+        plan=survey(SAMPLE, 60),
     )
     document = orjson.loads(orjson.dumps(report.document(made)))
-    assert document["refused_lines"] == {"on_hand": tally.refused + tally.amends_refused}
-    assert document["amends"] == dict(tally.amends)
-    assert document["returns"] == dict(tally.returns)
-    assert document["retries"] == {"503": client.retries["503"]}
+    assert document["refusals"] == {"on_hand": tally.refused + tally.amends_refused}
+    assert document["happened"]["amends"] == dict(tally.amends)
+    assert document["happened"]["returns"] == dict(tally.returns)
+    assert document["retries"] == {"503": measured.retries["503"]}
     assert document["started_at"] == "2026-11-22T12:00:00Z"
-    assert document["log"]["baskets"] == document["baskets"] == 60
-    assert document["calls"]["reserve"]["count"] >= 60
-    assert 0 < document["calls"]["reserve"]["p50_ms"] <= document["calls"]["reserve"]["max_ms"]
-    assert "per_s" not in document["calls"]["put"]
+    assert document["model"] == "closed"
+    assert document["log"]["baskets"] == document["happened"]["baskets"] == 60
+    reserve = document["operations"]["reserve"]
+    assert reserve["count"] >= 60
+    assert 0 < reserve["p50_ms"] <= reserve["max_ms"]
+    assert reserve["curve"][-1] == [100, reserve["max_ms"]]
+    first = document["timeline"][0]
+    assert (first["t"], first["on_hand"], first["available"]) == (0, 10, 7)
+    assert first["quota"] == {"north": 3}
+    asked = [second["asked"] for second in document["timeline"]]
+    assert sum(asked) == document["totals"]["asked"] == document["totals"]["answered"]
     assert document["audit"]["passed"]
+    assert [check["name"] for check in document["audit"]["checks"]] == list(About)
     assert document["machine"]["cores"] > 0
     text = report.summary(made)
-    assert f"refused   {tally.refused} (lines: on_hand " in text
+    assert f"refused   {tally.refused + tally.amends_refused} (on_hand " in text
     assert f"amended   {tally.amends.total()} (" in text
     assert f"), {tally.amends_refused} refused\n" in text
     assert f"cancelled {tally.units_cancelled:,} units in {tally.cancels} calls" in text
     assert f"returned  {tally.units_returned:,} units in {tally.returns.total()} calls (" in text
     assert "audit     passed" in text
-    audited.differences.add("pool tee@store-1: planted")
+    audited.add(About.STOCK, "pool tee@store-1: planted")
     assert "1 DIFFERENCES" in report.summary(made)
     assert "pool tee@store-1: planted" in report.summary(made)
+    assert not report.document(made)["audit"]["passed"]
 
 
 @pytest.fixture(autouse=True)
 def prompt_expiry(monkeypatch: pytest.MonkeyPatch) -> None:
     """The shop expires on the second; there is no reaper to give time to."""
-    monkeypatch.setattr(loadtest.replay, "EXPIRY_S", 0.1)
+    monkeypatch.setattr(loadtest.audit, "EXPIRY_S", 0.1)
 
 
 async def test_a_right_service_passes() -> None:
-    tally, audited, _ = await run(Shop(), abandon=Decimal("0.5"))
-    assert audited.differences.listed == []
+    tally, audited, _ = await run(Shop(), abandon=0.5)
+    assert audited.listed == []
     assert (tally.baskets, tally.refused, tally.errors.total()) == (60, 0, 0)
     ended = tally.fulfilled + tally.released + tally.left_to_expire + tally.cancelled
     assert ended == tally.granted >= 60
     assert min(tally.fulfilled, tally.released, tally.left_to_expire, tally.repeated_calls) > 0
-    assert audited.read_back == audited.acknowledged == tally.granted
+    assert audited.checks[About.FOUND].checked == audited.acknowledged == tally.granted
 
 
 async def test_baskets_change_lose_a_part_and_come_back() -> None:
     """Every kind of it, and in the end just what the log asks for was granted."""
     tally, audited, _ = await run(Shop(), **ALWAYS, limit=200)
-    assert audited.differences.listed == []
+    assert audited.listed == []
     assert tally.errors.total() == tally.refused == tally.amends_refused == 0
     kinds = {f"{state} {way}" for state in ("reserved", "committed") for way in ("up", "down")}
     assert tally.amends.keys() == kinds
@@ -115,26 +141,24 @@ async def test_baskets_change_lose_a_part_and_come_back() -> None:
 
 
 async def test_short_stock_is_refused_and_counted_by_reason() -> None:
-    tally, audited, _ = await run(
-        Shop(), stock=Decimal("0.8"), abandon=Decimal(0), change=Decimal(1)
-    )
-    assert audited.differences.listed == []
+    tally, audited, _ = await run(Shop(), stock=Decimal("0.8"), abandon=0, change=1)
+    assert audited.listed == []
     assert min(tally.refused, tally.amends_refused) > 0
     assert tally.refused_lines == {"on_hand": tally.refused + tally.amends_refused}
     assert tally.granted + tally.refused >= 60
 
 
 async def test_lost_answers_are_asked_for_again_under_the_same_key() -> None:
-    tally, audited, client = await run(Shop("loses answers"))
-    assert audited.differences.listed == []
-    assert client.retries["503"] > 10
+    tally, audited, measured = await run(Shop("loses answers"))
+    assert audited.listed == []
+    assert measured.retries["503"] > 10
     assert tally.fulfilled > 40
 
 
 async def test_lines_the_service_had_no_room_for_are_sent_again() -> None:
-    _, audited, client = await run(Shop("busy lines"))
-    assert audited.differences.listed == []
-    assert client.retries == {"busy lines": 1}
+    _, audited, measured = await run(Shop("busy lines"))
+    assert audited.listed == []
+    assert measured.retries == {"busy lines": 1}
 
 
 async def test_an_outcome_that_stays_unknown_fails_the_audit(
@@ -149,15 +173,17 @@ async def test_an_outcome_that_stays_unknown_fails_the_audit(
         return web.Response(status=500) if fails else await verb(request)
 
     monkeypatch.setattr(shop, "verb", broken)
-    tally, audited, _ = await run(shop, abandon=Decimal(0))
+    tally, audited, _ = await run(shop, abandon=0)
     assert tally.unanswered == 1
-    assert ["outcome unknown" in text for text in audited.differences.listed] == [True]
+    assert ["outcome unknown" in text for text in audited.listed] == [True]
 
 
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("oversells", "oversold"),
+        ("oversells", "are promised of"),
+        ("forgets a movement", "the ledger moved 0 to"),
+        ("reserves what nobody asked for", "reservation r-more of"),
         ("quota", "free["),
         ("loses a reservation", "reservation r5: acknowledged, but reading it answers 404"),
         ("loses a commit", "reservation r3: is committed, should be fulfilled"),
@@ -168,10 +194,10 @@ async def test_an_outcome_that_stays_unknown_fails_the_audit(
 )
 async def test_a_planted_fault_fails_the_audit(fault: str, message: str) -> None:
     stock = Decimal("0.8") if fault == "oversells" else Decimal(1)
-    abandon = Decimal("0.5") if fault == "never expires" else Decimal(0)
+    abandon = 0.5 if fault == "never expires" else 0
     _, audited, _ = await run(Shop(fault), stock=stock, abandon=abandon)
-    assert audited.differences.count > 0
-    assert any(message in text for text in audited.differences.listed)
+    assert audited.count > 0
+    assert any(message in text for text in audited.listed)
 
 
 @pytest.mark.parametrize(
@@ -194,8 +220,8 @@ async def test_a_planted_fault_fails_the_audit(fault: str, message: str) -> None
 async def test_a_fault_in_what_changes_fails_the_audit(fault: str, message: str) -> None:
     stock = Decimal("0.8") if "refuse" in fault else Decimal(1)
     _, audited, _ = await run(Shop(fault), **ALWAYS | {"stock": stock})
-    assert audited.differences.count > 0
-    assert any(message in text for text in audited.differences.listed)
+    assert audited.count > 0
+    assert any(message in text for text in audited.listed)
 
 
 async def test_refusing_what_is_there_fails_the_audit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,7 +233,7 @@ async def test_refusing_what_is_there_fails_the_audit(monkeypatch: pytest.Monkey
     monkeypatch.setattr(shop, "reserve", sold_out)
     tally, audited, _ = await run(shop)
     assert tally.errors["reserve 409 insufficient_stock"] >= 60
-    assert audited.differences.count >= 60
+    assert audited.count >= 60
 
 
 async def test_a_service_that_has_stock_is_left_alone() -> None:
@@ -219,20 +245,11 @@ async def test_a_service_that_has_stock_is_left_alone() -> None:
 
 
 def test_settings_are_read_and_wrong_ones_told() -> None:
-    settings = parse(["speed=3600", "abandon=0.25", "seed=9", "limit=5"])
-    assert settings.as_dict() == {
-        "speed": 3600.0,
-        "concurrency": 64,
-        "abandon": 0.25,
-        "change": 0.2,
-        "cancel": 0.05,
-        "back": 0.05,
-        "seed": 9,
-        "stock": 1.0,
-        "ttl_seconds": 2,
-        "limit": 5,
-    }
-    assert json.dumps(parse(["speed=max"]).as_dict()["speed"]) == '"max"'
-    for wrong in ("speed", "colour=red", "abandon=1.5", "abandon=NaN", "limit=0", "back=2"):
+    settings = scenario("replay", ["speed=3600", "abandon=0.25", "seed=9", "limit=5"])
+    told = settings.as_dict()
+    assert (told["speed"], told["abandon"], told["seed"], told["limit"]) == (3600, 0.25, 9, 5)
+    assert (told["concurrency"], told["change"], told["ttl_seconds"]) == (64, 0.2, 2)
+    assert json.dumps(scenario("replay", ["speed=max"]).as_dict()["speed"]) == '"max"'
+    for wrong in ("speed", "colour=red", "abandon=1.5", "abandon=NaN", "limit=-1", "back=2"):
         with pytest.raises(WrongSetting, match=f"--set {wrong}"):
-            parse([wrong])
+            scenario("replay", [wrong])

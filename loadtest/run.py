@@ -1,0 +1,152 @@
+"""One run from beginning to end: a service, its stock, the crowd, the audit."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import orjson
+
+from loadtest import demand
+from loadtest.audit import audit, read_pools
+from loadtest.book import Book
+from loadtest.client import Call, Client
+from loadtest.fleet import Fleet
+from loadtest.generator import Task
+from loadtest.measure import Meter
+from loadtest.orders import NotAnOrderLog
+from loadtest.report import Look, Run
+from loadtest.service import own_service
+from loadtest.settings import Settings
+from loadtest.stocking import Supply, Survey, must_be_empty, stock_up, survey
+from loadtest.transport import reach
+
+LOOKERS = 16  # connections of who sets up, looks on and audits
+LOOK_S = 1.0
+WATCHED_SKUS = 100
+
+
+@dataclass(slots=True)
+class Target:
+    """Where to run: a service, with a key if it asks for one; without a URL one is started."""
+
+    url: str | None = None
+    key: str | None = None
+
+
+async def run(scenario: str, settings: Settings, target: Target, log: Path | None = None) -> Run:
+    """Run ``scenario``; a replay has a ``log``."""
+    id, started_at = secrets.token_hex(4), datetime.now(UTC)
+    plan = None if log is None else _survey(log, settings)
+    supply = demand.supply(settings, id) if plan is None else plan.supply(settings.stock)
+    async with (
+        nullcontext(target.url) if target.url else own_service() as base,
+        _client(base, target.key, LOOKERS) as outside,
+    ):
+        version = await _version(outside)
+        print(f"run {id} against {base}, seed {settings.seed}", flush=True)
+        began_s = time.monotonic()
+        if plan is not None:
+            await must_be_empty(outside)
+        book = await stock_up(outside, supply, id, LOOKERS)
+        setup_s = time.monotonic() - began_s
+        task = Task(
+            url=base,
+            key=target.key,
+            run=id,
+            settings=settings,
+            part=0,
+            parts=settings.processes,
+            shares=book.shares,
+            rules=book.rules,
+        )
+        if plan is not None:
+            task.log, task.first_s = str(log), plan.first_s
+            task.plenty = _plenty(settings, supply)
+        fleet = Fleet(task, book)
+        async with _watching(outside, book) as looks:
+            await fleet.run()
+        audited = await audit(outside, book, LOOKERS, random.Random(settings.seed))
+    return Run(
+        scenario=scenario,
+        id=id,
+        service_version=version,
+        started_at=started_at,
+        setup_s=setup_s,
+        settings=settings,
+        tally=fleet.tally,
+        measured=fleet.measured,
+        audit=audited,
+        looks=looks,
+        processes=settings.processes,
+        log=log,
+        plan=plan,
+    )
+
+
+def _survey(log: Path, settings: Settings) -> Survey:
+    plan = survey(log, settings.limit or None)
+    for line in plan.dirt.malformed:
+        print(f"{log}: {line}", file=sys.stderr)
+    if not plan.baskets:
+        raise NotAnOrderLog(f"{log}: no basket has anything to sell")
+    return plan
+
+
+def _plenty(settings: Settings, supply: Supply) -> bool:
+    """With all the demand received and nobody else selling there, nothing may be refused."""
+    return settings.stock >= 1 and all(len(sellers) == 1 for sellers in supply.shares().values())
+
+
+@asynccontextmanager
+async def _client(base: str, key: str | None, connections: int) -> AsyncIterator[Client]:
+    async with reach(base, connections, key) as transport:
+        yield Client(transport, random.Random(), Meter())
+
+
+@asynccontextmanager
+async def _watching(client: Client, book: Book) -> AsyncIterator[list[Look]]:
+    """Looks at the stock of the most wanted SKUs, once a second."""
+    looks: list[Look] = []
+    some = Book(book.shares)
+    some.received = dict(list(book.received.items())[:WATCHED_SKUS])
+    began_s = time.monotonic()
+
+    async def watch() -> None:
+        while True:
+            pools = (await read_pools(client, some)).values()
+            quota: dict[str, int] = {}
+            for pool in pools:
+                for name, channel in pool.channels.items():
+                    quota[name] = quota.get(name, 0) + channel.free
+            shared = sum(pool.shared for pool in pools)
+            looks.append(
+                Look(
+                    at_s=time.monotonic() - began_s,
+                    on_hand=sum(pool.on_hand for pool in pools),
+                    available=shared + sum(quota.values()),
+                    quota=quota,
+                )
+            )
+            await asyncio.sleep(LOOK_S)
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield looks
+    finally:
+        watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await watching
+
+
+async def _version(client: Client) -> str:
+    answer = await client.must(Call("read", "GET", "/openapi.json"), 200)
+    return str(orjson.loads(answer.body)["info"]["version"])

@@ -1,0 +1,72 @@
+"""A small drop against a real service, both started by the harness: sold out, exact, told."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.processes import ROOT
+
+LIMIT_S = 120
+BUYERS = 300
+
+
+async def loadtest(tmp_path: Path, *words: str, **values: object) -> tuple[int, str, Any]:
+    """Exit code, what was printed, and the document, if the run came that far."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "loadtest", *words, "--output", str(tmp_path)),
+        *(part for key, value in values.items() for part in ("--set", f"{key}={value}")),
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    async with asyncio.timeout(LIMIT_S):
+        output, _ = await process.communicate()
+    assert process.returncode is not None
+    path = tmp_path / "report.json"
+    document = json.loads(path.read_bytes()) if path.exists() else None
+    return process.returncode, output.decode(), document
+
+
+async def test_a_drop_sells_out_and_nothing_is_sold_twice(tmp_path: Path) -> None:
+    code, output, found = await loadtest(
+        *(tmp_path, "flash-sale"),
+        buyers=BUYERS,
+        units=40,
+        seconds=2,
+        real_seconds=1800,
+        seed=7,
+        processes=2,
+        double_click=0.3,
+        retry=0.2,
+    )
+    assert code == 0, output
+    totals, happened = found["totals"], found["happened"]
+    assert found["audit"]["passed"]
+    assert found["audit"]["oversold"] == 0
+    assert (found["model"], found["seed"]) == ("open", 7)
+    assert found["generator"]["processes"] == 2
+    assert happened["baskets"] == BUYERS
+    assert happened["granted"] == totals["granted"] >= 40
+    assert totals["refused"] > 150
+    assert {"on_hand"} <= found["refusals"].keys()
+    assert min(happened["pressed_twice"], happened["hasty"], happened["paid"]) > 0
+    assert totals["asked"] == totals["answered"] + totals["unanswered"] + totals["gave_up"]
+    assert sum(second["asked"] for second in found["timeline"]) == totals["asked"]
+    quota = found["timeline"][0]["quota"]
+    assert quota.keys() == {"loadtest-web", "loadtest-app"}
+    checked = {check["name"]: check["checked"] for check in found["audit"]["checks"]}
+    assert checked["reservations found"] == happened["granted"]
+    assert checked["keys answered once"] >= happened["pressed_twice"]
+    assert checked["ledger = store"] > 3 * happened["paid"]
+    assert "audit     passed: oversold 0" in output
+
+
+async def test_a_scenario_that_is_none_says_so_in_one_line(tmp_path: Path) -> None:
+    code, output, found = await loadtest(tmp_path, "flash-sail")
+    assert (code, found) == (2, None)
+    assert output.startswith("flash-sail: expected one of flash-sale, replay, or the path of")
+    assert output.count("\n") == 1
