@@ -1,7 +1,8 @@
 # make run     the service with its private store on http://127.0.0.1:8080, data in ./var
 # make test    every check and test there is; the last line is the test runner's
 # make build   only .venv, with .venv/bin/stockade in it
-# make bench   benchmarks          make loadtest   a flash sale, audited
+# make bench   benchmarks, about 20 minutes       make bench-peers   beside what shops write
+# make loadtest   a flash sale, audited
 # make proof   the property tests, searching for longer, and everything killed ROUNDS times
 # make clean   away with all that was built; ./var, the data, stays
 
@@ -15,7 +16,7 @@ KERNEL := $(wildcard core/*/_*.pyx core/kernel/*.pxd)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: build run test bench loadtest proof clean
+.PHONY: build run test bench bench-peers loadtest proof clean
 .DELETE_ON_ERROR:
 
 build: .venv/.built
@@ -44,7 +45,11 @@ test: build
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 bench: build
-	$(BIN)/python -m bench
+	$(BIN)/python -m pytest bench --quiet --benchmark-enable --benchmark-columns=median,iqr,rounds
+	$(BIN)/python -m bench --rounds 3
+
+bench-peers: build
+	$(BIN)/python -m bench peers --rounds 5
 
 loadtest: build
 	$(BIN)/python -m loadtest flash-sale --set buyers=$(BUYERS) --output var/loadtest

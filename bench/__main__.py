@@ -20,7 +20,7 @@ from typing import Any
 import orjson
 import uvloop
 
-from bench import contest, table
+from bench import contest, peers_table, table
 from bench.availability import availability
 from bench.changes import changes
 from bench.growth import growth
@@ -95,13 +95,16 @@ def main() -> int:
 
 
 async def _peers(rounds: int) -> list[dict[str, Any]]:
-    results: list[dict[str, Any]] = []
+    """Says on standard error how far it is; the tables follow at the end."""
+    results = []
     async for result in contest.peers(rounds):
-        if not results:
-            print(contest.heading(list(result.rates)), flush=True)
-        results.append(result.document())
-        print(result.line(), flush=True)
-    return results
+        results.append(result)
+        print(f"peers: {result.condition}: done", file=sys.stderr, flush=True)
+    print(peers_table.markdown(results), flush=True)
+    return [
+        {**each.condition._asdict(), "rates": each.rates, "connections": each.connections}
+        for each in results
+    ]
 
 
 async def _run(names: list[str], rounds: int) -> list[dict[str, Any]]:

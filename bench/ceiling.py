@@ -52,6 +52,7 @@ class Recording:
     edges: list[int] = field(default_factory=list)  # pipelines sent before each edge of the window
     measured: Measured = field(default_factory=lambda: Measured(0, 1.0))
     alone: Measured = field(default_factory=lambda: Measured(0, 1.0))
+    replay_cpu_seconds: float = 0.0  # of the process that sent the window's pipelines once more
 
     @property
     def batch(self) -> float:
@@ -94,9 +95,9 @@ async def against_ceiling(store: Store, calls: Calls) -> tuple[Recording, Measur
     for last in (False,) * (TRIES_MAX - 1) + (True,):
         store.reset()
         store.tidy()
-        recording = await _record(store, calls)
+        recording = await record(store, calls)
         try:
-            ceiling = _replay(store, recording)
+            ceiling = replay(store, recording)
         except TooLate:
             if last:
                 raise
@@ -114,7 +115,7 @@ async def _alone(store: Store, calls: Calls) -> Measured:
         return await drive(calls(service.engine), SECONDS)
 
 
-async def _record(store: Store, calls: Calls) -> Recording:
+async def record(store: Store, calls: Calls) -> Recording:
     """Runs the product from the store's start state, and notes what its lane sends."""
     _, link = await asyncio.get_running_loop().create_unix_connection(RecordingLink, store.socket)
     async with store.open() as service:
@@ -137,17 +138,18 @@ def _sent(recording: Recording) -> int:
     return len(recording.pipelines)
 
 
-def _replay(store: Store, recording: Recording) -> Measured:
+def replay(store: Store, recording: Recording) -> Measured:
     """Sends the recorded pipelines from the same start state; the window's are timed."""
     store.reset()
     begin, end = recording.edges
     wanted = recording.outcomes
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(store.socket)
-        replies = _blast(connection, recording.pipelines[:begin])
-        since = time.perf_counter()
-        replies += _blast(connection, recording.pipelines[begin:end])
+        replies = blast(connection, recording.pipelines[:begin])
+        since, cpu_since = time.perf_counter(), time.thread_time()
+        replies += blast(connection, recording.pipelines[begin:end])
         seconds = time.perf_counter() - since
+        recording.replay_cpu_seconds = time.thread_time() - cpu_since
     for number, (found, expected) in enumerate(zip(replies, wanted[:end], strict=True)):
         told = list(map(outcome, found))
         if told != expected:
@@ -156,7 +158,7 @@ def _replay(store: Store, recording: Recording) -> Measured:
     return Measured(recording.measured.ops, seconds)
 
 
-def _blast(connection: socket.socket, pipelines: list[tuple[bytes, int]]) -> list[list[Any]]:
+def blast(connection: socket.socket, pipelines: list[tuple[bytes, int]]) -> list[list[Any]]:
     """One pipeline in flight; the replies of each."""
     reader = hiredis.Reader()
     send, receive, feed, gets = connection.sendall, connection.recv, reader.feed, reader.gets

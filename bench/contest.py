@@ -8,12 +8,10 @@ than there is, or whose rows do not add up to what it granted, voids the run.
 from __future__ import annotations
 
 import asyncio
-import math
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from statistics import median
 from typing import NamedTuple
 
 from bench.callers import Call, Measured, drive
@@ -24,7 +22,8 @@ from core.embedded.postgres import EmbeddedPostgres
 
 SKUS_MANY = 10_000
 CALLERS = (1, 32, 256)
-SECONDS = 0.5
+SECONDS = 1.0
+WARM_SECONDS = 0.5
 UNITS = 1_000_000  # of each SKU, where there shall be enough
 RACED = 64  # units of the hot SKU that all callers race for before its refusals are measured
 
@@ -42,15 +41,18 @@ class Condition(NamedTuple):
 
     def __str__(self) -> str:
         where = "one hot SKU" if self.skus == 1 else f"uniform over {self.skus:,} SKUs"
-        return f"{where}, {self.callers} callers, {'granted' if self.granted else 'refused'}"
+        callers = "1 caller" if self.callers == 1 else f"{self.callers} callers"
+        return f"{where}, {callers}, {'granted' if self.granted else 'refused'}"
 
 
-CONDITIONS = [
-    Condition(skus, callers, granted)
-    for skus in (1, SKUS_MANY)
-    for granted in (True, False)
-    for callers in CALLERS
-]
+def conditions(many: int) -> list[Condition]:
+    """All of them: what is granted first."""
+    return [
+        Condition(skus, callers, granted)
+        for granted in (True, False)
+        for skus in (1, many)
+        for callers in CALLERS
+    ]
 
 
 class Result(NamedTuple):
@@ -58,36 +60,11 @@ class Result(NamedTuple):
 
     condition: Condition
     rates: dict[str, list[float]]
-
-    def line(self) -> str:
-        """A row of the table, in Markdown: rates, and how many times theirs ours is."""
-        (_, ours), *others = self.rates.items()
-        cells = [f"{median(ours):,.0f}/s"]
-        for _, theirs in others:
-            # A window may end before WATCH has won once: then ours is beyond comparison.
-            ratios = [
-                mine / other if other else math.inf
-                for mine, other in zip(ours, theirs, strict=True)
-            ]
-            cells.append(
-                f"{median(theirs):,.0f}/s: {median(ratios):.3g} × "
-                f"({min(ratios):.3g}–{max(ratios):.3g})"
-            )
-        return f"| {self.condition} | {' | '.join(cells)} |"
-
-    def document(self) -> dict[str, object]:
-        """For JSON, with every round."""
-        return {**self.condition._asdict(), "rates": self.rates}
+    connections: dict[str, int]  # that did best for the contestants with a choice
 
 
-def heading(names: list[str]) -> str:
-    """The first two lines of the table."""
-    columns = ["reservations a second", *names]
-    return f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}"
-
-
-async def peers(rounds: int) -> AsyncIterator[Result]:
-    """Every condition, the contestants in turns."""
+async def peers(rounds: int, many: int = SKUS_MANY) -> AsyncIterator[Result]:
+    """Every condition, the contestants in turns; ``many``: SKUs, where it is not the hot one."""
     async with AsyncExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="stockade-bench-"))
         server = EmbeddedPostgres(Path(directory))
@@ -97,26 +74,47 @@ async def peers(rounds: int) -> AsyncIterator[Result]:
         theirs = await stack.enter_async_context(private_store())
         contestants: list[Contestant] = [
             Stockade(ours), LuaScript(theirs), WatchMulti(theirs),
-            ConditionalUpdate(server.owner_dsn), ForUpdate(server.owner_dsn),
-            SkipLocked(server.owner_dsn),
+            *(
+                kind(server.owner_dsn, server.superuser_dsn)
+                for kind in (ConditionalUpdate, ForUpdate, SkipLocked)
+            ),
         ]  # fmt: skip
-        for condition in CONDITIONS:
+        for condition in conditions(many):
+            chosen = {each.name: await _best(each, condition) for each in contestants}
             rates: dict[str, list[float]] = {each.name: [] for each in contestants}
             for _ in range(rounds):
                 for each in contestants:
-                    rates[each.name].append((await measure(each, condition)).rate)
-            yield Result(condition, rates)
+                    found = await measure(each, condition, chosen[each.name])
+                    rates[each.name].append(found.rate)
+            connections = {
+                each.name: chosen[each.name]
+                for each in contestants
+                if len(each.sizes(condition.callers)) > 1
+            }
+            yield Result(condition, rates, connections)
 
 
-async def measure(contestant: Contestant, condition: Condition) -> Measured:
-    """One contestant in one condition, from the start, and recounted. Raises Oversold."""
+async def _best(contestant: Contestant, condition: Condition) -> int:
+    """The number of connections that the contestant is fastest with, by a window of each."""
+    sizes = contestant.sizes(condition.callers)
+    if len(sizes) == 1:
+        return sizes[0]
+    rates = {size: (await measure(contestant, condition, size)).rate for size in sizes}
+    return max(rates, key=rates.__getitem__)
+
+
+async def measure(contestant: Contestant, condition: Condition, connections: int) -> Measured:
+    """One contestant in one condition, from the start, and recounted. Raises Oversold.
+
+    The window begins when all is connected and has been asked for a while.
+    """
     names = sku_names(condition.skus)
     if condition.granted:
         units = min(UNITS, contestant.units_max // condition.skus)
     else:
         units = RACED if condition.skus == 1 else 0
     await contestant.stock(names, units)
-    async with contestant.open(condition.callers) as ask:
+    async with contestant.open(names, connections) as ask:
         granted = 0
         if not condition.granted and units:
             granted = await race(ask, names[0], condition.callers)
@@ -127,7 +125,7 @@ async def measure(contestant: Contestant, condition: Condition) -> Measured:
             _caller(ask, names, number * len(names) // condition.callers, condition, answers)
             for number in range(condition.callers)
         ]
-        measured = await drive(calls, SECONDS)
+        measured = await drive(calls, SECONDS, warm_seconds=WARM_SECONDS)
     if condition.granted:
         granted = len(answers)
     await check(contestant, names, units, granted)

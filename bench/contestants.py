@@ -6,6 +6,7 @@ recounted: what is free, what its stock says is reserved, and what its reservati
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -23,6 +24,7 @@ from core.stock_model import Adjust, AdjustLine, Receive, ReceiveLine
 from core.store import keys, wording
 
 HOLD_SECONDS = 900
+PAGE = 60
 UNITS_MAX = 10_000_000_000
 
 Ask = Callable[[str], Awaitable[bool]]  # one unit of a SKU: granted?
@@ -43,10 +45,14 @@ class Contestant(Protocol):
     units_max: int  # of all SKUs together: where each is a row of its own, few enough to make
 
     async def stock(self, names: list[str], units: int) -> None:
-        """Begins anew, with these SKUs and as many units of each."""
+        """Begins anew, with these SKUs and as many units of each; its server has nothing left to
+        do of its own accord (a rewrite of the log, a checkpoint) when this returns."""
 
-    def open(self, callers: int) -> AbstractAsyncContextManager[Ask]:
-        """Connections for so many callers."""
+    def sizes(self, callers: int) -> tuple[int, ...]:
+        """How many connections so many callers may share; what is best for them is tried."""
+
+    def open(self, names: list[str], connections: int) -> AbstractAsyncContextManager[Ask]:
+        """What is connected, all of it, and knows the SKUs as well as it ever will."""
 
     async def recount(self, names: list[str]) -> dict[str, Held]:
         """What lies there now."""
@@ -80,11 +86,18 @@ class Stockade:
                 (result,) = await service.stock.adjust(Adjust([gone]), [None])
                 assert result.error is None, result.error
         copy_sku(self._store, names[0], names[1:])
+        self._store.tidy()
+
+    def sizes(self, callers: int) -> tuple[int, ...]:
+        return (1,)
 
     @asynccontextmanager
-    async def open(self, callers: int) -> AsyncIterator[Ask]:
+    async def open(self, names: list[str], connections: int) -> AsyncIterator[Ask]:
         async with self._store.open() as service:
             reserve = service.engine.reserve
+            # As the pages of a shop ask before anyone buys.
+            for start in range(0, len(names), PAGE):
+                await service.stock.availability(CHANNEL, names[start : start + PAGE])
 
             async def ask(sku: str) -> bool:
                 try:
@@ -125,6 +138,20 @@ class _RedisPy:
         for name in names:
             pipe.hset(f"stock:{name}", mapping={"free": units, "reserved": 0})
         pipe.execute()
+        self._store.tidy()
+
+    def sizes(self, callers: int) -> tuple[int, ...]:
+        # A pool that makes callers wait for fewer was slower at every size that was tried.
+        return (callers,)
+
+    @asynccontextmanager
+    async def _connected(self, connections: int) -> AsyncIterator[redis.Redis]:
+        client = redis.Redis.from_url(self._store.url, max_connections=connections)
+        try:
+            await asyncio.gather(*(client.ping() for _ in range(connections)))
+            yield client
+        finally:
+            await client.aclose()
 
     async def recount(self, names: list[str]) -> dict[str, Held]:
         admin = self._store.admin
@@ -149,20 +176,17 @@ class LuaScript(_RedisPy):
     name = "redis-py, Lua"
 
     @asynccontextmanager
-    async def open(self, callers: int) -> AsyncIterator[Ask]:
-        client = redis.Redis.from_url(self._store.url, max_connections=callers)
-        reserve = client.register_script(SCRIPT)
+    async def open(self, names: list[str], connections: int) -> AsyncIterator[Ask]:
+        async with self._connected(connections) as client:
+            reserve = client.register_script(SCRIPT)
 
-        async def ask(sku: str) -> bool:
-            reservation = str(uuid4())
-            names = [f"stock:{sku}", f"reservation:{reservation}", "deadlines"]
-            deadline = time.time() + HOLD_SECONDS
-            return bool(await reserve(names, [reservation, 1, CHANNEL, sku, deadline]) == 1)
+            async def ask(sku: str) -> bool:
+                reservation = str(uuid4())
+                names = [f"stock:{sku}", f"reservation:{reservation}", "deadlines"]
+                deadline = time.time() + HOLD_SECONDS
+                return bool(await reserve(names, [reservation, 1, CHANNEL, sku, deadline]) == 1)
 
-        try:
             yield ask
-        finally:
-            await client.aclose()
 
 
 class WatchMulti(_RedisPy):
@@ -171,33 +195,30 @@ class WatchMulti(_RedisPy):
     name = "redis-py, WATCH"
 
     @asynccontextmanager
-    async def open(self, callers: int) -> AsyncIterator[Ask]:
-        client = redis.Redis.from_url(self._store.url, max_connections=callers)
+    async def open(self, names: list[str], connections: int) -> AsyncIterator[Ask]:
+        async with self._connected(connections) as client:
 
-        async def ask(sku: str) -> bool:
-            stock, reservation = f"stock:{sku}", str(uuid4())
-            async with client.pipeline() as pipe:
-                while True:
-                    await pipe.watch(stock)
-                    if int(await pipe.hget(stock, "free")) < 1:  # type: ignore[arg-type]
-                        return False
-                    deadline = time.time() + HOLD_SECONDS
-                    pipe.multi()  # type: ignore[no-untyped-call]
-                    pipe.hincrby(stock, "free", -1)
-                    pipe.hincrby(stock, "reserved", 1)
-                    pipe.hset(
-                        f"reservation:{reservation}",
-                        mapping={"state": "reserved", "channel": CHANNEL, "sku": sku,
-                                 "quantity": 1, "deadline": deadline},
-                    )  # fmt: skip
-                    pipe.zadd("deadlines", {reservation: deadline})
-                    try:
-                        await pipe.execute()
-                    except redis.WatchError:
-                        continue
-                    return True
+            async def ask(sku: str) -> bool:
+                stock, reservation = f"stock:{sku}", str(uuid4())
+                async with client.pipeline() as pipe:
+                    while True:
+                        await pipe.watch(stock)
+                        if int(await pipe.hget(stock, "free")) < 1:  # type: ignore[arg-type]
+                            return False
+                        deadline = time.time() + HOLD_SECONDS
+                        pipe.multi()  # type: ignore[no-untyped-call]
+                        pipe.hincrby(stock, "free", -1)
+                        pipe.hincrby(stock, "reserved", 1)
+                        pipe.hset(
+                            f"reservation:{reservation}",
+                            mapping={"state": "reserved", "channel": CHANNEL, "sku": sku,
+                                     "quantity": 1, "deadline": deadline},
+                        )  # fmt: skip
+                        pipe.zadd("deadlines", {reservation: deadline})
+                        try:
+                            await pipe.execute()
+                        except redis.WatchError:
+                            continue
+                        return True
 
-        try:
             yield ask
-        finally:
-            await client.aclose()

@@ -37,7 +37,7 @@ LAG_SAMPLE_SECONDS = 0.5
 
 
 @asynccontextmanager
-async def _ledger(directory: Path) -> AsyncIterator[Journal]:
+async def open_ledger(directory: Path) -> AsyncIterator[Journal]:
     """A private PostgreSQL, as the service runs it, with the schema and nothing in it."""
     server = EmbeddedPostgres(directory)
     await server.start()
@@ -50,7 +50,7 @@ async def _ledger(directory: Path) -> AsyncIterator[Journal]:
         await server.stop()
 
 
-async def _stock(store: Store, names: list[str]) -> None:
+async def stock(store: Store, names: list[str]) -> None:
     """A channel and a pool per SKU, by events as a shop makes them."""
     async with store.open() as service:
         await service.catalogue.put_channel(CHANNEL, ChannelSpec(floor_share=0.7))
@@ -61,10 +61,10 @@ async def _stock(store: Store, names: list[str]) -> None:
             await service.stock.receive(Receive(lines), [None] * len(chunk))
 
 
-async def _reserve(store: Store, names: list[str]) -> None:
+async def reserve(store: Store, names: list[str], count: int) -> None:
     """Fills the stream with reservations of one line, each with a key and a reference."""
     async with store.open() as service:
-        numbers, skus = iter(range(RESERVATIONS)), cycle(names)
+        numbers, skus = iter(range(count)), cycle(names)
 
         async def caller() -> None:
             for number in numbers:
@@ -80,7 +80,7 @@ async def scribe(rounds: int) -> AsyncIterator[Figure]:
         rates = []
         for _ in range(rounds):
             with tempfile.TemporaryDirectory(prefix="stockade-bench-") as directory:
-                async with private_store() as store, _ledger(Path(directory)) as journal:
+                async with private_store() as store, open_ledger(Path(directory)) as journal:
                     rates.append(await _carried(store, journal, sku_names(count)))
         yield Figure(f"scribe, {kind}: reservations/s", rates, [], 20_000, 40_000)
 
@@ -89,10 +89,10 @@ async def _carried(store: Store, journal: Journal, names: list[str]) -> float:
     stream = EventStream(store.url, 10.0)
     writer = Scribe(stream, journal, HOUR_MS, WEEK_MS)
     try:
-        await _stock(store, names)
+        await stock(store, names)
         while await writer.turn(wait=False):
             pass
-        await _reserve(store, names)
+        await reserve(store, names, RESERVATIONS)
         since = time.perf_counter()
         while await writer.turn(wait=False):
             pass

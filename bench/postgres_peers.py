@@ -1,7 +1,7 @@
 """What a shop would write with asyncpg: three ways to reserve one unit in PostgreSQL.
 
-``synchronous_commit`` and ``fsync`` are on. The pool has as many connections as there are callers,
-and no more than POOL_MAX.
+``synchronous_commit`` and ``fsync`` are on. The pool has the best size of POOLS, as whoever runs
+such a shop would find by trying.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import asyncpg
 
 from bench.contestants import UNITS_MAX, Ask, Held
 
-POOL_MAX = 32
+POOLS = (8, 16, 32, 64)
 
 SCHEMA = """
 CREATE SCHEMA IF NOT EXISTS shop;
@@ -64,16 +64,23 @@ class _Postgres:
     counted = "SELECT sku, available, reserved FROM shop.stock"
     fill = "INSERT INTO shop.stock SELECT sku, $2::int FROM unnest($1::text[]) sku"
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(self, dsn: str, superuser_dsn: str) -> None:
         self._dsn = dsn
+        self._superuser_dsn = superuser_dsn  # for checkpoints alone
 
     async def stock(self, names: list[str], units: int) -> None:
         connection = await asyncpg.connect(self._dsn)
         await connection.execute(SCHEMA)
         await connection.execute(EMPTY)
         await connection.execute(self.fill, names, units)
-        await connection.execute("ANALYZE shop.stock, shop.unit, shop.reservation")
+        await connection.execute("VACUUM ANALYZE shop.stock, shop.unit, shop.reservation")
         await connection.close()
+        superuser = await asyncpg.connect(self._superuser_dsn)
+        await superuser.execute("CHECKPOINT")
+        await superuser.close()
+
+    def sizes(self, callers: int) -> tuple[int, ...]:
+        return tuple(size for size in POOLS if size <= callers) or (callers,)
 
     async def recount(self, names: list[str]) -> dict[str, Held]:
         connection = await asyncpg.connect(self._dsn)
@@ -85,9 +92,10 @@ class _Postgres:
         return {name: found.get(name, Held(0, 0, in_rows.get(name, 0))) for name in names}
 
     @asynccontextmanager
-    async def open(self, callers: int) -> AsyncIterator[Ask]:
-        size = min(callers, POOL_MAX)
-        async with asyncpg.create_pool(self._dsn, min_size=size, max_size=size) as pool:
+    async def open(self, names: list[str], connections: int) -> AsyncIterator[Ask]:
+        async with asyncpg.create_pool(
+            self._dsn, min_size=connections, max_size=connections
+        ) as pool:
 
             async def ask(sku: str) -> bool:
                 async with pool.acquire() as connection:

@@ -84,7 +84,7 @@ class Ledger:
 
 
 @asynccontextmanager
-async def _ledger() -> AsyncIterator[Ledger]:
+async def open_ledger() -> AsyncIterator[Ledger]:
     with tempfile.TemporaryDirectory(prefix="stockade-bench-") as directory:
         server = EmbeddedPostgres(Path(directory))
         await server.start()
@@ -97,10 +97,8 @@ async def _ledger() -> AsyncIterator[Ledger]:
             await server.stop()
 
 
-async def _rebuilt(store: Store, ledger: Ledger) -> Report:
+async def rebuilt(store: Store, ledger: Ledger) -> Report:
     """One rebuild of a store that lost everything."""
-    store.admin.flushall(asynchronous=False)
-    store.tidy()
     stream, refill = EventStream(store.url, 5.0), Refill(store.url, 5.0)
     try:
         return await Rebuild(stream, refill, ledger.journal, WINDOWS_MS, True).run()
@@ -113,11 +111,13 @@ async def rebuilding(rounds: int) -> AsyncIterator[Figure]:
     """100,000 SKUs and as many live reservations; ten times as many SKUs, or reservations."""
     seconds: dict[tuple[int, int], list[float]] = {}
     rates: list[float] = []
-    async with private_store() as store, _ledger() as ledger:
+    async with private_store() as store, open_ledger() as ledger:
         for _ in range(rounds):
             for skus, live in ((FEW, FEW), (MANY, FEW), (FEW, MANY), (MANY, MANY)):
                 await ledger.fill(skus, live, int(store.admin.time()[0]) * 1000)
-                report = await _rebuilt(store, ledger)
+                store.admin.flushall(asynchronous=False)
+                store.tidy()
+                report = await rebuilt(store, ledger)
                 counts = (report.counts["pools"], report.counts["reservations"])
                 if counts != (skus, live) or store.admin.hlen(keys.POOLS) != skus:
                     raise RuntimeError(f"rebuilt {report.counts}, not {skus} and {live}")

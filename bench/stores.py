@@ -65,8 +65,13 @@ class Store:
     def tidy(self) -> None:
         """Rewrites the log now, so that the server does not do it while something is measured."""
         self.admin.bgrewriteaof()
-        while self.admin.info("persistence")["aof_rewrite_in_progress"]:
+        while self._rewrites():
             time.sleep(0.005)
+
+    def _rewrites(self) -> bool:
+        """True while the log is being rewritten, or will be when another child has ended."""
+        told = self.admin.info("persistence")
+        return bool(told["aof_rewrite_in_progress"] or told["aof_rewrite_scheduled"])
 
     def used_bytes(self) -> int:
         return int(self.admin.info("memory")["used_memory"])
