@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Mount
 from starlette.routing import Route as Page
 from starlette.types import Receive, Scope, Send
@@ -27,11 +29,12 @@ from api.call import (
     send_reply,
     send_stream,
 )
+from api.gate import Gate
 from api.log import HEADERS
 from api.openapi import document
 from api.problems import BodyTooLarge, MethodNotAllowed, answer
 from api.routes import PAGES, ROUTES
-from api.routing import Handler, Route, Router
+from api.routing import Handler, PageHandler, Route, Router
 from api.wire import encode
 from core.errors import StartRefused, StockadeError, StockUnavailable
 from core.meters import Meters, RouteMeter
@@ -59,12 +62,13 @@ class App(Starlette):
         book: Book | None = None,
         meters: Meters | None = None,
         tracing: Tracing | None = None,
+        host: str = "127.0.0.1",
     ) -> None:
         """``book``: what ``/metrics`` shows, with the sheet that ``meters`` count on. ``tracing``
-        traces some of the requests."""
+        traces some of the requests. ``host``: where the service listens."""
         super().__init__(
             routes=[
-                *(Page(page.path, page.handler, methods=[page.method]) for page in PAGES),
+                *(Page(page.path, self._guarded(page), methods=[page.method]) for page in PAGES),
                 Mount("/docs", pages.Viewer()),
             ],
             exception_handlers={
@@ -74,6 +78,7 @@ class App(Starlette):
             },
             lifespan=App._life,
         )
+        self._gate = Gate(host)
         self.router.redirect_slashes = False  # a path has one spelling
         self.service: Service | None = None
         self.draining = False  # True once ``drain`` was called
@@ -122,6 +127,8 @@ class App(Starlette):
         route: Route[Handler] | None = None
         try:
             route, call.parameter = self._find(call.method, call.raw_path)
+            call.caller = self._gate.caller(call.headers, self.opened.keyring)
+            call.check_scopes(route.scopes)
             if route.body_bytes_max:
                 await call.read(receive, route.body_bytes_max)
             reply: Answer = await route.handler(call)
@@ -146,7 +153,31 @@ class App(Starlette):
             await send_stream(call, reply, receive, send, self._ending)
         else:
             self._count(call, route, reply[0], started)
-            await send_reply(call, reply, send)
+            if reply[0] >= 400 and call.pours:
+                await send_and_linger(call, reply, receive, send)
+            else:
+                await send_reply(call, reply, send)
+
+    def may(self, request: Request, scope: str) -> bool:
+        """True if who asks has this scope."""
+        headers = Call(request.scope, self).headers
+        try:
+            return self._gate.caller(headers, self.opened.keyring).may(scope)
+        except StockadeError:
+            return False
+
+    def _guarded(self, page: Route[PageHandler]) -> PageHandler:
+        """The handler of a page, for those who may see it."""
+        if not page.scopes:
+            return page.handler
+
+        async def guarded(request: Request) -> Response:
+            call = Call(request.scope, self)
+            call.caller = self._gate.caller(call.headers, self.opened.keyring)
+            call.check_scopes(page.scopes)
+            return await page.handler(request)
+
+        return guarded
 
     def _count(
         self, call: Call, route: Route[Handler] | None, status: int, started: float | None
@@ -178,7 +209,9 @@ def create_app(settings: Settings, book: Book | None = None, sheet: int = WORKER
     """The application over the service that ``settings`` describe; it counts on this sheet."""
     book = book or Book()
     meters = Meters(book.sheet(sheet))
-    return App(lambda: open_service(settings, meters), book, meters, _tracing(settings))
+    return App(
+        lambda: open_service(settings, meters), book, meters, _tracing(settings), settings.host
+    )
 
 
 def _tracing(settings: Settings) -> Tracing | None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias, cast, get_args
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from api import wire
 from api.call import JSON, Call, Reply
 from api.problems import Problem, problem
-from api.reservations import PATH, REPLAYED, RESERVE_TEXT, check_places
+from api.reservations import PATH, REPLAYED, RESERVE_TEXT, check_demand, check_places
 from api.wire import Body
 from core.errors import StockadeError
 from core.model import (
@@ -30,6 +31,8 @@ from core.model import (
 
 if TYPE_CHECKING:
     from core.ops import Receipt
+
+Element: TypeAlias = tuple[str, str, Any, Key | None]  # (verb, id, its request, key)
 
 LINES_MAX = 10_000  # of all its elements together: what one turn of the lane can carry
 
@@ -145,6 +148,12 @@ VERBS = {
     "fulfil": ElementKind(Body(FulfilElement), Fulfil, ("reference",)),
     "return": ElementKind(Body(ReturnElement), Return, ("reference",)),
 }
+SCOPES = dict.fromkeys(VERBS, frozenset({"reserve"})) | {
+    "reserve": frozenset({"reserve"}),
+    "fulfil": frozenset({"fulfil"}),
+    "return": frozenset({"fulfil"}),
+}
+ALL = frozenset({"reserve", "fulfil", "stock:write"})
 KINDS = VERBS | {"reserve": ElementKind(Body(ReserveElement), Reserve, RESERVE_TEXT)}
 
 
@@ -165,16 +174,45 @@ class BatchResults(Struct, frozen=True):
 async def batch(call: Call) -> Reply:
     """``POST /v1/reservations/batch``: each element on its own."""
     sent, request = BATCH.read_new(call)
-    elements = [_element(sent, index, raw) for index, raw in enumerate(request.reservations)]
+    owner = call.owner
+    elements = [_element(owner, sent, index, raw) for index, raw in enumerate(request.reservations)]
     lines = sum(len(getattr(each[2], "lines", None) or ()) for each in elements)
     if lines > LINES_MAX:
         raise wire.invalid("/reservations", f"Expected at most {LINES_MAX} lines in all")
-    outcomes = await call.engine.batch(elements)
+    outcomes = await _outcomes(call, elements)
     statuses = [201 if each[0] == "reserve" else 200 for each in elements]
     return _batch_reply(outcomes, statuses, call.instance)
 
 
-def _element(sent: bytes | None, index: int, raw: Raw) -> tuple[str, str, Any, Key | None]:
+async def _outcomes(call: Call, elements: list[Element]) -> list[Receipt | StockadeError]:
+    """What became of each; the caller may not do each of them."""
+    if call.caller.channels is None and call.caller.scopes >= ALL:
+        return await call.engine.batch(elements)
+    refused = await asyncio.gather(*(_refusal(call, *each[:3]) for each in elements))
+    rest = [each for each, why in zip(elements, refused, strict=True) if why is None]
+    done = iter(await call.engine.batch(rest))
+    outcomes = [next(done) if why is None else why for why in refused]
+    if call.caller.channels is not None:
+        for (verb, _, request, _), outcome in zip(elements, outcomes, strict=True):
+            if verb == "reserve" and not isinstance(outcome, StockadeError):
+                call.engine.known.set(outcome.id, request.channel)
+    return outcomes
+
+
+async def _refusal(call: Call, verb: str, id: str, request: Any) -> StockadeError | None:
+    """Why the caller may not do this; None if it may."""
+    try:
+        call.check_scopes(SCOPES[verb])
+        if verb == "reserve":
+            check_demand(call, request)
+        else:
+            await call.check_reservation(id)
+    except StockadeError as error:
+        return error
+    return None
+
+
+def _element(owner: bytes, sent: bytes | None, index: int, raw: Raw) -> Element:
     """Element ``index`` of a batch as (verb, id, the request, its key).
 
     Where a key asks for a fingerprint the request is as it would be if sent alone.
@@ -201,14 +239,14 @@ def _element(sent: bytes | None, index: int, raw: Raw) -> tuple[str, str, Any, K
     if own is None:
         assert sent is not None
         key = b"%b#%d" % (sent, index)
-        return verb, id, request, wire.of_batch(PATH + b"/batch", key, (verb, id, request))
+        return verb, id, request, wire.of_batch(owner, PATH + b"/batch", key, (verb, id, request))
     if sent is not None:
         raise wire.invalid(
             f"{pointer}/idempotency_key", "Expected no key beside the Idempotency-Key header"
         )
     key = wire.element_key(own, f"{pointer}/idempotency_key")
     path = PATH if verb == "reserve" else f"/v1/reservations/{id}/{verb}".encode()
-    return verb, id, request, wire.scoped(b"POST", path, key, request)
+    return verb, id, request, wire.scoped(owner, b"POST", path, key, request)
 
 
 def _batch_reply(

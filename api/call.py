@@ -11,9 +11,9 @@ from urllib.parse import quote
 
 from starlette.types import Message, Receive, Scope, Send
 
-from api.problems import BodyTooLarge
+from api.problems import BodyTooLarge, Forbidden
 from core.access import LOOPBACK, Caller
-from core.errors import LedgerUnavailable
+from core.errors import LedgerUnavailable, UnknownReservation
 
 if TYPE_CHECKING:
     from api.app import App
@@ -36,20 +36,30 @@ JSON: Header = (b"content-type", b"application/json")
 
 BODY_BYTES_MAX = 2**20  # a hundred lines with the longest names are 40 KB
 BATCH_BYTES_MAX = 2**23  # a batch: a thousand such requests of ordinary size
+DROPPED_BYTES_MAX = 2**16  # of a body that nobody reads, for which a connection may stay open
 LINGER_BYTES_MAX = 2**26  # what is read and dropped of a refused body, so that its sender sees why
 LINGER_SECONDS_MAX = 5.0
 STALL_SECONDS_MAX = 60.0  # who takes nothing of a stream for so long makes room for another
 END_SECONDS_MAX = 1.0  # to say that a stream is over
 
+# What a proxy adds: behind one that is open to others, all seem to come from this machine.
+PROXIED = frozenset({
+    b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto",
+    b"x-real-ip",
+})  # fmt: skip
 _READ = frozenset(
     {
+        b"authorization",
         b"content-length",
         b"content-type",
         b"idempotency-key",
         b"if-match",
+        b"host",
         b"last-event-id",
         b"traceparent",
+        b"transfer-encoding",
         b"x-request-id",
+        *PROXIED,
     }
 )
 _ECHOED: tuple[tuple[bytes, re.Pattern[bytes]], ...] = (
@@ -94,6 +104,28 @@ class Call:
         for name, value in scope["headers"]:
             if name in _READ:
                 headers[name] = headers[name] + b", " + value if name in headers else value
+
+    @property
+    def owner(self) -> bytes:
+        """In whose name idempotency keys are used: nobody's where there are no API keys."""
+        return b"" if self.caller is LOOPBACK else self.caller.id.encode("ascii")
+
+    def check_scopes(self, scopes: frozenset[str]) -> None:
+        """Raises Forbidden unless the caller has one of them."""
+        if scopes.isdisjoint(self.caller.scopes):
+            raise Forbidden(f"This needs an API key of scope {' or '.join(sorted(scopes))}")
+
+    def check_channel(self, name: str) -> None:
+        """Raises Forbidden for a channel that is not among the caller's."""
+        if not self.caller.sees(name):
+            raise Forbidden(f"This API key is not for the channel {name}")
+
+    async def check_reservation(self, id: str) -> None:
+        """Raises UnknownReservation for one of a channel that is not among the caller's: it does
+        not learn that there is such a one."""
+        own = self.caller.channels
+        if own is not None and await self.engine.channel_of(id) not in own:
+            raise UnknownReservation
 
     @property
     def engine(self) -> Engine:
@@ -149,6 +181,14 @@ class Call:
         if len(body) > bytes_max:
             raise BodyTooLarge
         self.body = body
+
+    @property
+    def pours(self) -> bool:
+        """True if more of a body may come than is worth keeping the connection for."""
+        if not self.more or b"transfer-encoding" in self.headers:
+            return self.more
+        length = self.headers.get(b"content-length", b"0")
+        return not length.isdigit() or int(length) > DROPPED_BYTES_MAX
 
     async def drop(self, receive: Receive, bytes_max: int) -> None:
         """Read what is left of the body, or ``bytes_max`` of it, and forget it."""

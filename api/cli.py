@@ -1,5 +1,5 @@
 """The command line: ``stockade serve``, ``settings``, ``clock accept``, ``import``, ``reconcile``,
-``rebuild``, ``export``, ``show``, ``purge``, ``top``, ``migrate``.
+``rebuild``, ``export``, ``show``, ``purge``, ``top``, ``keys``, ``migrate``.
 
 Every setting is a flag of every command. What goes wrong is one line on standard error, with
 status 2 for a wrong command line or setting and 1 for anything later.
@@ -22,6 +22,8 @@ import msgspec
 from api.log import configure
 from core.errors import StartRefused, StockadeError
 from core.settings import Origins, Settings, descriptions, flag, load, shown
+
+OVERLAP_SECONDS = 3_600  # in which whoever uses a key can be given its new secret
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 _purge(loaded.settings)
             case "top":
                 _top(loaded.settings, chosen)
+            case "keys create" | "keys list" | "keys rotate" | "keys revoke":
+                return _keys(loaded.settings, chosen)
             case "show":
                 _tell(loaded.settings, chosen.what)
     except StockadeError as error:
@@ -90,6 +94,13 @@ def _interval(text: str) -> float:
     """Seconds between two looks."""
     seconds = float(text)
     if not 0.1 <= seconds <= 3_600:
+        raise ValueError(text)
+    return seconds
+
+
+def _overlap(text: str) -> int:
+    """Seconds, up to thirty days."""
+    if not 0 <= (seconds := int(text)) <= 30 * 86_400:
         raise ValueError(text)
     return seconds
 
@@ -176,6 +187,13 @@ def _mode(settings: Settings, chosen: argparse.Namespace) -> int:
     return show_mode(settings, protect, reason, by)
 
 
+def _keys(settings: Settings, chosen: argparse.Namespace) -> int:
+    """Make, list, rotate and revoke API keys, as whom the ledger knows."""
+    from api.keys import run
+
+    return run(settings, chosen)
+
+
 def _tell(settings: Settings, what: str) -> None:
     """Print the story of a reservation or a SKU, from the servers that are found as for import."""
     from api.showing import show
@@ -250,6 +268,7 @@ def _parser() -> _Parser:
         commands, "purge",
         "forget whose reservations were that ended customer_retention_days ago",
     )  # fmt: skip
+    _keys_parser(commands)
     watching = _command(commands, "top", "show what a running service does, on one screen")
     watching.add_argument("--url", help="its address; else that of the settings host and port")
     watching.add_argument(
@@ -310,6 +329,26 @@ def _reconcile_parser(commands: argparse._SubParsersAction[_Parser]) -> None:
     explain.add_argument("case", type=int, metavar="CASE", help="its number")
     explain.add_argument("--note", required=True, help="why")
     explain.add_argument("--by", required=True, metavar="NAME", help="who says so")
+
+
+def _keys_parser(commands: argparse._SubParsersAction[_Parser]) -> None:
+    keys = commands.add_parser("keys", help="who may ask, and for what", allow_abbrev=False)
+    inner = keys.add_subparsers(required=True, metavar="COMMAND")
+    create = _command(inner, "create", "make an API key and print it, once", "keys ")
+    create.add_argument("--name", required=True, help="what it is for")
+    create.add_argument("--scope", required=True, action="append", help="what it may; repeat it")
+    create.add_argument("--channel", action="append", help="only for this channel; repeat it")
+    listing = _command(inner, "list", "show all keys", "keys ")
+    rotate = _command(inner, "rotate", "give a key another secret, and print it, once", "keys ")
+    rotate.add_argument("id", metavar="ID", help="what stands before the point")
+    rotate.add_argument(
+        "--overlap", metavar="SECONDS", type=_overlap, default=OVERLAP_SECONDS,
+        help=f"how long the secret before counts as well ({OVERLAP_SECONDS})",
+    )  # fmt: skip
+    revoke = _command(inner, "revoke", "let nobody in with a key any more", "keys ")
+    revoke.add_argument("id", metavar="ID", help="what stands before the point")
+    for parser in (create, listing, rotate, revoke):
+        parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _command(

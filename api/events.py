@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from api import wire
 from api.call import Call, Stream
+from api.problems import Forbidden
 from api.wire import Parameters
 from core.errors import Draining, Unavailable
 from core.feed import WHOLE, Wanted
@@ -25,6 +26,10 @@ NAMES_MAX = 200  # of one filter
 QUIET_SECONDS = 15.0  # then a line is sent, so that nobody between takes the silence for death
 RETRY_MS = 1_000  # how long a client waits before it connects again
 CHUNK_BYTES = 2**15
+# What who sells may hear without reading stock.
+SELLING = frozenset(
+    each for each in TYPES if each.startswith("reservation.")
+) | {"stock.sold_out", "stock.back"}
 ID_RULE = "Expected the id of an event as this stream gave it"
 
 _ID = re.compile(rb"([0-9]{1,18})(?:\.([0-9]{1,2}))?")
@@ -54,7 +59,9 @@ async def listen(call: Call) -> Stream:
     if not all(map(is_name, channels)):
         raise wire.invalid("?channel", NAME_RULE)
     skus = sent.skus("sku", NAMES_MAX)
-    wanted = Wanted(frozenset(types), frozenset(channels), frozenset(skus))
+    for channel in channels:
+        call.check_channel(channel)
+    wanted = Wanted(_types(call, types), frozenset(channels), frozenset(skus), call.caller.channels)
     after = _last_event_id(call)
     if call.app.draining:
         raise Draining
@@ -65,7 +72,18 @@ async def listen(call: Call) -> Stream:
         (b"cache-control", b"no-store"),
         (b"x-accel-buffering", b"no"),  # a proxy that gathers would hold events back
     ]
-    return Stream(headers, _pieces(subscriber), stack.aclose)
+    return Stream(headers, _pieces(subscriber, call.caller.channels), stack.aclose)
+
+
+def _types(call: Call, asked: list[str]) -> frozenset[str]:
+    """The types that are wanted; empty for all. What moves in the warehouse is for who may read
+    stock. Raises Forbidden for what was asked for and may not be."""
+    types = frozenset(asked)
+    if call.caller.may("stock:read"):
+        return types
+    if not SELLING.issuperset(types):
+        raise Forbidden("Events of stock, deficits and policy need a key of scope stock:read")
+    return types or SELLING
 
 
 def _last_event_id(call: Call) -> Place | None:
@@ -78,7 +96,9 @@ def _last_event_id(call: Call) -> Place | None:
     return int(found[1]), int(found[2] or 0)
 
 
-async def _pieces(subscriber: Subscriber) -> AsyncIterator[bytes]:
+async def _pieces(
+    subscriber: Subscriber, seen: frozenset[str] | None
+) -> AsyncIterator[bytes]:
     """Events in portions; and in silence a comment, with the place to come back to.
 
     A client that has heard nothing yet has the place where it began from the first lines.
@@ -96,7 +116,7 @@ async def _pieces(subscriber: Subscriber) -> AsyncIterator[bytes]:
             yield b": quiet\n" + _place(subscriber.place)
         chunk = b""
         for happening in found:
-            chunk += b"id: %b\ndata: %b\n\n" % (happening.id.encode(), happening.encode())
+            chunk += b"id: %b\ndata: %b\n\n" % (happening.id.encode(), happening.encode(seen))
             if len(chunk) >= CHUNK_BYTES:
                 yield chunk
                 chunk = b""

@@ -14,6 +14,7 @@ import msgspec
 from api.batch import ELEMENTS, Batch
 from api.problems import KINDS, Problem
 from api.routing import Route
+from core.access import SCOPES
 from core.model import (
     ID_PATTERN,
     NAME_PATTERN,
@@ -57,6 +58,14 @@ IF_MATCH = {
     "in": "header",
     "description": "The version that this request was made for, as `ETag` gave it.",
     "schema": {"type": "string"},
+}
+SECURITY = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "An API key, `id.secret`, as `stockade keys create` printed it once. As long as "
+    "there is none, whoever is on this machine may do everything. Scopes: "
+    + "; ".join(f"`{name}`: {text}" for name, text in SCOPES.items())
+    + ".",
 }
 ETAG = {"description": "The version.", "schema": {"type": "string"}}
 LOCATION = {"description": "Where it is.", "schema": {"type": "string", "format": "uri-reference"}}
@@ -131,7 +140,7 @@ def document(routes: Iterable[Route[Any]]) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": "Stockade", "version": VERSION, "description": INFO},
         "paths": paths,
-        "components": {"schemas": components},
+        "components": {"schemas": components, "securitySchemes": {"key": SECURITY}},
     }
 
 
@@ -150,6 +159,8 @@ def _operation(route: Route[Any], schemas: dict[type, dict[str, Any]]) -> dict[s
         "tags": [_tag(route.path)],
         "parameters": _parameters(route),
         "responses": _responses(route, schemas),
+        # One of the scopes is enough; without any it is open.
+        "security": [{"key": [scope]} for scope in sorted(route.scopes)],
     }
     if route.body is not None:
         operation["requestBody"] = {
@@ -237,6 +248,8 @@ def _responses(route: Route[Any], schemas: dict[type, dict[str, Any]]) -> dict[s
 def problem_codes(route: Route[Any]) -> list[str]:
     """Every code that ``route`` may answer with."""
     codes = list(route.problems)
+    if route.scopes:
+        codes += ["unauthenticated", "forbidden"]
     if route.body is not None:
         codes += ["malformed_json", "body_too_large", "unsupported_media_type"]
     if route.key:

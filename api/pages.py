@@ -56,9 +56,14 @@ async def healthz(request: Request) -> Response:
 
 
 async def readyz(request: Request) -> Response:
-    """``GET /readyz``: this worker can take reservations now; if not, a problem with the same."""
+    """``GET /readyz``: this worker can take reservations now; if not, a problem with the same.
+
+    Balancers ask without a key, and need no more than yes or no.
+    """
     app: App = request.app
     readiness = app.opened.readiness()
+    if not app.may(request, "operate"):
+        readiness = {"ready": readiness["ready"]}
     ready = bool(readiness["ready"]) and not app.draining
     readiness |= {"ready": ready, "draining": app.draining}
     if ready:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec import UNSET, Struct, UnsetType
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from api import wire
 from api.call import JSON, Call, Reply
@@ -73,7 +73,7 @@ def _put(call: Call, body: Body[T], prefix: str) -> tuple[T, Key | None, int | N
     if sent is None:
         return request, None, version
     path = (prefix + call.parameter).encode()
-    return request, wire.scoped(b"PUT", path, sent, request), version
+    return request, wire.scoped(call.owner, b"PUT", path, sent, request), version
 
 
 def _put_reply(call: Call, put: Put[Any], view: Any) -> Reply:
@@ -115,7 +115,9 @@ async def read_channel(call: Call) -> Reply:
     """``GET /v1/channels/{name}``."""
     wire.if_match(call)
     Parameters(call)
-    channel = await call.catalogue.channel(_path_name(call))
+    name = _path_name(call)
+    call.check_channel(name)
+    channel = await call.catalogue.channel(name)
     return _read_reply(call, channel.version, _channel_view(channel))
 
 
@@ -130,7 +132,11 @@ async def delete_channel(call: Call) -> Reply:
 async def list_channels(call: Call) -> Reply:
     """``GET /v1/channels``, by name."""
     after, limit = Parameters(call, once=("cursor", "limit")).page()
-    views = {channel.name: _channel_view(channel) for channel in await call.catalogue.channels()}
+    views = {
+        channel.name: _channel_view(channel)
+        for channel in await call.catalogue.channels()
+        if call.caller.sees(channel.name)
+    }
     return 200, [JSON], wire.encode(_page(views, after, limit))
 
 
@@ -180,6 +186,9 @@ async def read_sku(call: Call) -> Reply:
     wire.if_match(call)
     Parameters(call)
     view = await call.catalogue.sku(path_sku(call))
+    if call.caller.channels is not None:
+        own = {name: each for name, each in view.channels.items() if call.caller.sees(name)}
+        view = replace(view, channels=own)
     return _read_reply(call, view.version, view)
 
 

@@ -42,6 +42,18 @@ class MethodNotAllowed(StockadeError):
         self.allow = allow
 
 
+class Unauthenticated(StockadeError):
+    """Send an API key: Authorization: Bearer, and the key as stockade keys create gave it."""
+
+    code = "unauthenticated"
+
+
+class Forbidden(StockadeError):
+    """This API key may not do that: it lacks the scope, or the channel is not one of its own."""
+
+    code = "forbidden"
+
+
 class BodyTooLarge(StockadeError):
     """The body is larger than this route takes: 1 MiB, or 8 MiB for batches and stock."""
 
@@ -88,6 +100,8 @@ _STATUS: dict[type[StockadeError], int] = {
     StockadeError: 500,
     UnknownRoute: 404,
     MethodNotAllowed: 405,
+    Unauthenticated: 401,
+    Forbidden: 403,
     RequestTimeout: 408,
     BodyTooLarge: 413,
     HeadTooLarge: 431,
@@ -216,6 +230,8 @@ def answer(error: StockadeError, instance: str) -> tuple[int, list[tuple[bytes, 
     headers = [(b"content-type", MEDIA_TYPE)]
     if isinstance(error, Unavailable):
         headers.append((b"retry-after", b"%d" % error.retry_after_seconds))
+    elif isinstance(error, Unauthenticated):
+        headers.append((b"www-authenticate", b'Bearer realm="stockade"'))
     elif isinstance(error, MethodNotAllowed):
         headers.append((b"allow", error.allow.encode("ascii")))
     return document.status, headers, _encoder.encode(document)

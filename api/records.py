@@ -66,7 +66,9 @@ async def movements(call: Call) -> Reply:
         verb=sent.checked("verb", VERBS.__contains__, _one_of(VERBS)),
         since=sent.time("since"),
         until=sent.time("until"),
+        channels=call.caller.channels,
     )
+    _check_channel(call, chosen.channel)
     if chosen.since and chosen.until and chosen.until <= chosen.since:
         raise wire.invalid("?until", "Expected a time behind since")
     after, limit = sent.page()
@@ -90,7 +92,9 @@ async def reservations(call: Call) -> Reply:
         location=sent.checked("location", is_name, NAME_RULE),
         customer=sent.checked("customer", is_printable, TEXT_RULE),
         created_before_ms=None if before is None else (before - EPOCH) // MS,
+        channels=call.caller.channels,
     )
+    _check_channel(call, chosen.channel)
     after, limit = sent.page()
     if sent.flag("at_risk"):
         if after and not (after[0] in "RC" and _is_key(after[1:])):
@@ -105,6 +109,11 @@ async def reservations(call: Call) -> Reply:
     }  # fmt: skip
     items = b",".join([receipt.encode() for receipt in page.items])
     return 200, [JSON], b'{"items":[%b],%b' % (items, wire.encode(members)[1:])
+
+
+def _check_channel(call: Call, channel: str | None) -> None:
+    if channel is not None:
+        call.check_channel(channel)
 
 
 def _is_key(text: str) -> bool:

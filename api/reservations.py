@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from api import wire
 from api.call import JSON, Call, Header, Reply
+from api.problems import Forbidden
 from api.wire import Body
 from core.errors import KeyRequired, StaleVersion, UnknownReservation
 from core.model import (
@@ -59,11 +60,21 @@ async def reserve(call: Call) -> Reply:
     """``POST /v1/reservations``."""
     sent, request = RESERVE.read_new(call)
     check_places(request)
+    check_demand(call, request)
     if call.query and wire.Parameters(call, ("dry_run",)).flag("dry_run"):
         return 200, [JSON], wire.encode(await call.engine.dry_run(request))
-    key = None if sent is None else wire.scoped(b"POST", PATH, sent, request)
+    key = None if sent is None else wire.scoped(call.owner, b"POST", PATH, sent, request)
     receipt = await call.engine.reserve(request, key)
+    if call.caller.channels is not None:
+        call.engine.known.set(receipt.id, request.channel)
     return _reply(201, receipt, (b"location", PATH + b"/" + receipt.id.encode("ascii")))
+
+
+def check_demand(call: Call, request: Reserve) -> None:
+    """Raises Forbidden unless the caller may reserve in this channel, and so."""
+    call.check_channel(request.channel)
+    if request.shortage == "record" and not call.caller.may("stock:write"):
+        raise Forbidden("What is recorded whatever lies there needs a key of scope stock:write")
 
 
 def check_places(request: Reserve, pointer: str = "") -> None:
@@ -74,16 +85,17 @@ def check_places(request: Reserve, pointer: str = "") -> None:
             raise wire.invalid(where, "Expected either location or locations")
 
 
-def _verb(call: Call, verb: bytes, body: Body[T]) -> tuple[str, T, Key | None, int | None]:
+async def _verb(call: Call, verb: bytes, body: Body[T]) -> tuple[str, T, Key | None, int | None]:
     """The id, the request, its key and the version that it names, of a verb's call."""
     sent, request, version = body.read_versioned(call)
     if sent is None and verb in MOVES and getattr(request, "lines", None) is not None:
         raise KeyRequired
     id = _id(call)
+    await call.check_reservation(id)
     if sent is None:
         return id, request, None, version
     path = b"%b/%b/%b" % (PATH, id.encode("ascii"), verb)
-    return id, request, wire.scoped(b"POST", path, sent, request), version
+    return id, request, wire.scoped(call.owner, b"POST", path, sent, request), version
 
 
 def _id(call: Call) -> str:
@@ -95,43 +107,43 @@ def _id(call: Call) -> str:
 
 async def amend(call: Call) -> Reply:
     """``POST /v1/reservations/{id}/amend``."""
-    id, request, key, version = _verb(call, b"amend", AMEND)
+    id, request, key, version = await _verb(call, b"amend", AMEND)
     return _reply(200, await call.engine.amend(id, request, key, version))
 
 
 async def extend(call: Call) -> Reply:
     """``POST /v1/reservations/{id}/extend``."""
-    id, request, key, version = _verb(call, b"extend", EXTEND)
+    id, request, key, version = await _verb(call, b"extend", EXTEND)
     return _reply(200, await call.engine.extend(id, request, key, version))
 
 
 async def commit(call: Call) -> Reply:
     """``POST /v1/reservations/{id}/commit``."""
-    id, request, key, version = _verb(call, b"commit", COMMIT)
+    id, request, key, version = await _verb(call, b"commit", COMMIT)
     return _reply(200, await call.engine.commit(id, request, key, version))
 
 
 async def release(call: Call) -> Reply:
     """``POST /v1/reservations/{id}/release``."""
-    id, request, key, version = _verb(call, b"release", RELEASE)
+    id, request, key, version = await _verb(call, b"release", RELEASE)
     return _reply(200, await call.engine.release(id, request, key, version))
 
 
 async def cancel(call: Call) -> Reply:
     """``POST /v1/reservations/{id}/cancel``."""
-    id, request, key, version = _verb(call, b"cancel", CANCEL)
+    id, request, key, version = await _verb(call, b"cancel", CANCEL)
     return _reply(200, await call.engine.cancel(id, request, key, version))
 
 
 async def fulfil(call: Call) -> Reply:
     """``POST /v1/reservations/{id}/fulfil``."""
-    id, request, key, version = _verb(call, b"fulfil", FULFIL)
+    id, request, key, version = await _verb(call, b"fulfil", FULFIL)
     return _reply(200, await call.engine.fulfil(id, request, key, version))
 
 
 async def return_(call: Call) -> Reply:
     """``POST /v1/reservations/{id}/return``."""
-    id, request, key, version = _verb(call, b"return", RETURN)
+    id, request, key, version = await _verb(call, b"return", RETURN)
     return _reply(200, await call.engine.return_(id, request, key, version))
 
 
@@ -140,6 +152,7 @@ async def read(call: Call) -> Reply:
     version = wire.if_match(call)
     wire.Parameters(call)
     receipt = await call.engine.reservation(_id(call))
+    await call.check_reservation(receipt.id)
     if version is not None and receipt.version != version:
         raise StaleVersion
     return _reply(200, receipt)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import os
 import signal
@@ -20,12 +19,13 @@ from typing import Any
 
 import msgspec
 
+from api.gate import is_local
 from api.log import configure
 from api.place import Place
 from api.servers import private_postgres, private_store, with_postgres
 from core.embedded.server import EmbeddedServer
-from core.errors import StartRefused
-from core.opening import prepare_ledger
+from core.errors import LedgerUnavailable, StartRefused
+from core.opening import open_key_table, prepare_ledger
 from core.settings import STANDING, Settings
 from core.sheets import SCRIBE_SHEET, WORKER_SHEET, WORKERS_MAX, Book
 
@@ -56,7 +56,7 @@ async def _serve(settings: Settings, reread: Callable[[], Settings]) -> None:
         loop.add_signal_handler(number, asked.set)
     # A terminal that is closed says the same, and means the end.
     loop.add_signal_handler(signal.SIGHUP, asked.set if os.isatty(0) else renew.set)
-    with _bind(settings.host, settings.port) as listener:
+    with _bind(settings) as listener:
         running = asyncio.create_task(_run(settings, listener, _Renewal(settings, reread, renew)))
         asking = asyncio.create_task(asked.wait())
         await asyncio.wait((running, asking), return_when=asyncio.FIRST_COMPLETED)
@@ -81,6 +81,8 @@ async def _run(settings: Settings, listener: socket.socket, renewal: _Renewal) -
         stack.push_async_callback(_all, [server.stop for server in servers])
         await _all([server.start for server in servers])
         await prepare_ledger(settings)
+        if not is_local(settings.host):
+            await _check_keys(settings)
         book = Book()
         scribe = Place(
             "the scribe", "api.scribe", settings, (book.descriptor,), (SCRIBE_SHEET,), alone=True
@@ -179,22 +181,37 @@ async def _keep(name: str, start: _Start, wait: _Wait) -> None:
                 how = refused.detail
 
 
-def _bind(host: str, port: int) -> socket.socket:
+async def _check_keys(settings: Settings) -> None:
+    """Raises StartRefused if others can reach us and there is no key that would keep them out."""
+    async with open_key_table(settings) as table:
+        try:
+            found = await table.live()
+        except LedgerUnavailable as error:
+            raise StartRefused(f"host: whether there are API keys is not known: {error}") from None
+    if not found:
+        raise StartRefused(
+            f"host: {settings.host} can be reached by others, and there is no API key to keep them "
+            "out: make one with stockade keys create, or listen on 127.0.0.1 or ::1"
+        )
+
+
+def _bind(settings: Settings) -> socket.socket:
     """A bound socket that does not listen yet: the workers make it, once they can serve.
 
-    Raises StartRefused for an address that cannot be bound, and for one that others can reach:
-    there are no API keys yet that would keep them out.
+    Raises StartRefused for an address that cannot be bound, and for one that others can reach if
+    their keys would travel in the clear.
     """
+    host, port = settings.host, settings.port
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except (OSError, UnicodeError) as error:
         raise StartRefused(f"host: {host} is not an address: {error}") from None
-    if not ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback:
+    if not settings.plain_http and not is_local(host):
         raise StartRefused(
-            f"host: {host} can be reached by others, and there are no API keys yet to keep them "
-            "out; listen on 127.0.0.1 or ::1"
+            f"host: {host} can be reached by others, and their API keys would travel in the clear: "
+            "let a proxy in front speak TLS and set plain_http, or listen on 127.0.0.1 or ::1"
         )
     listener = socket.socket(family, kind, protocol)
     try:

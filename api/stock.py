@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType, structs
 
 from api import wire
 from api.call import JSON, Call, Reply
@@ -112,22 +112,25 @@ async def _change(
     sent, request = body.read_new(call)
     keys: list[Key | None] = [None] * len(request.lines)
     if sent is not None:
+        owner = call.owner
         at = None if request.occurred_at is None else request.occurred_at.isoformat()
         for index, line in enumerate(request.lines):
             one = StockOne(line, request.reference, request.reason, at)
-            keys[index] = wire.scoped(b"POST", path, b"%b#%d" % (sent, index), one)
-    return _stock_reply(await change(request, keys), call.instance)
+            keys[index] = wire.scoped(owner, b"POST", path, b"%b#%d" % (sent, index), one)
+    return _stock_reply(call, await change(request, keys))
 
 
-def _stock_reply(outcomes: Sequence[StockResult], instance: str) -> Reply:
+def _stock_reply(call: Call, outcomes: Sequence[StockResult]) -> Reply:
     """What became of each line; replayed if all of them had happened before."""
+    channels = call.caller.channels
     results: list[StockLineResult] = []
     for outcome in outcomes:
         if outcome.error is not None:
-            document = problem(outcome.error, instance)
+            document = problem(outcome.error, call.instance)
             results.append(StockLineResult(document.status, problem=document))
         elif outcome.pool is not None:
-            results.append(StockLineResult(200, outcome.pool, outcome.to_pool or UNSET))
+            to_pool = UNSET if outcome.to_pool is None else _seen(outcome.to_pool, channels)
+            results.append(StockLineResult(200, _seen(outcome.pool, channels), to_pool))
         else:
             raise StockadeError
     replayed = all(outcome.replayed for outcome in outcomes)
@@ -135,13 +138,33 @@ def _stock_reply(outcomes: Sequence[StockResult], instance: str) -> Reply:
     return 200, headers, wire.encode(StockResults(results))
 
 
+def _seen(pool: Pool, channels: frozenset[str] | None) -> Pool:
+    """A pool as who is bound to these channels sees it."""
+    if channels is None:
+        return pool
+    return structs.replace(
+        pool, channels={name: own for name, own in pool.channels.items() if name in channels}
+    )
+
+
+def _stock_seen(stock: SkuStock, channels: frozenset[str] | None) -> SkuStock:
+    """The same for all pools of a SKU."""
+    if channels is None:
+        return stock
+    available = {name: units for name, units in stock.available.items() if name in channels}
+    return SkuStock(stock.sku, available, [_seen(pool, channels) for pool in stock.pools])
+
+
 async def read(call: Call) -> Reply:
     """``GET /v1/stock/{sku}``, of one channel if asked for."""
     channel = Parameters(call, once=("channel",)).one("channel")
     if channel is not None and not is_name(channel):
         raise wire.invalid("?channel", NAME_RULE)
-    (stock,) = await call.stock.read([path_sku(call)], channel)
-    return 200, [JSON], wire.encode(stock)
+    sku = path_sku(call)
+    if channel is not None:
+        call.check_channel(channel)
+    (stock,) = await call.stock.read([sku], channel)
+    return 200, [JSON], wire.encode(_stock_seen(stock, call.caller.channels))
 
 
 async def read_many(call: Call) -> Reply:
@@ -151,11 +174,13 @@ async def read_many(call: Call) -> Reply:
     after, limit = parameters.page()
     if skus and ("cursor" in parameters or "limit" in parameters):
         raise wire.invalid("?sku", "Expected SKUs, or a cursor and a limit, not both")
+    following: str | None = None
     if skus:
-        page = Page[SkuStock](await call.stock.read(skus), None)
+        items = await call.stock.read(skus)
     else:
         items, following = await call.stock.page(after, limit)
-        page = Page[SkuStock](items, wire.cursor(following))
+    seen = [_stock_seen(each, call.caller.channels) for each in items]
+    page = Page[SkuStock](seen, wire.cursor(following))
     return 200, [JSON], wire.encode(page)
 
 
@@ -168,6 +193,7 @@ async def availability(call: Call) -> Reply:
     skus = parameters.each("sku", SKUS_MAX)  # one that is known is valid
     if not skus:
         raise wire.invalid("?sku", "Expected at least one SKU")
+    call.check_channel(channel)
     found = await call.stock.availability(channel, skus, parameters.flag("by_location"))
     as_of = timestamp(call.stock.time_ms(found.seen_ms))
     headers = [JSON, (b"cache-control", b"max-age=1")]

@@ -280,18 +280,17 @@ def element_key(text: str, pointer: str) -> bytes:
     return sent
 
 
-def scoped(method: bytes, path: bytes, key: bytes, request: object) -> Key:
-    """``key`` as the store knows it: used by nobody in particular, at ``path``, for ``request``."""
-    owner = b""
+def scoped(owner: bytes, method: bytes, path: bytes, key: bytes, request: object) -> Key:
+    """``key`` as the store knows it: used by ``owner``, at ``path``, for ``request``."""
     scope = b"%d:%b%d:%b%d:%b%d:%b" % (
         len(owner), owner, len(method), method, len(path), path, len(key), key
     )  # fmt: skip
     return Key(_hash(scope), _hash(encode(request)))
 
 
-def of_batch(path: bytes, key: bytes, element: tuple[str, str, Struct]) -> Key:
+def of_batch(owner: bytes, path: bytes, key: bytes, element: tuple[str, str, Struct]) -> Key:
     """A key that a batch's header gave to an element: (verb, id, its request)."""
-    scope = scoped(b"POST", path, key, element)
+    scope = scoped(owner, b"POST", path, key, element)
     return Key(b"#" + scope.field, scope.fingerprint)
 
 

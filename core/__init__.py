@@ -2,7 +2,7 @@
 
     errors      what can go wrong, each with its stable code
     model       the values that cross walls: requests in, receipts and pools out (stock_model)
-    access      who asks, and what they may do
+    access      who asks, and what they may do (keyring: the API keys that a worker knows)
     settings    one typed place for everything that can be set, and every limit with its reason
     meters      what is counted, under which name (sheets: the memory it is counted in)
     kernel      plans: pure decisions in C; read ``_plan.pxd`` first, ``reference.py`` for the rule

@@ -31,5 +31,9 @@ class Caller(Struct, frozen=True):
         """True if it has this scope."""
         return scope in self.scopes
 
+    def sees(self, channel: str) -> bool:
+        """True if this channel is one of its own."""
+        return self.channels is None or channel in self.channels
+
 
 LOOPBACK: Final = Caller("loopback", "loopback", frozenset(SCOPES))

@@ -64,6 +64,31 @@ def counted(method: Method) -> Method:
     return cast("Method", counting)
 
 
+CHANNELS_KNOWN = 32_768  # of reservations, twice: some 12 MB
+
+
+class KnownChannels:
+    """Of which channel reservations are, of those that were seen last: it never changes."""
+
+    def __init__(self) -> None:
+        self._newer: dict[str, str] = {}
+        self._older: dict[str, str] = {}
+
+    def clear(self) -> None:
+        """Forgets all of them."""
+        self._newer, self._older = {}, {}
+
+    def get(self, id: str) -> str | None:
+        """The channel of one, if it is among them."""
+        return self._newer.get(id) or self._older.get(id)
+
+    def set(self, id: str, channel: str) -> None:
+        """A reservation is of this channel."""
+        if len(self._newer) >= CHANNELS_KNOWN:
+            self._older, self._newer = self._newer, {}
+        self._newer[id] = channel
+
+
 class Asking:
     """What all use cases of reservations share."""
 
@@ -86,6 +111,7 @@ class Asking:
         self._backing = backing
         self.meters: Final = meters
         self._loop = asyncio.get_running_loop()
+        self.known: Final = KnownChannels()
 
     @property
     def now_ms(self) -> int:
@@ -109,6 +135,15 @@ class Asking:
         if spec is None:
             raise UnknownChannel()
         return spec
+
+    async def channel_of(self, id: str) -> str:
+        """Of which channel a reservation is. Raises UnknownReservation, Unavailable."""
+        known = self.known.get(id)
+        if known is None:
+            record, _ = await self._record(id)
+            known = channel_of(record)
+            self.known.set(id, known)
+        return known
 
     def _check_durability(self, wanted: Durability | None) -> None:
         if wanted == "ledger" and not self._backing.there:

@@ -37,11 +37,13 @@ log = logging.getLogger("stockade.feed")
 
 
 class Wanted(Struct, frozen=True):
-    """Which happenings; what is empty does not matter."""
+    """Which happenings; what is empty does not matter. ``seen``: the channels that may be seen at
+    all, None for all of them."""
 
     types: frozenset[str] = frozenset()
     channels: frozenset[str] = frozenset()
     skus: frozenset[str] = frozenset()
+    seen: frozenset[str] | None = None
 
     def has(self, each: Happening) -> bool:
         """True if this is one of them."""
@@ -49,6 +51,7 @@ class Wanted(Struct, frozen=True):
             (not self.types or each.type in self.types)
             and (not self.channels or not self.channels.isdisjoint(each.channels))
             and (not self.skus or not self.skus.isdisjoint(each.skus))
+            and (self.seen is None or not self.seen.isdisjoint(each.channels))
         )
 
 

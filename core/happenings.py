@@ -68,9 +68,15 @@ class Happening:
         """Its position, and behind a point its number."""
         return f"{self.position}.{self.number}" if self.number else str(self.position)
 
-    def encode(self) -> bytes:
-        """The CloudEvent, as JSON."""
-        data = self._data() if callable(self._data) else _encode(self._data)
+    def encode(self, seen: frozenset[str] | None = None) -> bytes:
+        """The CloudEvent, as JSON; of channels only those that may be ``seen``, None for all."""
+        data = self._data
+        if seen is not None and isinstance(data, dict) and "available" in data:
+            data = data | {
+                "channels": [name for name in data["channels"] if name in seen],
+                "available": {k: v for k, v in data["available"].items() if k in seen},
+            }
+        data = data() if callable(data) else _encode(data)
         return _encode({
             "specversion": "1.0", "id": self.id, "source": SOURCE, "type": self.type,
             "time": self.time, "subject": self.subject, "datacontenttype": "application/json",

@@ -16,6 +16,7 @@ from core.errors import LedgerUnavailable, StartRefused
 from core.forgetting import Forgetting
 from core.ledger.audit import Files
 from core.ledger.journal import Journal, Mark
+from core.ledger.keys import KeyTable
 from core.ledger.migrating import migrate
 from core.ledger.reading import Reading
 from core.ledger.rebuilding import Report
@@ -122,6 +123,15 @@ async def open_reading(settings: Settings) -> AsyncIterator[Reading]:
         if journal is None:
             raise StartRefused("no ledger: postgres_dsn is not set")
         yield Reading(journal)
+
+
+@asynccontextmanager
+async def open_key_table(settings: Settings) -> AsyncIterator[KeyTable]:
+    """The API keys of the ledger of ``settings.postgres_dsn``. Raises StartRefused."""
+    async with open_journal(settings) as journal:
+        if journal is None:
+            raise StartRefused("API keys are kept in the ledger: set postgres_dsn")
+        yield KeyTable(journal)
 
 
 @asynccontextmanager

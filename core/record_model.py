@@ -24,7 +24,8 @@ LAST_ID: Final = "ffffffff-ffff-ffff-ffff-ffffffffffff"  # behind every reservat
 
 
 class MovementFilter(Struct, frozen=True):
-    """Which movements; what is None does not matter. ``since`` counts, ``until`` does not."""
+    """Which movements; what is None does not matter. ``since`` counts, ``until`` does not;
+    ``channels``: those that may be seen at all."""
 
     sku: str | None = None
     location: str | None = None
@@ -34,10 +35,11 @@ class MovementFilter(Struct, frozen=True):
     verb: str | None = None
     since: datetime | None = None
     until: datetime | None = None
+    channels: frozenset[str] | None = None
 
 
 class ReservationFilter(Struct, frozen=True):
-    """Which reservations; what is None does not matter."""
+    """Which reservations; what is None does not matter. ``channels``: those that may be seen."""
 
     reference: str | None = None
     state: str | None = None
@@ -46,6 +48,7 @@ class ReservationFilter(Struct, frozen=True):
     location: str | None = None
     customer: str | None = None
     created_before_ms: int | None = None
+    channels: frozenset[str] | None = None
 
 
 class Movement(Struct, frozen=True, omit_defaults=True, gc=False):

@@ -21,9 +21,11 @@ from core.errors import Draining, LedgerUnavailable, StartRefused, StockUnavaila
 from core.feed import Feed
 from core.gauges import gauges
 from core.importing.importer import Importer
+from core.keyring import Keyring
 from core.lane import RESEND_SECONDS, Lane
 from core.ledger.audit import Files
 from core.ledger.journal import Journal
+from core.ledger.keys import KeyTable
 from core.meters import Found, Meters
 from core.model import Durability, Mode
 from core.opening import open_journal, servers_are_ours
@@ -99,6 +101,7 @@ class Service:
         self.mode = Mode()
         self.importer = Importer(self.lane, shard, self._refresh_policy)
         self.files = Files(journal) if journal is not None else None
+        self.keyring = Keyring(None if journal is None else KeyTable(journal), shard)
 
     def readiness(self) -> dict[str, Any]:
         """What /readyz shows: whether requests can be served, and why not."""
@@ -117,6 +120,7 @@ class Service:
             },
             "scripts": "loaded" if closed is None else "unknown",
             "ledger": self._ledger_readiness(),
+            "keys": self.keyring.shown(),
             "mode": self.mode,
             "clock": "suspect" if self.lane.clock.suspect else "ok",
         }
@@ -148,6 +152,7 @@ class Service:
 
         A store that cannot be trusted leaves the worker closed until it can be.
         """
+        await self.keyring.read()
         await self._shard.load_scripts()
         meta, why = await self._trust.look("", 0)
         if meta.format not in ("", scripts.FORMAT):
@@ -161,6 +166,7 @@ class Service:
             await self.lane.tidy()
         self._spawn(Reaper(self.lane, self._shard, self.backlog, meta.purged).run())
         self._spawn(self.protection.run())
+        self._spawn(self.keyring.run(lambda: self.lane.closed is None))
         self._meters.starts["worker"] += 1
         self._spawn(self._beat())
         self._spawn(CutOff(self.catalogue.channels, self.catalogue.delete_channel).run())

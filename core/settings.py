@@ -31,8 +31,8 @@ URL_PARAMETERS = frozenset({
     "ssl_check_hostname",
 })  # fmt: skip
 STANDING = (  # what stands for as long as a service runs
-    "data", "host", "port", "workers", "valkey_url", "valkey_bin", "valkey_maxmemory_bytes",
-    "postgres_dsn", "postgres_owner_dsn", "postgres_bin",
+    "data", "host", "port", "plain_http", "workers", "valkey_url", "valkey_bin",
+    "valkey_maxmemory_bytes", "postgres_dsn", "postgres_owner_dsn", "postgres_bin",
 )  # fmt: skip
 KEY_WINDOW_MAX_SECONDS = 31_536_000  # a year of keys; more is surely a slip of the unit
 
@@ -47,6 +47,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     port: Annotated[
         int, Meta(ge=0, le=65_535, description="port to listen on; 0 takes a free one")
     ] = 8080
+    plain_http: Annotated[
+        bool,
+        Meta(description="serve others without TLS, for a proxy in front of us speaks it"),
+    ] = False
     workers: Annotated[int, Meta(ge=1, le=64, description="processes that share the port")] = 1
     valkey_url: Annotated[
         str | None,

@@ -10,6 +10,7 @@ import msgspec
 from msgspec.structs import asdict
 
 from core.errors import InsufficientStock, Overloaded, UnknownChannel
+from core.keyring import Keyring
 from core.model import (
     Available,
     Channel,
@@ -201,6 +202,7 @@ class FakeService:
     def __init__(self) -> None:
         self.engine = self.stock = self.catalogue = FakeEngine()
         self.records = FakeRecords()
+        self.keyring = Keyring(None, None)
         self.ready = True
         self.history: list[str] = []
 

@@ -45,9 +45,9 @@ async def until(true: Callable[[], object], what: str, seconds: float = PATIENCE
 
 
 def picture(store: Store) -> dict[bytes, Any]:
-    """Everything that is in the store, key by key."""
+    """Everything that is in the shard, key by key."""
     found: dict[bytes, Any] = {}
-    for name in sorted(store.scan_iter(count=1000)):
+    for name in sorted(store.scan_iter(match=keys.EVERY, count=1000)):
         kind = store.type(name)
         if kind == b"hash":
             found[name] = store.hgetall(name)

@@ -14,3 +14,6 @@ GRANT INSERT, UPDATE ON stockade.reconciliation, stockade.reconciliation_case, s
   TO {role};
 REVOKE EXECUTE ON FUNCTION stockade.forget(integer, integer) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION stockade.forget(integer, integer) TO {role};
+-- Keys are made and ended by whoever runs the service; what one may do is never widened.
+GRANT INSERT, UPDATE (hash, former_hash, former_until, rotated_at, revoked_at)
+  ON stockade.api_key TO {role};

@@ -436,3 +436,34 @@ FROM (VALUES (1)) AS one (one) LEFT JOIN (
   FROM stockade.reconciliation
   WHERE finished_at IS NOT NULL AND sku IS NULL ORDER BY id DESC LIMIT 1
 ) AS r ON true
+
+-- API keys. Those that count, and of each the secret before while it is taken as well.
+-- name: live_keys
+SELECT id, name, scopes, channels, rate, hash,
+  CASE WHEN former_until > now() THEN former_hash END AS former_hash,
+  extract(epoch FROM former_until - now())::double precision AS former_seconds
+FROM stockade.api_key WHERE revoked_at IS NULL
+
+-- name: any_key
+SELECT EXISTS (SELECT FROM stockade.api_key)
+
+-- name: all_keys
+SELECT id, name, scopes, channels, rate, created_at, rotated_at, revoked_at,
+  CASE WHEN former_until > now() THEN former_until END AS former_until
+FROM stockade.api_key ORDER BY created_at, id
+
+-- name: make_key
+INSERT INTO stockade.api_key (id, name, scopes, channels, rate, hash)
+SELECT $1, $2, $3, $4, $5, $6
+WHERE (SELECT count(*) FROM stockade.api_key WHERE revoked_at IS NULL) < $7
+
+-- name: rotate_key
+UPDATE stockade.api_key SET hash = $2, rotated_at = now(),
+  former_hash = CASE WHEN $3::integer > 0 THEN hash END,
+  former_until = CASE WHEN $3::integer > 0 THEN now() + make_interval(secs => $3::integer) END
+WHERE id = $1 AND revoked_at IS NULL
+
+-- name: revoke_key
+UPDATE stockade.api_key
+SET revoked_at = coalesce(revoked_at, now()), former_hash = NULL, former_until = NULL
+WHERE id = $1

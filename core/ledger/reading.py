@@ -119,10 +119,13 @@ class Reading:
                 last = min(high, low + LOOKED_MAX)
             question = _Question()
             source, left = _movements(question, chosen, low, last)
-            look = LOOKED_MAX if left else limit + 1
+            filtered = bool(left) or chosen.channels is not None
+            look = LOOKED_MAX if filtered else limit + 1
             source = source.replace("{look}", str(look))
             looked = tuple(question.arguments)
             question.rest = [f"{name} = {question.put(value)}" for name, value in left.items()]
+            if chosen.channels is not None:
+                question.rest.append(f"channel = ANY({question.put(sorted(chosen.channels))})")
             rows = await connection.fetch(
                 f"SELECT * FROM ({source}) m {_where(question)} "
                 f"ORDER BY position LIMIT {limit + 1}",
@@ -131,7 +134,7 @@ class Reading:
             if len(rows) > limit:
                 return Found(rows[:limit], rows[limit - 1]["position"], mark)
             following = last if last < high else None
-            if left and last == high:  # there may be more behind what was looked at
+            if filtered and last == high:  # there may be more behind what was looked at
                 following = await connection.fetchval(
                     f"SELECT position FROM ({source}) m ORDER BY position OFFSET {look - 1}",
                     *looked,
@@ -317,6 +320,8 @@ def _is_at_risk(question: _Question, chosen: ReservationFilter) -> str:
 def _narrow(question: _Question, chosen: ReservationFilter, now_ms: int) -> None:
     """What the record itself says; a passed deadline counts."""
     put, rest = question.put, question.rest
+    if chosen.channels is not None:
+        rest.append(f"r.channel = ANY({put(sorted(chosen.channels))})")
     for name in ("channel", "customer", "reference"):
         value = getattr(chosen, name)
         driving = "reference" if chosen.reference is not None else "customer"

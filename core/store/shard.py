@@ -291,6 +291,20 @@ class Shard:
             raise _error(error, keys.META) from error
         return (epoch or b"").decode(), int(number or 0)
 
+    async def api_keys(self) -> bytes | None:
+        """The copy of the API keys, if there is one."""
+        try:
+            return cast("bytes | None", await self._redis.get(keys.API_KEYS))
+        except RedisError as error:
+            raise _error(error, keys.API_KEYS) from error
+
+    async def copy_api_keys(self, text: bytes) -> None:
+        """Keeps a copy of the API keys."""
+        try:
+            await self._redis.set(keys.API_KEYS, text)
+        except RedisError as error:
+            raise _error(error, keys.API_KEYS) from error
+
     async def ended(self, hour: int, count: int) -> list[str]:
         """The first ids of an hour's list of ended reservations."""
         try:

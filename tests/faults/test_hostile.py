@@ -31,7 +31,7 @@ IDLE = 10_000
 KEYS = 100_000
 PATIENCE_SECONDS = 30.0
 GROWTH_MAX_BYTES = 64 * 2**20
-HEAD = b"POST /v1/reservations HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
+HEAD = b"POST /v1/reservations HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
 
 
 class Target:
@@ -139,7 +139,7 @@ def test_slow_callers_are_ended(target: Target) -> None:
 def test_ten_thousand_that_idle(target: Target, descriptors: int) -> None:
     """Half of them have asked something once. Each costs its worker some kilobytes."""
     count = min(IDLE, descriptors - 200)
-    question = b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n"
+    question = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n"
     with ExitStack() as stack, target.grows_no_more_than(count * 24 * 1024):
         idle = []
         for number in range(count):

@@ -50,6 +50,13 @@ EDGES = {
         "core.errors": "what went wrong in the ledger, as everybody knows it",
         "core.record_model": "what it is asked for",
     },
+    "core.keyring": {
+        "core.access": "a key is somebody",
+        "core.clock": "when they were read",
+        "core.errors": "the ledger may be away",
+        "core.ledger": "has them",
+        "core.store": "has a copy",
+    },
     "core.chronicle": {
         "core.errors": "an event that is not to be believed",
         "core.ledger": "makes the pages that it writes",
@@ -368,6 +375,7 @@ EDGES = {
         "core.engine": "opens it",
         "core.errors": "refuses to start",
         "core.importing": "opens it",
+        "core.keyring": "opens it",
         "core.lane": "opens it and mends what it asks for",
         "core.model": "levels of durability",
         "core.reaper": "opens it",
@@ -378,6 +386,7 @@ EDGES = {
     },
     "api": {
         "core.access": "who asks",
+        "core.keyring": "makes secrets",
         "core.clock": "times of the lane become times of a trace",
         "core.tracing": "sets it going",
         "core.sheets": "hands each process its own",

@@ -46,7 +46,7 @@ async def app(store_url: str, tmp_path: Path) -> AsyncIterator[App]:
 async def client(app: App) -> AsyncIterator[httpx2.AsyncClient]:
     """Speaks to the application without a socket between."""
     transport = httpx2.ASGITransport(app=app)
-    async with httpx2.AsyncClient(transport=transport, base_url="http://test") as made:
+    async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as made:
         yield made
 
 

@@ -27,7 +27,7 @@ async def ledgered(
     settings = Settings(valkey_url=store_url, data=tmp_path, postgres_dsn=ledger.dsn)
     async with opened(settings) as app:
         transport = httpx2.ASGITransport(app=app)
-        async with httpx2.AsyncClient(transport=transport, base_url="http://test") as made:
+        async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as made:
             yield made
 
 

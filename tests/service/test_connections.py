@@ -23,9 +23,9 @@ from core.service import Service
 from tests.fake_service import BASKET, FakeService
 
 BODY = json.dumps(BASKET).encode()
-HEAD = b"POST /v1/reservations HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
+HEAD = b"POST /v1/reservations HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
 WHOLE = HEAD + b"content-length: %d\r\n\r\n" % len(BODY) + BODY
-GET = b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n"
+GET = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n"
 PATIENCE_SECONDS = 20.0
 
 
@@ -239,7 +239,7 @@ async def test_the_largest_head_that_somebody_needs_is_taken(door: Door) -> None
     skus = b"&".join([b"sku=" + b"%23" * 64] * 200)
     reader, writer = await door.connect()
     for _ in range(3):
-        writer.write(b"GET /v1/nothing?" + skus + b" HTTP/1.1\r\nhost: a\r\n\r\n")
+        writer.write(b"GET /v1/nothing?" + skus + b" HTTP/1.1\r\nhost: localhost\r\n\r\n")
         assert b"404" in await reader.readuntil(b"\r\n\r\n")
     large = b" " * 1_000_000 + BODY
     for _ in range(3):  # what ends a body is not taken for the head of another request
@@ -313,7 +313,7 @@ async def test_the_quietest_make_room(door: Door, monkeypatch: pytest.MonkeyPatc
     door.app = slow
     monkeypatch.setattr(Connection, "room", 21)
     served, serving = await door.connect()
-    serving.write(b"GET /slow HTTP/1.1\r\nhost: a\r\n\r\n")
+    serving.write(b"GET /slow HTTP/1.1\r\nhost: localhost\r\n\r\n")
     await until(lambda: any(each.answering() for each in door.connections))
     idle = [await door.connect() for _ in range(20)]
     new = await asyncio.open_connection(*door.address)
@@ -332,7 +332,7 @@ async def test_the_quietest_make_room(door: Door, monkeypatch: pytest.MonkeyPatc
 
 # --- smuggling ------------------------------------------------------------------------------------
 
-SECOND = b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n"
+SECOND = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n"
 AMBIGUOUS = {
     "both lengths": b"content-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
     "two lengths": b"content-length: 4\r\ncontent-length: 0\r\n\r\n",
@@ -388,7 +388,7 @@ async def test_an_upgrade_is_not_taken(door: Door) -> None:
     ):
         reader, writer = await door.connect()
         writer.write(
-            b"GET /healthz HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\n" + words + b"\r\n"
+            b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\n" + words + b"\r\n"
         )
         head = await reader.readuntil(b"\r\n\r\n")
         assert b" 200 " in head

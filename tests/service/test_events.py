@@ -43,8 +43,8 @@ def stalled(url: str, last_id: str) -> socket.socket:
     made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
     made.settimeout(30)
     made.connect((host, int(port)))
-    head = f"GET /v1/events{RESERVED} HTTP/1.1\r\nHost: x\r\nLast-Event-ID: {last_id}\r\n\r\n"
-    made.sendall(head.encode())
+    head = f"GET /v1/events{RESERVED} HTTP/1.1\r\nHost: localhost\r\n"
+    made.sendall(f"{head}Last-Event-ID: {last_id}\r\n\r\n".encode())
     return made
 
 

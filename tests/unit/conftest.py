@@ -35,5 +35,5 @@ def app(service: FakeService) -> App:
 @pytest.fixture
 async def client(app: App) -> AsyncIterator[httpx2.AsyncClient]:
     transport = httpx2.ASGITransport(app=app)
-    async with httpx2.AsyncClient(transport=transport, base_url="http://test") as made:
+    async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as made:
         yield made

@@ -337,7 +337,7 @@ async def test_a_page_that_fails_leaks_nothing(app: App, service: FakeService) -
     service.readiness = broken  # type: ignore[method-assign]
     # The server gets the error too, for its log.
     transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
-    async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
+    async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
         response = await client.get("/readyz", headers={"X-Request-Id": "r 1"})
     assert_problem(response, 500, "internal_error")
     assert "secret" not in response.text

@@ -32,6 +32,8 @@ STATUSES = {
         "idempotency_key_required",
         "if_match_invalid",
     },
+    401: {"unauthenticated"},
+    403: {"forbidden"},
     408: {"request_timeout"},
     431: {"head_too_large"},
     404: {

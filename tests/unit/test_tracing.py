@@ -58,7 +58,7 @@ async def test_a_request_is_one_span_below_its_callers(
     app.service = cast(Service, service)
     transport = httpx2.ASGITransport(app=app)
     headers = {"traceparent": f"00-{TRACE}-{SPAN}-01"}
-    async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
+    async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
         assert (await client.get(f"/v1/reservations/{ID}", headers=headers)).status_code == 200
         assert (await client.get(f"/v1/reservations/{ID}")).status_code == 200  # not traced
     tracing.close()

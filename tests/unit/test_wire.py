@@ -269,24 +269,25 @@ def test_a_key_is_scoped_and_the_request_fingerprinted() -> None:
     same = RESERVE.decode(reserve(b'"partial": false'))
     other = RESERVE.decode(reserve(b'"partial": true'))
     path = b"/v1/reservations"
-    key = wire.scoped(b"POST", path, b"k", one)
+    key = wire.scoped(b"", b"POST", path, b"k", one)
     assert len(key.field) == len(key.fingerprint) == 22
-    again = wire.scoped(b"POST", path, b"k", same)
+    again = wire.scoped(b"", b"POST", path, b"k", same)
     assert (again.field, again.fingerprint) == (key.field, key.fingerprint)
     assert again.mark != key.mark
-    changed = wire.scoped(b"POST", path, b"k", other)
+    changed = wire.scoped(b"", b"POST", path, b"k", other)
     assert changed.field == key.field
     assert changed.fingerprint != key.fingerprint
     fields = {
-        wire.scoped(method, path, sent, one).field
-        for method, path, sent in [
-            (b"POST", b"/a", b"b"),
-            (b"POST", b"/ab", b""),
-            (b"POST", b"/a", b"b1"),
-            (b"PUT", b"/a", b"b"),
+        wire.scoped(owner, method, path, sent, one).field
+        for owner, method, path, sent in [
+            (b"", b"POST", b"/a", b"b"),
+            (b"", b"POST", b"/ab", b""),
+            (b"", b"POST", b"/a", b"b1"),
+            (b"", b"PUT", b"/a", b"b"),
+            (b"stockade_a", b"POST", b"/a", b"b"),
         ]
     }
-    assert len(fields) == 4
+    assert len(fields) == 5
 
 
 @pytest.mark.parametrize(
