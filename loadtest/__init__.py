@@ -12,6 +12,7 @@
     book              what the service has acknowledged in this run
     stocking          makes a service ready for a run
     crowd             baskets: reserve → commit → fulfil, amended, cancelled, returned or abandoned
+    stockroom         restocks and counts meanwhile
     generator         a process that asks: its share of the crowd
     fleet             several of them as one
     pools             what each pool must hold, by the book

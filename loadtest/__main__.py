@@ -1,4 +1,5 @@
-"""``python -m loadtest SCENARIO [ORDERS.csv] [--set k=v]… [--url U] [--key K] [--output DIR]``.
+"""``python -m loadtest SCENARIO [ORDERS.csv] [--set k=v]… [--url U] [--key K] [--output DIR]``,
+``python -m loadtest compare A.json B.json``.
 
 Exit code 0: the audit passed; 1: it did not; 2: the run could not be made; 130: interrupted.
 """
@@ -11,10 +12,9 @@ import signal
 import sys
 from pathlib import Path
 
-import orjson
 import uvloop
 
-from loadtest import report
+from loadtest import compare, report
 from loadtest.client import Refused, Unanswered
 from loadtest.fleet import GeneratorFailed
 from loadtest.orders import NotAnOrderLog
@@ -51,7 +51,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--url", help="a running service; without it one is started")
     parser.add_argument("--key", metavar="ID.SECRET", help="the service's key for the harness")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="write report.json into DIR")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="write the report into DIR")
     return parser.parse_args()
 
 
@@ -67,6 +67,10 @@ async def _interruptible(
 
 def main() -> int:
     """Run what the command line asks for; the exit code."""
+    if sys.argv[1:2] == ["compare"]:
+        parser = argparse.ArgumentParser(prog="python -m loadtest")
+        compare.add_to(parser.add_subparsers(required=True))
+        return compare.main(parser.parse_args())
     arguments = _arguments()
     name = Path(arguments.scenario).stem
     try:
@@ -83,9 +87,7 @@ def main() -> int:
         return 130
     print(report.summary(made))
     if arguments.output is not None:
-        arguments.output.mkdir(parents=True, exist_ok=True)
-        document = orjson.dumps(report.document(made), option=orjson.OPT_INDENT_2)
-        (arguments.output / "report.json").write_bytes(document + b"\n")
+        report.write(made, arguments.output)
     return 0 if made.audit.passed else 1
 
 

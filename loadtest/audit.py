@@ -9,18 +9,15 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from itertools import islice
-from urllib.parse import quote
 
 from loadtest import records
 from loadtest.book import Book, PoolKey, differences
 from loadtest.checks import About, Audit
-from loadtest.client import Call, Client, Pool, Reservation, StockPage, each
-from loadtest.pools import compare, expectations, oversold
+from loadtest.client import Call, Client, Pool, Reservation, each
+from loadtest.pools import compare, expectations, oversold, read_pools
 from loadtest.progress import Progress
 
 READ_BACK_MAX = 20_000
-PAGE_SKUS = 100  # of one read; the contract has room for 200
 EXPIRY_S = 2.0  # the service promises 1 s after the deadline; twice that for a busy machine
 
 
@@ -28,7 +25,7 @@ async def audit(client: Client, book: Book, concurrency: int, rng: random.Random
     """Read everything back and compare it with the book; surprises of the run count too."""
     await _deadlines(book)
     result = Audit(book)
-    pools = await read_pools(client, book)
+    pools = await read_pools(client, (sku for sku, _ in book.received), book.shares)
     _pools(pools, book, result)
     ids = list(book.reservations)
     if len(ids) > READ_BACK_MAX:
@@ -51,20 +48,6 @@ async def _deadlines(book: Book) -> None:
     if last_s := book.last_deadline_s():
         await asyncio.sleep(last_s + EXPIRY_S - time.monotonic())
         book.deadlines_passed()
-
-
-async def read_pools(client: Client, book: Book) -> dict[PoolKey, Pool]:
-    """The pools of the SKUs that the book knows, at its locations."""
-    found: dict[PoolKey, Pool] = {}
-    skus = iter(dict.fromkeys(sku for sku, _ in book.received))
-    while some := list(islice(skus, PAGE_SKUS)):
-        asked = "&".join(f"sku={quote(sku, safe='')}" for sku in some)
-        answer = await client.must(Call("read", "GET", f"/v1/stock?{asked}"), 200)
-        for item in answer.decode(StockPage).items:
-            for pool in item.pools:
-                if pool.location in book.shares:
-                    found[item.sku, pool.location] = pool
-    return found
 
 
 def _pools(pools: dict[PoolKey, Pool], book: Book, result: Audit) -> None:

@@ -63,13 +63,16 @@ class Book(msgspec.Struct):
 
     ``shares`` is the quota policy that was set: location → channel → millionths of a receipt; the
     rest of a receipt is for all. ``rules``: channel → what else was set for it. ``received``: all
-    pools of the run. ``returned``: pool → disposition → units. ``unheard``: references under which
-    there may be a reservation that nobody heard of, which expires.
+    pools of the run, with what each had at the start; ``arrived``: what came later, ``lost``: what
+    a count did not find. ``returned``: pool → disposition → units. ``unheard``: references under
+    which there may be a reservation that nobody heard of, which expires.
     """
 
     shares: dict[str, dict[str, int]]
     rules: dict[str, Rule] = {}
     received: dict[PoolKey, int] = {}
+    arrived: dict[PoolKey, int] = {}
+    lost: dict[PoolKey, int] = {}
     returned: dict[PoolKey, Counter[str]] = {}
     reservations: dict[str, Held] = {}
     unheard: set[str] = set()
@@ -96,18 +99,22 @@ class Book(msgspec.Struct):
         wanted: Counter[PoolKey],
         alive_s: float | None = None,
         over_s: float | None = None,
+        now_s: float = 0.0,
     ) -> None:
-        """A reserve was acknowledged; what it grants must be what was ``wanted``."""
-        if (answer.channel, answer.state) != (channel, "reserved"):
+        """A reserve was acknowledged; what it grants must be what was ``wanted``.
+
+        An answer that is a replay tells of the reservation as it is now: it may have expired.
+        """
+        over = alive_s is not None and now_s >= alive_s
+        state = "expired" if over and answer.state == "expired" else "reserved"
+        if (answer.channel, answer.state) != (channel, state):
             self.surprises.add(
                 f"reservation {answer.id}: {answer.state} for {answer.channel} when made"
             )
         if answer.id in self.reservations:
             self.keys.add(f"reservation {answer.id}: two baskets were given this id")
         lines = self._granted(answer.id, answer, wanted)
-        self.reservations[answer.id] = Held(
-            channel, "reserved", answer.version, lines, alive_s, over_s
-        )
+        self.reservations[answer.id] = Held(channel, state, answer.version, lines, alive_s, over_s)
 
     def amended(self, id: str, answer: Reservation, wanted: Counter[PoolKey]) -> None:
         """An amend of a reservation of which nothing was cancelled or shipped: as a reserve, but
@@ -115,6 +122,13 @@ class Book(msgspec.Struct):
         held = self.reservations[id]
         self._seen(id, "amend", answer, held.state)
         held.lines = self._granted(id, answer, wanted)
+
+    def extended(self, id: str, answer: Reservation, alive_s: float, over_s: float) -> None:
+        """A reservation lives longer: never shorter than it did."""
+        held = self.reservations[id]
+        self._seen(id, "extend", answer, "reserved", least=held.version)
+        held.alive_s = max(alive_s, held.alive_s or 0.0)
+        held.over_s = max(over_s, held.over_s or 0.0)
 
     def moved(
         self, id: str, verb: str, answer: Reservation, part: Part | None, disposition: str | None
@@ -163,13 +177,15 @@ class Book(msgspec.Struct):
     def _unpaid(self) -> Iterator[Held]:
         return (held for held in self.reservations.values() if held.state == "reserved")
 
-    def _seen(self, id: str, verb: str, answer: Reservation, state: str) -> None:
+    def _seen(
+        self, id: str, verb: str, answer: Reservation, state: str, least: int | None = None
+    ) -> None:
         held = self.reservations[id]
         if (answer.id, answer.state) != (id, state):
             self.surprises.add(
                 f"reservation {id}: {verb} answered {answer.id} {answer.state}, should be {state}"
             )
-        if answer.version <= held.version:
+        if answer.version < (held.version + 1 if least is None else least):
             self.surprises.add(
                 f"reservation {id}: {verb} answered version {answer.version} after {held.version}"
             )

@@ -103,6 +103,7 @@ class Pool(msgspec.Struct):
     quarantine: int
     deficit: int
     channels: dict[str, PoolChannel]
+    version: int = 0
 
 
 class SkuStock(msgspec.Struct):

@@ -71,6 +71,7 @@ class Tally(msgspec.Struct):
     pressed_twice: int = 0
     hasty: int = 0
     too_late: int = 0
+    extended: int = 0
     elapsed_s: float = 0.0
 
     def merge(self, other: Tally) -> None:
@@ -179,9 +180,10 @@ class Crowd:
         """How long a buyer takes before a step; who lets go does so while the cart is held."""
         if step.verb == "commit":
             return journey.pays_after_s
-        if step.verb == "release":
+        if step.verb in ("extend", "release"):
             return min(journey.pays_after_s, self._settings.held_seconds / 2)
-        return 0.0
+        mean_s = self._settings.scaled(self._settings.pause_seconds)
+        return journey.dice.expovariate(1 / mean_s) if mean_s else 0.0
 
     async def _pause(self, seconds: float) -> int | None:
         """Let ``seconds`` pass; when what follows is due, if that is not just now."""
@@ -227,10 +229,12 @@ class Crowd:
 
     def _step(self, journey: Journey, step: Step, id: str, key: str) -> _Asked:
         """The call that a step is; what is cancelled or comes back is drawn from what is held."""
-        part = wanted = disposition = None
+        part = wanted = disposition = ttl_s = None
         body: dict[str, object] = {}
         if step.lines is not None:
             body, wanted = {"lines": _asked_lines(step.lines)}, _wanted(step.lines)
+        elif step.verb == "extend":
+            body, ttl_s = {"ttl_seconds": journey.ttl_s}, journey.ttl_s
         elif step.verb == "cancel":
             part = cancelled_part(self._book.reservations[id].lines, journey.dice)
             body = {"lines": [_asked_part(part)]}
@@ -242,7 +246,7 @@ class Crowd:
         call = Call(step.verb, "POST", path, orjson.dumps(body) if body else b"", key)
         basket = journey.basket
         return _Asked(
-            call, id, basket.channel, basket.name, wanted, part=part, disposition=disposition
+            call, id, basket.channel, basket.name, wanted, ttl_s, False, part, disposition
         )
 
     async def _ask(self, asked: _Asked, journey: Journey, due_ns: int | None) -> str:
@@ -326,16 +330,21 @@ class Crowd:
         if asked.call.verb == "reserve":
             assert asked.wanted is not None
             alive_s = over_s = None
+            now_s = time.monotonic()
             if asked.ttl_s is not None:
-                alive_s, over_s = sent_s + asked.ttl_s, time.monotonic() + asked.ttl_s
-            self._book.reserved(reservation, asked.channel, asked.wanted, alive_s, over_s)
+                alive_s, over_s = sent_s + asked.ttl_s, now_s + asked.ttl_s
+            self._book.reserved(reservation, asked.channel, asked.wanted, alive_s, over_s, now_s)
             self._meter.granted()
             tally.granted += 1
             tally.units_granted += asked.wanted.total()
             tally.left_to_expire += asked.left
             return reservation.id
         held = self._book.reservations[asked.id]
-        if asked.wanted is not None:
+        if asked.ttl_s is not None:
+            alive_s, over_s = sent_s + asked.ttl_s, time.monotonic() + asked.ttl_s
+            self._book.extended(asked.id, reservation, alive_s, over_s)
+            tally.extended += 1
+        elif asked.wanted is not None:
             more = asked.wanted.total() - held_units(held).total()
             self._book.amended(asked.id, reservation, asked.wanted)
             tally.amends[f"{held.state} {'up' if more > 0 else 'down'}"] += 1

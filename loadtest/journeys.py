@@ -64,6 +64,7 @@ class Journey(NamedTuple):
     twice: bool = False  # presses twice: two requests at once under one key
     hasty: bool = False  # does not wait for the first answer, and asks again under its key
     pays_after_s: float = 0.0
+    extends: bool = False
     ttl_s: int | None = None  # how long the cart is held; None: as long as the channel has it
 
 
@@ -93,7 +94,7 @@ def journeys(baskets: Iterable[Basket], settings: Settings) -> Iterator[Journey]
             fate = Fate.RELEASE if drawn < abandon / 2 else Fate.LEAVE
         repeated = [verb for verb, share in REPEATED_SHARES.items() if dice.random() < share]
         # All of it is drawn for every basket: one setting does not change what another one draws.
-        changed, cancels, returns, ships, twice, hasty = (
+        changed, cancels, returns, ships, twice, hasty, extends = (
             dice.random() < share
             for share in (
                 settings.change,
@@ -102,6 +103,7 @@ def journeys(baskets: Iterable[Basket], settings: Settings) -> Iterator[Journey]
                 settings.fulfil,
                 settings.double_click,
                 settings.retry,
+                settings.extend,
             )
         )
         swayed, paid_first = dice.random() < 0.5, dice.random() < 0.5
@@ -122,6 +124,7 @@ def journeys(baskets: Iterable[Basket], settings: Settings) -> Iterator[Journey]
             twice=twice,
             hasty=hasty,
             pays_after_s=pays_after_s,
+            extends=extends,
             # Who pays at once needs no time to live, except for being left.
             ttl_s=settings.held_seconds if pay_s or fate is Fate.LEAVE else None,
         )
@@ -129,10 +132,11 @@ def journeys(baskets: Iterable[Basket], settings: Settings) -> Iterator[Journey]
 
 def course(journey: Journey, lines: list[Line]) -> tuple[list[Line], list[Step]]:
     """What is reserved of ``lines``, one reservation's part of the basket, and what follows."""
+    longer = [Step("extend")] if journey.extends and journey.ttl_s is not None else []
     if journey.fate is Fate.LEAVE:
-        return lines, []
+        return lines, longer
     if journey.fate is Fate.RELEASE:
-        return lines, [Step("release")]
+        return lines, [*longer, Step("release")]
     less = None if journey.change is None else lesser(lines, journey.dice)
     amends: list[Step] = []
     first = lines
@@ -142,7 +146,7 @@ def course(journey: Journey, lines: list[Line]) -> tuple[list[Line], list[Step]]
             first = less
         else:
             amends.insert(0, Step("amend", less))
-    steps = [Step("commit")]
+    steps = [*longer, Step("commit")]
     steps = steps + amends if journey.paid_first else amends + steps
     if journey.cancels:
         steps.append(Step("cancel"))

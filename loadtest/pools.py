@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
+from urllib.parse import quote
 
 from loadtest.book import Book, PoolKey, Rule, place
 from loadtest.checks import About
-from loadtest.client import Line, Pool, PoolChannel
+from loadtest.client import Call, Client, Line, Pool, PoolChannel, StockPage
 from loadtest.stocking import SHARE_ONE
 
 GIVEN_BACK = ("released", "expired")  # states in which nothing is taken any more
+PAGE_SKUS = 100  # of one read; the contract has room for 200
 SHARED = ""  # the party of a receipt that is no channel
 
 
@@ -29,7 +32,11 @@ class Taken:
 
 @dataclass(slots=True)
 class Expected:
-    """What a pool must hold, by the book; ``restocked`` came back for sale."""
+    """What a pool must hold, by the book.
+
+    ``received`` in one receipt, ``arrived`` in later ones, ``restocked`` came back for sale;
+    ``lost`` was not there when it was counted.
+    """
 
     received: int = 0
     fulfilled: int = 0
@@ -37,12 +44,19 @@ class Expected:
     damaged: int = 0
     quarantine: int = 0
     taken: dict[str, Taken] = field(default_factory=dict)
+    arrived: int = 0
+    lost: int = 0
+
+    @property
+    def later(self) -> int:
+        """What arrived for sale after the first receipt."""
+        return self.arrived + self.restocked
 
     @property
     def on_hand(self) -> int:
         """All that came less all that left."""
         back = self.restocked + self.damaged + self.quarantine
-        return self.received - self.fulfilled + back
+        return self.received + self.arrived - self.lost - self.fulfilled + back
 
 
 def expectations(book: Book) -> dict[PoolKey, Expected]:
@@ -62,6 +76,10 @@ def expectations(book: Book) -> dict[PoolKey, Expected]:
             else:
                 taken.committed += line.open
             expected.fulfilled += line.fulfilled
+    for pool, units in book.arrived.items():
+        pools.setdefault(pool, Expected()).arrived += units
+    for pool, units in book.lost.items():
+        pools.setdefault(pool, Expected()).lost += units
     for pool, back in book.returned.items():
         expected = pools.setdefault(pool, Expected())
         expected.restocked += back["restock"]
@@ -97,23 +115,27 @@ def allotted(units: int, shares: dict[str, int]) -> dict[str, int]:
 def allotments(expected: Expected, shares: dict[str, int]) -> dict[str, tuple[int, int]]:
     """Party → the least and the most that it was given of everything that arrived for sale.
 
-    The receipt of the start is exact. What is restocked arrives as receipts too, but in what order
-    and cut into which is not known. Each leaves credits that sum to 0 and are paid by the next
-    (DESIGN §3), so after any receipts a party was given its share of all of them less its credit,
-    and the bound is the credit's, however many receipts there were. Above: a unit goes to the
-    largest credit while they sum to more than nothing, so one of at most 0 never pays: a party has
-    less than a unit too much. Below: of n parties none is ever owed more than 1/2 + 1/3 + … + 1/n
-    (1/2 beside shared alone; the proof is in tests/property/test_reference_laws.py).
+    The receipt of the start is exact. What comes later, or comes back, arrives as receipts too,
+    but in what order and cut into which is not known. Each leaves credits that sum to 0 and are
+    paid by the next (DESIGN §3), so after any receipts a party was given its share of all of them
+    less its credit, and the bound is the credit's, however many receipts there were. Above: a unit
+    goes to the largest credit while they sum to more than nothing, so one of at most 0 never pays:
+    a party has less than a unit too much. Below: of n parties none is ever owed more than
+    1/2 + 1/3 + … + 1/n (1/2 beside shared alone; the proof is in
+    tests/property/test_reference_laws.py). What a count did not find may have been any party's.
     """
     parties = {**shares, SHARED: SHARE_ONE - sum(shares.values())}
-    if not expected.restocked:
+    if not expected.later:
         quotas = allotted(expected.received, shares)
         quotas[SHARED] = expected.received - sum(quotas.values())
-        return {party: (units, units) for party, units in quotas.items()}
-    arrived = expected.received + expected.restocked
+        return {party: (units - expected.lost, units) for party, units in quotas.items()}
+    arrived = expected.received + expected.later
     owed = sum(-(-SHARE_ONE // k) for k in range(2, len(parties) + 1))
     return {
-        party: (-((owed - arrived * share) // SHARE_ONE), -(-arrived * share // SHARE_ONE))
+        party: (
+            -((owed - arrived * share) // SHARE_ONE) - expected.lost,
+            -(-arrived * share // SHARE_ONE),
+        )
         for party, share in parties.items()
     }
 
@@ -192,7 +214,9 @@ def _quotas(
             continue
         available = channel.free + (pool.shared if rule.borrow else 0)
         if rule.ceiling is not None:
-            most = rule.ceiling * expected.received // SHARE_ONE
+            # What came back for sale was given back to the ceiling, too, by whoever had taken it.
+            allowed = rule.ceiling * (expected.received + expected.arrived) // SHARE_ONE
+            most = allowed + expected.restocked
             if (sold := taken.own + taken.borrowed) > most:
                 yield f"{name} has taken {sold}, its ceiling is {most}"
             left = 0 if channel.ceiling_left is None else channel.ceiling_left
@@ -200,9 +224,9 @@ def _quotas(
         found[f"available[{name}]"] = channel.available
         ranges[f"available[{name}]"] = available, available
     yield from _outside(found, ranges)
-    if expected.restocked:  # where each account may be off, all of them together may not
+    if expected.later or expected.lost:  # each account may be off, all of them together may not
         sellable = pool.shared + sum(channel.free for channel in channels.values())
-        units = expected.received + expected.restocked - own - borrowed
+        units = expected.received + expected.later - expected.lost - own - borrowed
         if sellable != units:
             yield f"free and shared are {sellable}, should be {units}"
 
@@ -217,3 +241,19 @@ def _outside(found: dict[str, int], ranges: dict[str, tuple[int, int]]) -> Itera
         if not least <= found[name] <= most:
             bounds = f"{least}" if least == most else f"{least} to {most}"
             yield f"{name} is {found[name]}, should be {bounds}"
+
+
+async def read_pools(
+    client: Client, skus: Iterable[str], locations: Container[str]
+) -> dict[PoolKey, Pool]:
+    """The pools of ``skus`` at ``locations``, as they are now."""
+    found: dict[PoolKey, Pool] = {}
+    rest = iter(dict.fromkeys(skus))
+    while some := list(islice(rest, PAGE_SKUS)):
+        asked = "&".join(f"sku={quote(sku, safe='')}" for sku in some)
+        answer = await client.must(Call("read", "GET", f"/v1/stock?{asked}"), 200)
+        for item in answer.decode(StockPage).items:
+            for pool in item.pools:
+                if pool.location in locations:
+                    found[item.sku, pool.location] = pool
+    return found

@@ -12,10 +12,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import orjson
+
 from loadtest.checks import Audit
 from loadtest.crowd import Tally
+from loadtest.document import Document
 from loadtest.histogram import Histogram
 from loadtest.measure import CURVE, Measured, Second
+from loadtest.page import render
 from loadtest.settings import Settings
 from loadtest.stocking import Survey
 
@@ -49,6 +54,8 @@ class Run:
     audit: Audit
     looks: list[Look] = field(default_factory=list)
     processes: int = 1
+    restocked: int = 0
+    counted: int = 0
     log: Path | None = None
     plan: Survey | None = None
 
@@ -76,7 +83,7 @@ def document(run: Run) -> dict[str, Any]:
             for name, histogram in _by_count(measured.operations)
         },
         "timeline": list(_timeline(run)),
-        "happened": _tally(tally),
+        "happened": _tally(tally) | {"restocked": run.restocked, "counted": run.counted},
         "audit": {
             "passed": audit.passed,
             "oversold": audit.oversold,
@@ -92,6 +99,7 @@ def document(run: Run) -> dict[str, Any]:
                 for about, check in audit.checks.items()
             ],
         },
+        "versions": {"stockade": run.service_version, "python": platform.python_version()},
         "machine": machine(),
     }
     if run.plan is not None and run.log is not None:
@@ -160,6 +168,7 @@ def summary(run: Run) -> str:
         f"cancelled {tally.units_cancelled:,} units in {tally.cancels:,} calls",
         f"returned  {tally.units_returned:,} units in {tally.returns.total():,} calls"
         + (f" ({returns})" if returns else ""),
+        f"stock     {run.restocked:,} restocks, {run.counted:,} counts meanwhile",
         f"refused   {whole['refused']:,}" + _by(measured.refusals),
         f"repeated  {tally.repeated_calls:,} calls under their key, {tally.pressed_twice:,} "
         f"pressed twice, {tally.hasty:,} did not wait",
@@ -219,21 +228,19 @@ def _timeline(run: Run) -> list[dict[str, Any]]:
                 "quota": coming.quota,
             }
             coming = next(looks, None)
-        p50, p99, p999 = second.latency_us.quantiles((0.5, 0.99, 0.999))
-        entries.append(
-            {
-                "t": number,
-                "asked": second.asked,
-                "answered": second.answered,
-                "granted": second.granted,
-                "refused": second.refused,
-                "errors": second.errors,
-                "p50_ms": p50 / 1000,
-                "p99_ms": p99 / 1000,
-                "p999_ms": p999 / 1000,
-                **stock,
-            }
-        )
+        entry: dict[str, Any] = {
+            "t": number,
+            "asked": second.asked,
+            "answered": second.answered,
+            "granted": second.granted,
+            "refused": second.refused,
+            "errors": second.errors,
+        }
+        if second.answered:
+            values = second.latency_us.quantiles((0.5, 0.99, 0.999))
+            for name, value in zip(("p50_ms", "p99_ms", "p999_ms"), values, strict=True):
+                entry[name] = value / 1000
+        entries.append(entry | stock)
     return entries
 
 
@@ -272,7 +279,6 @@ def machine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
-        "python": platform.python_version(),
     }
 
 
@@ -293,3 +299,12 @@ def _processor() -> str:
 
 def _by_count(operations: dict[str, Histogram]) -> list[tuple[str, Histogram]]:
     return sorted(operations.items(), key=lambda item: -item[1].count)
+
+
+def write(run: Run, directory: Path) -> None:
+    """``report.json`` and, made of it, ``report.html``."""
+    directory.mkdir(parents=True, exist_ok=True)
+    written = orjson.dumps(document(run), option=orjson.OPT_INDENT_2) + b"\n"
+    (directory / "report.json").write_bytes(written)
+    page = render(msgspec.json.decode(written, type=Document))
+    (directory / "report.html").write_text(page, "utf-8")

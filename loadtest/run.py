@@ -11,22 +11,25 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 
 import orjson
 
 from loadtest import demand
-from loadtest.audit import audit, read_pools
+from loadtest.audit import audit
 from loadtest.book import Book
 from loadtest.client import Call, Client
 from loadtest.fleet import Fleet
 from loadtest.generator import Task
 from loadtest.measure import Meter
 from loadtest.orders import NotAnOrderLog
+from loadtest.pools import read_pools
 from loadtest.report import Look, Run
 from loadtest.service import own_service
 from loadtest.settings import Settings
 from loadtest.stocking import Supply, Survey, must_be_empty, stock_up, survey
+from loadtest.stockroom import Stockroom, working
 from loadtest.transport import reach
 
 LOOKERS = 16  # connections of who sets up, looks on and audits
@@ -72,7 +75,8 @@ async def run(scenario: str, settings: Settings, target: Target, log: Path | Non
             task.log, task.first_s = str(log), plan.first_s
             task.plenty = _plenty(settings, supply)
         fleet = Fleet(task, book)
-        async with _watching(outside, book) as looks:
+        stockroom = Stockroom(outside, book, settings, id)
+        async with _watching(outside, book) as looks, working(stockroom):
             await fleet.run()
         audited = await audit(outside, book, LOOKERS, random.Random(settings.seed))
     return Run(
@@ -87,6 +91,8 @@ async def run(scenario: str, settings: Settings, target: Target, log: Path | Non
         audit=audited,
         looks=looks,
         processes=settings.processes,
+        restocked=stockroom.restocked,
+        counted=stockroom.counted,
         log=log,
         plan=plan,
     )
@@ -116,13 +122,12 @@ async def _client(base: str, key: str | None, connections: int) -> AsyncIterator
 async def _watching(client: Client, book: Book) -> AsyncIterator[list[Look]]:
     """Looks at the stock of the most wanted SKUs, once a second."""
     looks: list[Look] = []
-    some = Book(book.shares)
-    some.received = dict(list(book.received.items())[:WATCHED_SKUS])
+    skus = [sku for sku, _ in islice(book.received, WATCHED_SKUS)]
     began_s = time.monotonic()
 
     async def watch() -> None:
         while True:
-            pools = (await read_pools(client, some)).values()
+            pools = (await read_pools(client, skus, book.shares)).values()
             quota: dict[str, int] = {}
             for pool in pools:
                 for name, channel in pool.channels.items():

@@ -18,6 +18,7 @@ SCENARIOS = Path(__file__).parent / "scenarios"
 BUYERS_PER_SECOND = 1000
 SECONDS_MIN = 15.0
 SECONDS_MAX = 604_800  # a week
+CHANNELS_MAX = 64  # of a service
 
 
 class WrongSetting(Exception):
@@ -51,14 +52,21 @@ class Settings(msgspec.Struct, frozen=True):
     limit: int = 0
     # Who comes when, and what there is.
     buyers: int = 0
+    rate: float = 0.0
     seconds: float = 0.0
     real_seconds: float = 0.0
     shape: str = "steady"
     skus: int = 1
     units: int = 0
+    zipf: float = 0.0
+    lines_max: int = 1
+    quantity_max: int = 1
     channels: tuple[Channel, ...] = ()
+    restocks: int = 0
+    counts: int = 0
     # What becomes of them.
     abandon: float = 0.0
+    extend: float = 0.0
     change: float = 0.0
     cancel: float = 0.0
     back: float = 0.0
@@ -69,6 +77,7 @@ class Settings(msgspec.Struct, frozen=True):
     look_seconds: float = 0.0
     pay_seconds: float = 0.0
     pay_sigma: float = 0.0
+    pause_seconds: float = 0.0
     ttl_seconds: int = 0
 
     def scaled(self, seconds: float) -> float:
@@ -127,9 +136,11 @@ def scenario(name: str, pairs: Iterable[str] = ()) -> Settings:
         key, equals, text = pair.partition("=")
         values[key] = _value(key if equals else "", text, f"--set {pair}")
     settings = Settings(**values)
+    if settings.rate and settings.seconds and not settings.buyers:
+        return replace(settings, buyers=round(settings.rate * settings.seconds))
     if settings.buyers and not settings.seconds:
-        seconds = max(SECONDS_MIN, settings.buyers / BUYERS_PER_SECOND)
-        settings = replace(settings, seconds=seconds)
+        rate = settings.rate or BUYERS_PER_SECOND
+        return replace(settings, seconds=max(SECONDS_MIN, settings.buyers / rate))
     return settings
 
 
@@ -188,6 +199,13 @@ def _speed(text: str) -> Decimal | None:
     return None if text == "max" else _decimal("0.001", "1e9")(text)
 
 
+def _alike(text: str) -> tuple[Channel, ...]:
+    """So many channels that are all alike: each with as much of half of what arrives."""
+    count = _whole(1, CHANNELS_MAX)(text)
+    floor = int(500_000 / count) / 1_000_000
+    return tuple(Channel(f"shop-{number:02}", floor=floor) for number in range(count))
+
+
 def _shape(text: str) -> str:
     if text not in SHAPES:
         raise ValueError(text)
@@ -204,13 +222,21 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "concurrency": _whole(1, 4096),
     "stock": _decimal("0", "1000"),
     "limit": _whole(0, 2**31),
-    "buyers": _whole(1, 2**31),
+    "buyers": _whole(0, 2**31),
+    "rate": _number(0, 1_000_000),
     "seconds": _SECONDS,
     "real_seconds": _SECONDS,
     "shape": _shape,
     "skus": _whole(1, 1_000_000),
     "units": _whole(0, 2**31 - 1),
+    "zipf": _number(0, 5),
+    "lines_max": _whole(1, 100),
+    "quantity_max": _whole(1, 1000),
+    "channels": _alike,
+    "restocks": _whole(0, 1_000_000),
+    "counts": _whole(0, 1_000_000),
     "abandon": _SHARE,
+    "extend": _SHARE,
     "change": _SHARE,
     "cancel": _SHARE,
     "back": _SHARE,
@@ -221,5 +247,6 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "look_seconds": _SECONDS,
     "pay_seconds": _SECONDS,
     "pay_sigma": _number(0, 5),
+    "pause_seconds": _SECONDS,
     "ttl_seconds": _whole(1, 2_592_000),
 }

@@ -159,7 +159,7 @@ async def stock_up(client: Client, supply: Supply, run: str, concurrency: int) -
                 f"{run}-receive-{number}",
             ),
             200,
-            busy_lines=_busy_lines,
+            busy_lines=busy_lines,
         )
         for (pool, units), result in zip(lines, answer.decode(_Results).results, strict=True):
             if result.status != 200:
@@ -171,7 +171,7 @@ async def stock_up(client: Client, supply: Supply, run: str, concurrency: int) -
     return book
 
 
-def _busy_lines(answer: Answer) -> bool:
+def busy_lines(answer: Answer) -> bool:
     """True if the service had no room for some of the lines and asks to repeat them."""
     return any(result.status == BUSY_LINE for result in answer.decode(_Results).results)
 

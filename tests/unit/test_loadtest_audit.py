@@ -231,6 +231,18 @@ def test_what_expired_is_booked_and_never_before_its_deadline() -> None:
     assert {held.state for held in book.reservations.values()} == {"expired"}
 
 
+def test_a_replay_may_tell_of_what_has_expired_meanwhile() -> None:
+    wanted = Counter({("tee", "store-1"): 2})
+    told = answer("r1", "expired", 2, held(2, 0))
+    book = Book({})
+    book.reserved(told, "north", wanted, alive_s=5.0, over_s=9.0, now_s=5.0)
+    assert book.surprises.listed == []
+    assert book.reservations["r1"].state == "expired"
+    book = Book({})
+    book.reserved(told, "north", wanted, alive_s=5.0, over_s=9.0, now_s=4.9)
+    assert "expired for north when made" in book.surprises.listed[0]
+
+
 def test_a_late_commit_may_take_other_units_of_the_same_pool() -> None:
     book = Book({"store-1": SHARES})
     grant(book, "r1", own=1, borrowed=1)
@@ -383,6 +395,43 @@ def test_what_came_back_must_lie_where_it_was_put() -> None:
     assert "quarantine is 2, should be 1" in compared(2, 5, damaged=0, quarantine=2)
     assert "free and shared are 8, should be 7" in compared(3, 5)
     assert "on_hand is 10, should be 9" in compared(3, 5)
+
+
+def test_what_arrived_and_what_a_count_did_not_find_are_expected() -> None:
+    """Ten, ten more, one lost: 70 % of twenty are 14, or 13 if it was lost there."""
+    book = Book({"store-1": SHARES})
+    book.received["tee", "store-1"] = 10
+    book.arrived["tee", "store-1"] = 10
+    book.lost["tee", "store-1"] = 1
+    wanted = expectations(book)["tee", "store-1"]
+    assert wanted.on_hand == 19
+
+    def compared(free: int, shared: int) -> str:
+        north = PoolChannel(free, 0, 0, free + shared)
+        pool = Pool("store-1", free + shared, 0, shared, 0, 0, 0, {"north": north})
+        return found(pool, wanted)
+
+    assert compared(14, 5) == compared(13, 6) == ""
+    assert "free[north] is 15" in compared(15, 4)
+    assert "free and shared are 20, should be 19" in compared(14, 6)
+
+
+def test_a_ceiling_counts_what_arrived_later_and_what_came_back() -> None:
+    wanted = Expected(10, restocked=1, taken={"north": Taken(6, own=6)}, arrived=10)
+    told = found(Pool("store-1", 21, 0, 6, 0, 0, 0, {}), wanted, Rule(ceiling=200_000))
+    assert "north has taken 6, its ceiling is 5" in told
+
+
+def test_an_extended_reservation_lives_no_shorter_than_it_did() -> None:
+    book = Book({"store-1": SHARES})
+    grant(book, "r1", own=1, borrowed=0, over_s=9.0)
+    book.extended("r1", answer("r1", "reserved", 1, held(1, 0)), 5.0, 6.0)
+    assert (book.reservations["r1"].alive_s, book.reservations["r1"].over_s) == (9, 9)
+    book.extended("r1", answer("r1", "reserved", 2, held(1, 0)), 20.0, 21.0)
+    assert (book.reservations["r1"].alive_s, book.last_deadline_s()) == (20, 21)
+    assert book.surprises.listed == []
+    book.extended("r1", answer("r1", "reserved", 1, held(1, 0)), 20.0, 21.0)
+    assert "extend answered version 1 after 2" in book.surprises.listed[0]
 
 
 def test_differences_are_all_counted_and_the_first_described() -> None:

@@ -1,4 +1,4 @@
-"""A small drop against a real service, both started by the harness: sold out, exact, told."""
+"""Small crowds against a real service, both started by the harness: exact, and told."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ LIMIT_S = 120
 BUYERS = 300
 
 
-async def loadtest(tmp_path: Path, *words: str, **values: object) -> tuple[int, str, Any]:
+async def loadtest(tmp_path: Path, scenario: str, settings: str = "") -> tuple[int, str, Any]:
     """Exit code, what was printed, and the document, if the run came that far."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "loadtest", *words, "--output", str(tmp_path)),
-        *(part for key, value in values.items() for part in ("--set", f"{key}={value}")),
+        *(sys.executable, "-m", "loadtest", scenario, "--output", str(tmp_path)),
+        *(part for setting in settings.split() for part in ("--set", setting)),
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
@@ -33,15 +33,9 @@ async def loadtest(tmp_path: Path, *words: str, **values: object) -> tuple[int, 
 
 async def test_a_drop_sells_out_and_nothing_is_sold_twice(tmp_path: Path) -> None:
     code, output, found = await loadtest(
-        *(tmp_path, "flash-sale"),
-        buyers=BUYERS,
-        units=40,
-        seconds=2,
-        real_seconds=1800,
-        seed=7,
-        processes=2,
-        double_click=0.3,
-        retry=0.2,
+        tmp_path,
+        "flash-sale",
+        f"buyers={BUYERS} units=40 seconds=2 seed=7 processes=2 double_click=0.3 retry=0.2",
     )
     assert code == 0, output
     totals, happened = found["totals"], found["happened"]
@@ -65,8 +59,24 @@ async def test_a_drop_sells_out_and_nothing_is_sold_twice(tmp_path: Path) -> Non
     assert "audit     passed: oversold 0" in output
 
 
+async def test_a_promotion_keeps_quotas_while_more_arrives_and_is_counted(tmp_path: Path) -> None:
+    code, output, found = await loadtest(
+        tmp_path,
+        "promotion",
+        "buyers=200 seconds=2 skus=30 restocks=20 counts=20 seed=7 change=0.5 cancel=0.5 back=0.9 "
+        "fulfil=0.9 extend=0.3 real_seconds=60 pay_seconds=1 pause_seconds=1 ttl_seconds=90",
+    )
+    assert code == 0, output
+    happened = found["happened"]
+    assert (happened["restocked"], happened["counted"]) == (20, 20)
+    assert min(happened["extended"], happened["cancels"], happened["fulfilled"]) > 0
+    assert happened["returns"].keys() == {"restock", "damaged", "quarantine"}
+    assert found["refusals"].keys() >= {"channel_quota", "channel_ceiling"}
+    assert "<html" in (tmp_path / "report.html").read_text()
+
+
 async def test_a_scenario_that_is_none_says_so_in_one_line(tmp_path: Path) -> None:
     code, output, found = await loadtest(tmp_path, "flash-sail")
     assert (code, found) == (2, None)
-    assert output.startswith("flash-sail: expected one of flash-sale, replay, or the path of")
+    assert output.startswith("flash-sail: expected one of flash-sale, marketplace, ")
     assert output.count("\n") == 1
