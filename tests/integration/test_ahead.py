@@ -12,7 +12,7 @@ from core.model import ChannelSpec, Commit
 from core.ops import Receipt
 from core.service import Service
 from tests.counted import counted
-from tests.workers import Store, Workers, accounts, demand, furnish, key, receive, until
+from tests.workers import Store, Workers, accounts, demand, frozen, furnish, key, receive, until
 
 CROWD = 4 * SEND_AT
 
@@ -99,16 +99,17 @@ async def test_two_workers_with_crowds_share_exactly_what_is_there(
     assert (await accounts(one, channel="store"))[:2] == (0, 400)
 
 
-async def test_nobody_waits_for_a_crowd(worker: Service) -> None:
+async def test_nobody_waits_for_a_crowd(store: Store, worker: Service) -> None:
     """A commit goes out as soon as what is under way has landed; nothing is sent ahead of it."""
     await furnish(worker, {"tee": 10_000})
     receipt = await worker.engine.reserve(demand())
     lane = worker.lane
-    crowd = asyncio.gather(*(worker.engine.reserve(demand()) for _ in range(5_000)))
-    await until(lambda: len(lane._flights) == FLIGHTS_MAX, "two pipelines under way")
-    committed = asyncio.ensure_future(worker.engine.commit(receipt.id, Commit()))
-    await until(lambda: any(lane.queues.settles.values()), "the commit waits")
-    sent = lane.counts["pipelines"]
+    with frozen(store):
+        crowd = asyncio.gather(*(worker.engine.reserve(demand()) for _ in range(5_000)))
+        await until(lambda: len(lane._flights) == FLIGHTS_MAX, "two pipelines under way")
+        committed = asyncio.ensure_future(worker.engine.commit(receipt.id, Commit()))
+        await until(lambda: any(lane.queues.settles.values()), "the commit waits")
+        sent = lane.counts["pipelines"]
     await until(lambda: not any(lane.queues.settles.values()), "the commit is sent")
     assert lane.counts["pipelines"] - sent == 1
     assert (await committed).version == 2
@@ -121,9 +122,10 @@ async def test_what_is_under_way_is_answered_before_the_end(
     """A worker that stops lets both pipelines land."""
     worker = await workers(store_url, reaper=False)
     await furnish(worker, {"tee": 1_000})
-    crowd = asyncio.gather(*(worker.engine.reserve(demand()) for _ in range(2 * SEND_AT)))
-    await asyncio.sleep(0)  # every buyer has asked
-    assert len(worker.lane._flights) == FLIGHTS_MAX
+    with frozen(store):
+        crowd = asyncio.gather(*(worker.engine.reserve(demand()) for _ in range(2 * SEND_AT)))
+        await asyncio.sleep(0)  # every buyer has asked
+        assert len(worker.lane._flights) == FLIGHTS_MAX
     await worker.lane.drain(5.0)
     assert len(await crowd) == 2 * SEND_AT
     assert not worker.lane._flights

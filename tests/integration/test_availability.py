@@ -18,7 +18,7 @@ from core.service import Service
 from core.stock_model import Receive, ReceiveLine
 from core.store import keys, wording
 from core.store.shard import Shard
-from tests.workers import Store, Workers, demand, furnish, receive, row, until
+from tests.workers import Store, Workers, demand, frozen, furnish, receive, row, until
 
 
 @pytest.fixture
@@ -101,21 +101,22 @@ async def test_what_others_did_is_seen_within_a_second(pair: tuple[Service, Serv
     assert await units(other, "tee") == [3]
 
 
-async def test_rows_under_way_count_as_they_are_going_to_be(worker: Service) -> None:
+async def test_rows_under_way_count_as_they_are_going_to_be(store: Store, worker: Service) -> None:
     """A hot SKU is hardly ever without a plan under way: its page costs no look."""
     await furnish(worker, {"tee": 500})
     assert await units(worker, "tee") == [500]
-    running = [asyncio.ensure_future(worker.engine.reserve(demand())) for _ in range(200)]
-    await until(lambda: worker.lane._flights, "a plan under way")
-    planned = worker.lane.snapshot.rows[b"tee@main"]
-    assert planned.planned > planned.round
-    pipelines = worker.lane.counts["pipelines"]
-    assert (await units(worker, "tee"))[0] < 500
-    assert worker.lane.counts["pipelines"] == pipelines
-    planned.seen_at -= 5_000  # not seen lately: then what is expected is no evidence
-    waiting = asyncio.ensure_future(units(worker, "tee"))
-    await asyncio.sleep(0)
-    assert len(worker.lane.queues.reads) == 1
+    with frozen(store):
+        running = [asyncio.ensure_future(worker.engine.reserve(demand())) for _ in range(200)]
+        await until(lambda: worker.lane._flights, "a plan under way")
+        planned = worker.lane.snapshot.rows[b"tee@main"]
+        assert planned.planned > planned.round
+        pipelines = worker.lane.counts["pipelines"]
+        assert (await units(worker, "tee"))[0] < 500
+        assert worker.lane.counts["pipelines"] == pipelines
+        planned.seen_at -= 5_000  # not seen lately: then what is expected is no evidence
+        waiting = asyncio.ensure_future(units(worker, "tee"))
+        await asyncio.sleep(0)
+        assert len(worker.lane.queues.reads) == 1
     await waiting
     await asyncio.gather(*running)
     assert await units(worker, "tee") == [300]
