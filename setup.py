@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from glob import glob
 from pathlib import PurePosixPath
 
@@ -9,6 +10,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 setup(
+    options={"build_ext": {"parallel": os.cpu_count() or 1}},
     ext_modules=cythonize(
         [
             Extension(
