@@ -27,6 +27,7 @@
     plots             lines, bars and heat maps as SVG
     pictures          which plots a report gets
     page              the report as one HTML file
+    live              what the terminal shows meanwhile
     service           a service of the harness's own
     run               one run from beginning to end
     completejourney   turns real grocery transactions into an order log

@@ -25,7 +25,8 @@ class Generator(msgspec.Struct, frozen=True):
 
 
 class Totals(msgspec.Struct, frozen=True):
-    """Requests of the whole run; ``asked`` is what was intended, answered or not."""
+    """Of the whole run. ``asked`` is what was intended, answered or not; granted and refused are
+    reservations, the others requests. Who ``gave_up`` asked and did not wait for the answer."""
 
     asked: int
     answered: int
@@ -34,6 +35,7 @@ class Totals(msgspec.Struct, frozen=True):
     errors: int
     unanswered: int
     replayed: int
+    gave_up: int = 0
 
 
 class Operation(msgspec.Struct, frozen=True):
@@ -67,12 +69,14 @@ class Moment(msgspec.Struct, frozen=True):
 
 
 class Check(msgspec.Struct, frozen=True):
-    """One thing that the audit holds the service to."""
+    """One thing that the audit holds the service to; ``count`` are the differences of which some
+    are described."""
 
     name: str
     passed: bool
     checked: int
     differences: list[str] = []
+    count: int = 0
 
 
 class Audit(msgspec.Struct, frozen=True):

@@ -5,7 +5,6 @@ Names of SKUs, channels, checks and settings are strangers' texts: all are escap
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -14,7 +13,9 @@ from loadtest.document import Check, Document
 from loadtest.pictures import Picture, pictures
 from loadtest.plots import escape
 
-DIFFERENCES_MAX = 100  # shown of one check; the JSON has them all
+DIFFERENCES_MAX = 100  # shown of one check
+LISTED_MAX = 8  # shown of a setting that is a list
+SHORT_MAX = 36  # characters of a setting that has room beside others
 
 STYLE = """
 *{box-sizing:border-box}
@@ -30,8 +31,8 @@ border-left:6px solid var(--c2);border-radius:4px}
 .warning{margin:1rem 0;padding:.75rem 1.25rem;border-left:6px solid var(--c4);
 border-radius:4px;background:color-mix(in srgb,var(--c4) 12%,var(--page))}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(7.5rem,1fr));gap:1px;margin:0;
-background:var(--rule);border:1px solid var(--rule);border-radius:4px;overflow:hidden}
-.tiles div{background:var(--page);padding:.6rem .9rem}
+border:1px solid var(--rule);border-radius:4px;overflow:hidden}
+.tiles div{box-shadow:0 0 0 1px var(--rule);padding:.6rem .9rem}
 .tiles dt{color:var(--soft);font-size:.8125rem}
 .tiles dd{margin:0;font-size:1.3rem;font-variant-numeric:tabular-nums}
 .pictures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,30rem),1fr));
@@ -47,6 +48,10 @@ tbody th{font-weight:600}.number{text-align:right;white-space:nowrap}
 tbody th,li{overflow-wrap:anywhere;min-width:8rem}td.good,td.bad{white-space:nowrap}
 .narrow{max-width:46rem}
 td ul{margin:.25rem 0 0;padding-left:1.1rem;font-size:.875rem}
+.facts{columns:3 16rem;column-gap:2.5rem;margin:0;font-size:.9375rem}
+.facts.long{columns:1}.facts div{display:flex;justify-content:space-between;gap:1.5rem;
+padding:.35rem 0;border-bottom:1px solid var(--rule);break-inside:avoid}
+.facts dt{color:var(--soft)}.facts dd{margin:0;text-align:right;overflow-wrap:anywhere}
 footer{margin-top:3rem;border-top:1px solid var(--rule);padding-top:.75rem}
 @media (max-width:600px){body{padding:1.25rem .9rem 3rem}h1{font-size:1.5rem}
 th,td{padding:.35rem .5rem}}
@@ -138,12 +143,14 @@ def _generator(run: Document) -> Iterator[str]:
     noun = "process" if made.processes == 1 else "processes"
     text = (
         f"Load from {made.processes} {noun}; 99 % of the requests were sent at most "
-        f"{made.late_p99_ms:,.1f} ms later than intended. {made.note}"
+        f"{made.late_p99_ms:,.1f} ms later than intended."
     )
+    if made.note:
+        text += f" {made.note[0].upper()}{made.note[1:].rstrip('.')}."
     if made.bottleneck:
         yield (
-            '<div class="warning"><b>The generator was the bottleneck.</b> Rates and latencies '
-            f"below are its own as much as the service’s. {escape(text)}</div>"
+            '<div class="warning"><b>Measured is the generator as much as the service.</b> '
+            f"{escape(text)}</div>"
         )
     else:
         yield f'<p class="soft">{escape(text)}</p>'
@@ -153,7 +160,7 @@ def _tiles(run: Document) -> Iterator[str]:
     totals = run.totals
     yield "<h2>Requests</h2>\n<dl class=tiles>"
     for name in totals.__struct_fields__:
-        yield f"<div><dt>{name}</dt><dd>{getattr(totals, name):,}</dd></div>"
+        yield f"<div><dt>{name.replace('_', ' ')}</dt><dd>{getattr(totals, name):,}</dd></div>"
     rate = totals.answered / run.seconds if run.seconds else 0.0
     yield f"<div><dt>answered/s</dt><dd>{rate:,.0f}</dd></div></dl>"
 
@@ -235,20 +242,27 @@ def _audit(run: Document) -> Iterator[str]:
 
 
 def _differences(check: Check) -> str:
-    if not check.differences:
+    count = max(check.count, len(check.differences))
+    if not count:
         return "none"
-    shown = "".join(f"<li>{escape(each)}</li>" for each in check.differences[:DIFFERENCES_MAX])
-    more = len(check.differences) - DIFFERENCES_MAX
-    rest = f"<li>and {more:,} more, in the JSON file</li>" if more > 0 else ""
-    return f"{len(check.differences):,}<ul>{shown}{rest}</ul>"
+    shown = check.differences[:DIFFERENCES_MAX]
+    items = "".join(f"<li>{escape(each)}</li>" for each in shown)
+    more = f"<li>and {count - len(shown):,} more</li>" if count > len(shown) else ""
+    return f"{count:,}<ul>{items}{more}</ul>"
 
 
 def _settings(run: Document) -> Iterator[str]:
-    yield "<h2>Settings</h2><div class=narrow>"
+    """Short ones beside each other, long ones each on a row of their own."""
+    yield "<h2>Settings and machine</h2>"
     parts = (run.settings, run.versions, run.machine)
-    rows = [(name, _plain(value)) for part in parts for name, value in part.items()]
-    yield from _table(("name", "value"), rows, "Of the scenario, the versions and the machine.")
-    yield "</div>"
+    known = [(name, _plain(value)) for part in parts for name, value in part.items()]
+    for kind, is_long in (("facts", False), ("facts long", True)):
+        shown = [(n, v) for n, v in known if (len(n) + len(v) > SHORT_MAX) is is_long]
+        if shown:
+            yield f'<dl class="{kind}">'
+            for name, value in shown:
+                yield f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
+            yield "</dl>"
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> Iterator[str]:
@@ -266,11 +280,14 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], caption: str) ->
 
 def _plain(value: Any) -> str:
     """A setting as a person writes it."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}"
-    return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_plain(each)}" for key, each in value.items())
+    if isinstance(value, list):
+        more = f"; and {len(value) - LISTED_MAX:,} more" if len(value) > LISTED_MAX else ""
+        return "; ".join(_plain(each) for each in value[:LISTED_MAX]) + more
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "yes", False: "no"}[value]
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _units(count: int) -> str:

@@ -30,7 +30,7 @@ def pictures(run: Document) -> Iterator[Picture]:
     """All that there is something to draw for, in reading order."""
     if run.timeline:
         yield _throughput(run)
-        if any(moment.p99_ms is not None for moment in run.timeline):
+        if any(moment.answered and moment.p99_ms is not None for moment in run.timeline):
             yield _latency(run)
     if any(operation.curve for operation in run.operations.values()):
         yield _percentiles(run)
@@ -52,12 +52,12 @@ def _throughput(run: Document) -> Picture:
     ]
     top = max(run.timeline, key=lambda moment: moment.asked)
     text = (
-        f"Most was asked {_at(top)}: {top.asked:,} requests in that second, of which "
-        f"{top.answered:,} were answered. At most {max(m.answered for m in run.timeline):,} were "
+        f"Most was asked {_at(top)}: {top.asked:,} requests; {top.answered:,} were answered "
+        f"then. At most {max(m.answered for m in run.timeline):,} were "
         "answered in a second."
     )
     title = "Throughput over time"
-    return Picture(title, text, _over_time(title, text, series, "requests per second", run))
+    return Picture(title, text, _over_time(title, text, series, "per second", run))
 
 
 def _latency(run: Document) -> Picture:
@@ -109,11 +109,7 @@ def _stock(run: Document) -> Picture:
     gone = next((moment for moment in seen if moment.available == 0), None)
     text = (
         f"{seen[0].available:,} units were available at first, {seen[-1].available:,} at the end; "
-        + (
-            f"nothing was left for the first time {_at(gone)}."
-            if gone
-            else "there was always some."
-        )
+        + (f"first sold out {_at(gone)}." if gone else "never sold out.")
     )
     title = "Stock"
     return Picture(title, text, _over_time(title, text, series, "units", run))
@@ -191,11 +187,13 @@ def _over_time(
 
 
 def _points(timeline: Sequence[Moment], member: str) -> list[tuple[float, float | None]]:
+    if member.endswith("_ms"):  # of a second without an answer there is no latency
+        return [(m.t, getattr(m, member) if m.answered else None) for m in timeline]
     return [(moment.t, getattr(moment, member)) for moment in timeline]
 
 
 def _at(moment: Moment) -> str:
-    return f"{moment.t:,.0f} s after the start"
+    return f"{moment.t:,.0f} s after the start" if moment.t >= 1 else "in the first second"
 
 
 def _ms(value: float) -> str:

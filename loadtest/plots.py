@@ -50,7 +50,7 @@ font-variant-numeric:tabular-nums}
         f".plot .c{n}{{stroke:var(--c{n})}}.plot .f{n}{{fill:var(--c{n})}}" for n in range(COLOURS)
     )
     + """
-@media (max-width:600px){svg.plot{font-size:17px}.plot .odd{display:none}}
+@media print,(max-width:600px){svg.plot{font-size:17px}.plot .odd{display:none}}
 """
 )
 
@@ -324,22 +324,23 @@ def _bands(
 
 
 def _legend(names: Sequence[tuple[str, str]], top: float) -> tuple[list[str], float]:
-    """Names beside how they look, in columns; and where they end."""
+    """Names beside how they look, in rows; and where they end."""
     if not names:
         return [], top
-    widest = min(WIDTH / 2 - 36, max(len(name) for name, _ in names) * CHARACTER)
-    columns = max(1, int(WIDTH // (widest + 36)))
     shown = []
-    for number, (name, look) in enumerate(names):
-        x = (number % columns) * (widest + 36)
-        y = top + (number // columns) * ROW_HEIGHT + 12
+    x, y = 0.0, top + 12
+    for name, look in names:
+        room = min(WIDTH / 2 - 36, len(name) * CHARACTER)
+        if x + room + 24 > WIDTH:
+            x, y = 0.0, y + ROW_HEIGHT
         shown.append(
             f'<line class="{look}" x1="{x:.1f}" x2="{x + 18:.1f}" y1="{y}" y2="{y}"/>'
             if look.startswith("line")
             else f'<rect class="{look}" x="{x:.1f}" y="{y - 6}" width="18" height="12"/>'
         )
-        shown.append(f'<text class="name" x="{x + 24:.1f}" y="{y + 4}">{_cut(name, widest)}</text>')
-    return shown, top + math.ceil(len(names) / columns) * ROW_HEIGHT + 6
+        shown.append(f'<text class="name" x="{x + 24:.1f}" y="{y + 4}">{_cut(name, room)}</text>')
+        x += room + 36
+    return shown, y + ROW_HEIGHT - 6
 
 
 def _cut(text: str, room: float) -> str:

@@ -76,7 +76,7 @@ def test_a_page_has_all_plots_tables_and_nothing_from_outside() -> None:
         "Throughput over time", "Latency over time", "Latency by percentile", "Stock",
         "Quota left by channel", "Refusals by reason",
     ]  # fmt: skip
-    for said in ("Exact 0 units oversold", "41,200", "insufficient_stock", "100,000", "seed 7"):
+    for said in ("Exact 0 units oversold", "41,200", "insufficient_stock", "100000", "seed 7"):
         assert said in seen.text
     for plot in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
         ElementTree.fromstring(plot)
@@ -125,14 +125,33 @@ def test_differences_are_listed_up_to_a_bound() -> None:
     assert f"pool {DIFFERENCES_MAX - 1}<" in page
     assert f"pool {DIFFERENCES_MAX}<" not in page
     assert "and 20 more" in page
+    some = audit("pool 1")
+    some["checks"][0]["count"] = 5_000
+    assert "and 4,999 more" in render(document(audit=some))
 
 
 def test_a_generator_that_could_not_keep_up_is_warned_of() -> None:
-    made = {"processes": 2, "bottleneck": True, "late_p99_ms": 412.0, "note": "Both cores busy."}
+    made = {"processes": 2, "bottleneck": True, "late_p99_ms": 412.0, "note": "both cores busy"}
     text = Outline(render(document(generator=made))).text
-    assert "The generator was the bottleneck." in text
+    assert "Measured is the generator as much as the service." in text
     assert "412.0 ms later than intended. Both cores busy." in text
-    assert "bottleneck" not in Outline(render(document())).text
+    assert "Measured is" not in Outline(render(document())).text
+
+
+def test_settings_are_written_as_a_person_would() -> None:
+    channels = [{"name": f"shop-{n}", "floor": 0.5, "borrow": True, "most": None} for n in range(9)]
+    text = Outline(render(document(settings={"skus": 3, "channels": channels}))).text
+    assert "skus 3 channels name shop-0, floor 0.5, borrow yes, most none; name shop-1" in text
+    assert "; and 1 more" in text
+
+
+def test_a_second_without_answers_has_no_latency() -> None:
+    moments = values()["timeline"]
+    moments[10] |= {"answered": 0, "p50_ms": 0.0, "p99_ms": 0.0, "p999_ms": 0.0}
+    (latency,) = [
+        each for each in pictures(document(timeline=moments)) if "Latency o" in each.title
+    ]
+    assert len(list(ElementTree.fromstring(latency.plot).iter("polyline"))) == 2 * 3
 
 
 def test_a_run_that_left_nothing_has_a_page_too() -> None:
