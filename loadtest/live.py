@@ -29,7 +29,6 @@ class Snapshot(NamedTuple):
     elapsed_s: float
     planned_s: float
     asked: int = 0
-    answered: int = 0
     granted: int = 0
     refused: int = 0
     errors: int = 0
@@ -57,9 +56,10 @@ def lines(title: str, now: Snapshot, width: int) -> list[str]:
     shown = head + bar(now.elapsed_s, now.planned_s, cells) if cells >= 4 else head.rstrip()
     remaining = "-" if now.remaining is None else f"{now.remaining:,}"
     rows = (
-        ("rate", (f"asked {now.rate_asked:,.0f}/s", f"achieved {now.rate_achieved:,.0f}/s")),
+        ("rate", (f"asked {now.rate_asked:,.0f}/s", f"achieved {now.rate_achieved:,.0f}/s",
+                  f"{now.asked:,} so far")),
         ("count", (f"granted {now.granted:,}", f"refused {now.refused:,}",
-                   f"errors {now.errors:,}", f"of {now.asked:,} asked")),
+                   f"errors {now.errors:,}")),
         ("time", (f"p50 {ms(now.p50_ms)}", f"p99 {ms(now.p99_ms)}", f"p99.9 {ms(now.p999_ms)}")),
         ("stock", (f"remaining {remaining}", oversold(now))),
     )  # fmt: skip
@@ -184,7 +184,7 @@ class Live:
         traceback: TracebackType | None,
     ) -> None:
         try:
-            if self._last is not None:
+            if kind is None and self._last is not None:
                 self._draw(self._last)
         finally:
             self._screen.leave()
