@@ -20,7 +20,6 @@
     checks            what an audit found
     audit             all of that after the run
     report            the summary and the JSON document
-    progress          the bar in the terminal
     document          the report of a run, as programs read it
     compare           two reports, figure by figure
     scales            of plots: ticks, and where a value lies

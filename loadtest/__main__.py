@@ -1,5 +1,5 @@
-"""``python -m loadtest SCENARIO [ORDERS.csv] [--set k=v]… [--url U] [--key K] [--output DIR]``,
-``python -m loadtest compare A.json B.json``.
+"""``python -m loadtest SCENARIO [ORDERS.csv] [--set k=v]… [--url U] [--key K] [--output DIR]``.
+``python -m loadtest compare A.json B.json [--fail-above RATIO]``: see ``compare``.
 
 Exit code 0: the audit passed; 1: it did not; 2: the run could not be made; 130: interrupted.
 """
@@ -38,6 +38,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m loadtest",
         description="A crowd against a real service, audited from outside.",
+        epilog="python -m loadtest compare A.json B.json: two reports, figure by figure",
     )
     known = ", ".join(scenarios())
     parser.add_argument("scenario", metavar="SCENARIO", help=f"{known}, or a .toml file")
@@ -68,9 +69,7 @@ async def _interruptible(
 def main() -> int:
     """Run what the command line asks for; the exit code."""
     if sys.argv[1:2] == ["compare"]:
-        parser = argparse.ArgumentParser(prog="python -m loadtest")
-        compare.add_to(parser.add_subparsers(required=True))
-        return compare.main(parser.parse_args())
+        return compare.main(sys.argv[2:])
     arguments = _arguments()
     name = Path(arguments.scenario).stem
     try:

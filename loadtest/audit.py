@@ -14,8 +14,8 @@ from loadtest import records
 from loadtest.book import Book, PoolKey, differences
 from loadtest.checks import About, Audit
 from loadtest.client import Call, Client, Pool, Reservation, each
+from loadtest.live import Progress
 from loadtest.pools import compare, expectations, oversold, read_pools
-from loadtest.progress import Progress
 
 READ_BACK_MAX = 20_000
 EXPIRY_S = 2.0  # the service promises 1 s after the deadline; twice that for a busy machine

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -171,9 +171,10 @@ def _limit(text: str) -> float:
     return value
 
 
-def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Makes ``compare`` one of the commands."""
-    parser = commands.add_parser("compare", help="two reports, figure by figure")
+def _arguments(given: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m loadtest compare", description="Two reports, figure by figure."
+    )
     parser.add_argument("a", type=Path, metavar="A.json", help="what it is compared with")
     parser.add_argument("b", type=Path, metavar="B.json", help="the run in question")
     parser.add_argument(
@@ -183,10 +184,12 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         help="exit code 1 if a p99, the rate answered or the knee of B is worse than A's by more "
         "than this, e.g. 1.2",
     )
+    return parser.parse_args(given)
 
 
-def main(arguments: argparse.Namespace) -> int:
+def main(given: Sequence[str]) -> int:
     """Prints the table; the exit code."""
+    arguments = _arguments(given)
     try:
         text, within = table(read(arguments.a), read(arguments.b), arguments.fail_above)
     except NotAReport as error:

@@ -17,8 +17,8 @@ import msgspec
 from loadtest.book import Book, PoolKey, differences
 from loadtest.checks import About, Audit
 from loadtest.client import Call, Client, Pool, Reservation
+from loadtest.live import Progress
 from loadtest.pools import accounts_of
-from loadtest.progress import Progress
 
 CATCH_UP_S = 60.0
 POLL_S = 0.05
@@ -96,7 +96,7 @@ async def _caught_up(client: Client) -> str:
 async def _movements(client: Client, book: Book, pools: dict[PoolKey, Pool], result: Audit) -> None:
     """All movements of a pool, summed up, are its accounts; no channel sold another's quota."""
     balances: dict[PoolKey, Counter[str]] = {pool: Counter() for pool in pools}
-    check, progress = result.checks[About.LEDGER], Progress("ledger", 0)
+    check, progress = result.checks[About.LEDGER], Progress("ledger")
     for location in book.shares:
         path = f"/v1/movements?location={location}"
         async for moved in _listed(client, path, Page[Movement]):
@@ -112,6 +112,7 @@ async def _movements(client: Client, book: Book, pools: dict[PoolKey, Pool], res
                     f"pool {moved.sku}@{location}: {moved.channel} took {moved.quantity} "
                     f"of what is set aside for {owner}",
                 )
+    progress.end()
     for (sku, location), balance in balances.items():
         pool = pools.get((sku, location))
         found = {} if pool is None else _accounts(pool)

@@ -14,8 +14,8 @@ import orjson
 
 from loadtest.book import Book, PoolKey, Rule
 from loadtest.client import Answer, Call, Client, Problem, Refused, StockPage, each
+from loadtest.live import Progress
 from loadtest.orders import Dirt, read
-from loadtest.progress import Progress
 
 RECEIPT_LINES = 1000  # the contract's limit
 RECEIVERS = 4  # as many thousand lines at once keep a service busy; more would only wait in it
