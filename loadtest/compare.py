@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from loadtest.document import Document, NotAReport, read
+from loadtest.live import printable
 
 BEYOND_MIN = 10  # a percentile with fewer values beyond it is chance
 LATENCIES = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p999", 0.999))
@@ -144,7 +145,7 @@ def table(a: Document, b: Document, fail_above: float | None = None) -> tuple[st
     if fail_above is not None:
         verdict = f"worse by more than {fail_above:g}: {', '.join(above)}" if above else "passed"
         lines.append(f"--fail-above {fail_above:g}: {verdict}")
-    return "\n".join(lines), not above
+    return "\n".join(map(printable, lines)), not above
 
 
 def _line(figure: Figure) -> str:

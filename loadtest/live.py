@@ -71,7 +71,7 @@ def lines(title: str, now: Snapshot, width: int) -> list[str]:
 
 def line(title: str, now: Snapshot) -> str:
     """The same in one line."""
-    return _clean(
+    return printable(
         f"{title} {clock(now.elapsed_s)} of {clock(now.planned_s)}: "
         f"{now.rate_achieved:,.0f} of {now.rate_asked:,.0f}/s, granted {now.granted:,}, "
         f"refused {now.refused:,}, errors {now.errors:,}, p50 {ms(now.p50_ms)}, "
@@ -111,13 +111,13 @@ def _row(name: str, cells: Sequence[str], width: int) -> list[str]:
     return [*rows, row.rstrip()]
 
 
-def _clean(text: str) -> str:
+def printable(text: str) -> str:
     """No text can steer the terminal: a scenario's name is whatever its file says."""
     return UNPRINTABLE.sub("�", text)
 
 
 def _fit(text: str, width: int) -> str:
-    return _clean(text)[: max(1, width)]
+    return printable(text)[: max(1, width)]
 
 
 class Screen:
@@ -242,7 +242,7 @@ class Progress:
             width = shutil.get_terminal_size().columns - 1
             self._screen.draw([_fit(self._line(bar(self.done, self.total, 16)), width)])
         else:
-            self._screen.say(_clean(self._line("")))
+            self._screen.say(printable(self._line("")))
 
     def _line(self, drawn: str) -> str:
         rate = self.done / max(time.monotonic() - self._began_s, 1e-9)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import math
 import re
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -116,14 +117,10 @@ def bar_chart(
     left = min(WIDTH * 0.4, 10 + CHARACTER * max((len(each) for each in groups), default=0))
     room = WIDTH - left - 10 - CHARACTER * 7
     tall = len(series) * (BAR_HEIGHT + BAR_GAP) - BAR_GAP
-    shown = [f'<text x="{left:.0f}" y="14">{escape(label)}</text>']
+    shown = [f'<text x="{left:.0f}" y="14">{escape(label + ", logarithmic" * log)}</text>']
     for row, group in enumerate(groups):
         top = TOP + row * (tall + GROUP_GAP)
-        middle = top + tall / 2 + 4
-        shown.append(
-            f'<text class="name" x="{left - 8:.0f}" y="{middle:.1f}" text-anchor="end">'
-            f"{_cut(group, left - 8)}</text>"
-        )
+        shown += _group(group, left - 8, top, tall)
         for number, (name, values) in enumerate(series):
             at = top + number * (BAR_HEIGHT + BAR_GAP)
             shown += _bar(name, group, values[row], number, at, left, room, scale)
@@ -168,7 +165,8 @@ def heat_map(
 def standalone(plot: str) -> str:
     """A file of one plot, with its style inside."""
     head, _, rest = plot.partition(">")
-    return f'{head} xmlns="http://www.w3.org/2000/svg">\n<style>{STYLE}</style>{rest}\n'
+    style = f"<style>{STYLE}svg{{background:var(--page)}}</style>"
+    return f'{head} xmlns="http://www.w3.org/2000/svg">\n{style}{rest}\n'
 
 
 def thinned(points: Sequence[tuple[float, float | None]]) -> list[tuple[float, float | None]]:
@@ -282,6 +280,21 @@ def _mark(mark: Mark, x: Scale) -> Iterator[str]:
         f'<text class="name" x="{at + (-6 if right else 6):.1f}" y="{TOP + 14}" '
         f'text-anchor="{"end" if right else "start"}">{escape(mark.label)}</text>'
     )
+
+
+def _group(name: str, right: float, top: float, tall: float) -> Iterator[str]:
+    """A name beside its bars, on as many lines as they are high."""
+    most = max(3, int(right / CHARACTER))
+    rows = textwrap.wrap(UNFIT.sub("\ufffd", name), most) or [""]
+    fit = max(1, int(tall // 18))
+    if len(rows) > fit:
+        rows[fit - 1 :] = [" ".join(rows[fit - 1 :])]
+    for number, row in enumerate(rows):
+        y = top + tall / 2 + 4 + 18 * (number - (len(rows) - 1) / 2)
+        yield (
+            f'<text class="name" x="{right:.0f}" y="{y:.1f}" text-anchor="end">'
+            f"{_cut(row, right)}</text>"
+        )
 
 
 def _bar(

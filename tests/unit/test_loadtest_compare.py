@@ -80,6 +80,11 @@ def test_a_generator_that_could_not_keep_up_is_marked() -> None:
                for each in compare.differences(document(), document(generator=slow)))  # fmt: skip
 
 
+def test_no_setting_steers_the_terminal() -> None:
+    text, _ = compare.table(document(), document(settings={"\x1b[2J": "\x07"}))
+    assert not any(each in text for each in "\x1b\x07")
+
+
 def test_another_seed_is_no_difference() -> None:
     ours, theirs = (document(seed=seed, settings={"seed": seed}) for seed in (7, 8))
     assert compare.differences(ours, theirs) == []

@@ -150,6 +150,16 @@ def test_long_names_are_cut_and_told_whole_where_the_pointer_rests() -> None:
     assert [each.text for text in texts for each in text.iter("title")] == [name]
 
 
+def test_a_long_name_beside_several_bars_is_on_several_lines() -> None:
+    names = ["PostgreSQL, one row per unit and SKIP LOCKED", "short", "word " * 40]
+    values: list[float | None] = [1.0, 2.0, 3.0]
+    plot = bar_chart("Bars", "", names, [("a", values), ("b", values)], "per second")
+    beside = [each for each in parsed(plot).iter("text") if "text-anchor" in each.attrib]
+    assert "".join(each.text or "" for each in beside[:2]).replace(" ", "").startswith("PostgreSQL")
+    assert len(beside) == 2 + 1 + 2
+    assert (beside[-1].text or "").endswith("…")
+
+
 def test_a_plot_can_be_a_file_of_its_own() -> None:
     file = plots.standalone(lines(Series("one", [(0, 1.0), (1, 2.0)])))
     root = ElementTree.fromstring(file)
