@@ -21,8 +21,13 @@ READ_BACK_MAX = 20_000
 EXPIRY_S = 2.0  # the service promises 1 s after the deadline; twice that for a busy machine
 
 
-async def audit(client: Client, book: Book, concurrency: int, rng: random.Random) -> Audit:
-    """Read everything back and compare it with the book; surprises of the run count too."""
+async def audit(
+    client: Client, book: Book, concurrency: int, rng: random.Random, ledger_s: float
+) -> Audit:
+    """Read everything back and compare it with the book; surprises of the run count too.
+
+    The ledger is given ``ledger_s`` to catch up.
+    """
     await _deadlines(book)
     result = Audit(book)
     pools = await read_pools(client, (sku for sku, _ in book.received), book.shares)
@@ -39,7 +44,7 @@ async def audit(client: Client, book: Book, concurrency: int, rng: random.Random
         progress.step()
 
     await each(ids, read_back, concurrency)
-    await records.hold(client, book, pools, result)
+    await records.hold(client, book, pools, result, ledger_s)
     return result
 
 

@@ -15,6 +15,8 @@ from loadtest.journeys import Part
 PoolKey = tuple[str, str]  # (sku, location)
 
 COUNTERS = {"fulfil": "fulfilled", "cancel": "cancelled", "return": "returned"}
+GIVEN_BACK = frozenset({"released", "expired"})  # nothing is taken any more
+KNOWN_MAX = 100_000  # reservations that a process knows one by one; the oldest are only summed up
 LISTED_MAX = 200  # differences described one by one; all of them are counted
 
 
@@ -49,6 +51,45 @@ class Held(msgspec.Struct):
     lines: list[Line]
     alive_s: float | None = None
     over_s: float | None = None
+    done: bool = False  # nobody will come back for it
+
+
+class Taken(msgspec.Struct):
+    """What one channel has of a pool, by the book."""
+
+    reserved: int = 0
+    committed: int = 0
+    own: int = 0  # taken from its quota, whether still here or shipped
+    borrowed: int = 0
+
+
+class Sums(msgspec.Struct):
+    """What reservations have of a pool: per channel, and what was handed over."""
+
+    fulfilled: int = 0
+    taken: dict[str, Taken] = {}
+
+    def add(self, held: Held, line: Line) -> None:
+        """A line of a reservation, which is about this pool."""
+        taken = self.taken.setdefault(held.channel, Taken())
+        own, borrowed = still_taken(line)
+        taken.own += own
+        taken.borrowed += borrowed
+        if held.state == "reserved":
+            taken.reserved += line.open
+        else:
+            taken.committed += line.open
+        self.fulfilled += line.fulfilled
+
+    def merge(self, other: Sums) -> None:
+        """Those of ``other``, too."""
+        self.fulfilled += other.fulfilled
+        for channel, theirs in other.taken.items():
+            mine = self.taken.setdefault(channel, Taken())
+            mine.reserved += theirs.reserved
+            mine.committed += theirs.committed
+            mine.own += theirs.own
+            mine.borrowed += theirs.borrowed
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -65,7 +106,8 @@ class Book(msgspec.Struct):
     rest of a receipt is for all. ``rules``: channel → what else was set for it. ``received``: all
     pools of the run, with what each had at the start; ``arrived``: what came later, ``lost``: what
     a count did not find. ``returned``: pool → disposition → units. ``unheard``: references under
-    which there may be a reservation that nobody heard of, which expires.
+    which there may be a reservation that nobody heard of, which expires. ``closed``: what the
+    ``folded`` reservations come to that are no longer known one by one.
     """
 
     shares: dict[str, dict[str, int]]
@@ -75,6 +117,8 @@ class Book(msgspec.Struct):
     lost: dict[PoolKey, int] = {}
     returned: dict[PoolKey, Counter[str]] = {}
     reservations: dict[str, Held] = {}
+    closed: dict[PoolKey, Sums] = {}
+    folded: int = 0
     unheard: set[str] = set()
     keys_repeated: int = 0
     keys: Differences = msgspec.field(default_factory=Differences)
@@ -87,6 +131,8 @@ class Book(msgspec.Struct):
         self.reservations |= other.reservations
         for pool, back in other.returned.items():
             self.returned.setdefault(pool, Counter()).update(back)
+        _add(self.closed, other.closed)
+        self.folded += other.folded
         self.unheard |= other.unheard
         self.keys_repeated += other.keys_repeated
         self.keys.merge(other.keys)
@@ -164,6 +210,34 @@ class Book(msgspec.Struct):
             self.surprises.add(f"reservation {id}: expired before its deadline")
         held.state = "expired"
 
+    @property
+    def acknowledged(self) -> int:
+        """How many reservations were."""
+        return self.folded + len(self.reservations)
+
+    def sums(self) -> dict[PoolKey, Sums]:
+        """What all reservations come to, by pool."""
+        sums: dict[PoolKey, Sums] = {}
+        _add(sums, self.closed)
+        for held in self.reservations.values():
+            _sum_up(sums, held)
+        return sums
+
+    def over(self, id: str, now_s: float) -> None:
+        """Nobody will come back for a reservation. Where there are too many to know them all, the
+        oldest of those are summed up; one that is unpaid when its deadline has passed expires."""
+        self.reservations[id].done = True
+        if len(self.reservations) <= KNOWN_MAX:
+            return
+        for old in list(self.reservations)[: KNOWN_MAX // 2]:
+            held = self.reservations[old]
+            unpaid = held.state == "reserved"
+            if held.done and not (unpaid and (held.over_s is None or held.over_s > now_s)):
+                held.state = "expired" if unpaid else held.state
+                _sum_up(self.closed, held)
+                self.folded += 1
+                del self.reservations[old]
+
     def last_deadline_s(self) -> float:
         """When the last of what is still unpaid has expired; 0 if nothing will."""
         return max((held.over_s for held in self._unpaid() if held.over_s is not None), default=0)
@@ -207,6 +281,27 @@ class Book(msgspec.Struct):
         if granted != wanted:
             self.surprises.add(f"reservation {id}: grants {granted}, wanted {wanted}")
         return answer.lines
+
+
+def _sum_up(sums: dict[PoolKey, Sums], held: Held) -> None:
+    if held.state not in GIVEN_BACK:
+        for line in held.lines:
+            sums.setdefault(place(line), Sums()).add(held, line)
+
+
+def _add(sums: dict[PoolKey, Sums], others: dict[PoolKey, Sums]) -> None:
+    for pool, theirs in others.items():
+        sums.setdefault(pool, Sums()).merge(theirs)
+
+
+def still_taken(line: Line) -> tuple[int, int]:
+    """(own, borrowed) units of a line that did not go back by a cancel.
+
+    Own ones ship first and borrowed ones go back first: of those that were not shipped.
+    """
+    lent = line.borrowed - max(0, line.fulfilled - line.own)
+    borrowed_back = min(line.cancelled, lent)
+    return line.own - (line.cancelled - borrowed_back), line.borrowed - borrowed_back
 
 
 def place(line: Line) -> PoolKey:

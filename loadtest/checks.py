@@ -32,7 +32,7 @@ class Audit:
     """All checks, by what they are about."""
 
     def __init__(self, book: Book) -> None:
-        self.acknowledged = len(book.reservations)
+        self.acknowledged = book.acknowledged
         self.oversold = 0
         self.checks = {about: Check() for about in About}
         self.checks[About.ANSWERS] = Check(self.acknowledged, book.surprises)

@@ -168,13 +168,16 @@ class Crowd:
         while not id and journey.dice.random() < self._settings.look:
             looks += 1
             id = await self._look(journey, f"{stem}-{looks}", first)
+        known = id
         for number, step in enumerate(steps):
             # Nothing is left to be done for a basket that has ended.
             if not id or self._book.reservations[id].state in ENDED:
-                return
+                break
             due_ns = await self._pause(self._pause_s(journey, step))
             asked = self._step(journey, step, id, f"{stem}-{number}-{step.verb}")
             id = await self._ask(asked, journey, due_ns)
+        if known:
+            self._book.over(known, time.monotonic())
 
     def _pause_s(self, journey: Journey, step: Step) -> float:
         """How long a buyer takes before a step; who lets go does so while the cart is held."""

@@ -7,27 +7,16 @@ from dataclasses import dataclass, field
 from itertools import islice
 from urllib.parse import quote
 
-from loadtest.book import Book, PoolKey, Rule, place
+from loadtest.book import Book, PoolKey, Rule, Taken
 from loadtest.checks import About
-from loadtest.client import Call, Client, Line, Pool, PoolChannel, StockPage
+from loadtest.client import Call, Client, Pool, PoolChannel, StockPage
 from loadtest.stocking import SHARE_ONE
 
-GIVEN_BACK = ("released", "expired")  # states in which nothing is taken any more
 PAGE_SKUS = 100  # of one read; the contract has room for 200
 SHARED = ""  # the party of a receipt that is no channel
 
 
 Told = tuple[About, str]
-
-
-@dataclass(slots=True)
-class Taken:
-    """What one channel has of a pool, by the book."""
-
-    reserved: int = 0
-    committed: int = 0
-    own: int = 0  # taken from its quota, whether still here or shipped
-    borrowed: int = 0
 
 
 @dataclass(slots=True)
@@ -62,20 +51,9 @@ class Expected:
 def expectations(book: Book) -> dict[PoolKey, Expected]:
     """What each pool must hold, recomputed from everything that was acknowledged."""
     pools = {pool: Expected(received=units) for pool, units in book.received.items()}
-    for held in book.reservations.values():
-        if held.state in GIVEN_BACK:
-            continue
-        for line in held.lines:
-            expected = pools.setdefault(place(line), Expected())
-            taken = expected.taken.setdefault(held.channel, Taken())
-            own, borrowed = still_taken(line)
-            taken.own += own
-            taken.borrowed += borrowed
-            if held.state == "reserved":
-                taken.reserved += line.open
-            else:
-                taken.committed += line.open
-            expected.fulfilled += line.fulfilled
+    for pool, sums in book.sums().items():
+        expected = pools.setdefault(pool, Expected())
+        expected.fulfilled, expected.taken = sums.fulfilled, sums.taken
     for pool, units in book.arrived.items():
         pools.setdefault(pool, Expected()).arrived += units
     for pool, units in book.lost.items():
@@ -86,16 +64,6 @@ def expectations(book: Book) -> dict[PoolKey, Expected]:
         expected.damaged += back["damaged"]
         expected.quarantine += back["quarantine"]
     return pools
-
-
-def still_taken(line: Line) -> tuple[int, int]:
-    """(own, borrowed) units of a line that did not go back by a cancel.
-
-    Own ones ship first and borrowed ones go back first: of those that were not shipped.
-    """
-    lent = line.borrowed - max(0, line.fulfilled - line.own)
-    borrowed_back = min(line.cancelled, lent)
-    return line.own - (line.cancelled - borrowed_back), line.borrowed - borrowed_back
 
 
 def allotted(units: int, shares: dict[str, int]) -> dict[str, int]:

@@ -31,12 +31,16 @@ BUSY = 0.9  # the share of its time that a process that asks may be busy
 
 @dataclass(slots=True)
 class Look:
-    """The stock of the most wanted SKUs at a moment; ``quota``: channel → units left of its own."""
+    """The stock of the most wanted SKUs at a moment; ``quota``: channel → units left of its own.
+
+    ``memory_mib``: of the service, if it is the harness's own.
+    """
 
     at_s: float
     on_hand: int
     available: int
     quota: dict[str, int]
+    memory_mib: float | None = None
 
 
 @dataclass(slots=True)
@@ -180,6 +184,8 @@ def summary(run: Run) -> str:
         row = _operation(histogram, tally.elapsed_s)
         times = " ".join(f"{row[key]:8.1f}" for key in ("p50_ms", "p99_ms", "p999_ms", "max_ms"))
         lines.append(f"{name:12} {row['count']:>9,} {row['rate_per_second']:>8,.0f} {times}")
+    if grown := [look.memory_mib for look in run.looks if look.memory_mib is not None]:
+        lines.append(f"memory    {grown[0]:,.0f} MiB at first, {grown[-1]:,.0f} MiB at last")
     if asked["note"]:
         lines.append(f"WARNING   {asked['note']}")
     lines.append(
@@ -217,7 +223,7 @@ def _timeline(run: Run) -> list[dict[str, Any]]:
     """One entry a second, with the last look at the stock by then."""
     seconds, looks = run.measured.seconds, iter(run.looks)
     coming = next(looks, None)
-    stock: dict[str, Any] = {"on_hand": None, "available": None, "quota": {}}
+    stock: dict[str, Any] = {"on_hand": None, "available": None, "quota": {}, "memory_mib": None}
     entries = []
     for number in range(max(seconds, default=-1) + 1):
         second = seconds.get(number, Second())
@@ -226,6 +232,7 @@ def _timeline(run: Run) -> list[dict[str, Any]]:
                 "on_hand": coming.on_hand,
                 "available": coming.available,
                 "quota": coming.quota,
+                "memory_mib": coming.memory_mib,
             }
             coming = next(looks, None)
         entry: dict[str, Any] = {

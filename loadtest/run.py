@@ -8,7 +8,12 @@ import secrets
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, nullcontext, suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    asynccontextmanager,
+    nullcontext,
+    suppress,
+)
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -26,7 +31,7 @@ from loadtest.measure import Meter
 from loadtest.orders import NotAnOrderLog
 from loadtest.pools import read_pools
 from loadtest.report import Look, Run
-from loadtest.service import own_service
+from loadtest.service import Running, own_service
 from loadtest.settings import Settings
 from loadtest.stocking import Supply, Survey, must_be_empty, stock_up, survey
 from loadtest.stockroom import Stockroom, working
@@ -51,18 +56,20 @@ async def run(scenario: str, settings: Settings, target: Target, log: Path | Non
     plan = None if log is None else _survey(log, settings)
     supply = demand.supply(settings, id) if plan is None else plan.supply(settings.stock)
     async with (
-        nullcontext(target.url) if target.url else own_service() as base,
-        _client(base, target.key, LOOKERS) as outside,
+        nullcontext(Running(target.url))
+        if target.url
+        else own_service(settings.workers) as service,
+        _client(service.url, target.key, LOOKERS) as outside,
     ):
         version = await _version(outside)
-        print(f"run {id} against {base}, seed {settings.seed}", flush=True)
+        print(f"run {id} against {service.url}, seed {settings.seed}", flush=True)
         began_s = time.monotonic()
         if plan is not None:
             await must_be_empty(outside)
         book = await stock_up(outside, supply, id, LOOKERS)
         setup_s = time.monotonic() - began_s
         task = Task(
-            url=base,
+            url=service.url,
             key=target.key,
             run=id,
             settings=settings,
@@ -76,9 +83,11 @@ async def run(scenario: str, settings: Settings, target: Target, log: Path | Non
             task.plenty = _plenty(settings, supply)
         fleet = Fleet(task, book)
         stockroom = Stockroom(outside, book, settings, id)
-        async with _watching(outside, book) as looks, working(stockroom):
+        async with _watching(outside, book, service) as looks, working(stockroom):
             await fleet.run()
-        audited = await audit(outside, book, LOOKERS, random.Random(settings.seed))
+        audited = await audit(
+            outside, book, LOOKERS, random.Random(settings.seed), settings.ledger_seconds
+        )
     return Run(
         scenario=scenario,
         id=id,
@@ -96,6 +105,11 @@ async def run(scenario: str, settings: Settings, target: Target, log: Path | Non
         log=log,
         plan=plan,
     )
+
+
+def _running(target: Target, settings: Settings) -> AbstractAsyncContextManager[Running]:
+    """The service that is named, or one of the harness's own."""
+    return nullcontext(Running(target.url)) if target.url else own_service(settings.workers)
 
 
 def _survey(log: Path, settings: Settings) -> Survey:
@@ -119,7 +133,7 @@ async def _client(base: str, key: str | None, connections: int) -> AsyncIterator
 
 
 @asynccontextmanager
-async def _watching(client: Client, book: Book) -> AsyncIterator[list[Look]]:
+async def _watching(client: Client, book: Book, service: Running) -> AsyncIterator[list[Look]]:
     """Looks at the stock of the most wanted SKUs, once a second."""
     looks: list[Look] = []
     skus = [sku for sku, _ in islice(book.received, WATCHED_SKUS)]
@@ -139,6 +153,7 @@ async def _watching(client: Client, book: Book) -> AsyncIterator[list[Look]]:
                     on_hand=sum(pool.on_hand for pool in pools),
                     available=shared + sum(quota.values()),
                     quota=quota,
+                    memory_mib=service.memory_mib(),
                 )
             )
             await asyncio.sleep(LOOK_S)

@@ -7,7 +7,8 @@ import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 START_S = 60
@@ -20,23 +21,64 @@ class ServiceFailed(Exception):
     """The harness's own service did not start, or did not stop as it should."""
 
 
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A service: where it is, and which process it is if it is the harness's own."""
+
+    url: str
+    pid: int | None = None
+
+    def memory_mib(self) -> float | None:
+        """The memory of all its processes, with the stores'; None if it is not known.
+
+        Pages that they share are divided among them (PSS).
+        """
+        if self.pid is None or sys.platform != "linux":
+            return None
+        return sum(map(_pss_kib, _family(self.pid))) / 1024
+
+
+def _family(pid: int) -> list[int]:
+    """A process and all that come from it."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError, IndexError):  # it may end meanwhile
+                parent = int((entry / "stat").read_text().rpartition(") ")[2].split()[1])
+                children.setdefault(parent, []).append(int(entry.name))
+    found = [pid]
+    for each in found:
+        found += children.get(each, [])
+    return found
+
+
+def _pss_kib(pid: int) -> int:
+    with suppress(OSError):  # it may end meanwhile
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1])
+    return 0
+
+
 @asynccontextmanager
-async def own_service() -> AsyncIterator[str]:
-    """Start a service; yields its URL. Raises ServiceFailed if it does not start or stop well."""
+async def own_service(workers: int) -> AsyncIterator[Running]:
+    """Start a service. Raises ServiceFailed if it does not start or stop well."""
     with tempfile.TemporaryDirectory(prefix="stockade-loadtest-") as name:
         directory = Path(name)
         log = directory / "service.log"
         with log.open("wb") as errors:
-            command = ("-m", "api.cli", "serve", "--port", "0", "--data", str(directory / "data"))
             process = await asyncio.create_subprocess_exec(
-                sys.executable, *command, stdout=asyncio.subprocess.PIPE, stderr=errors
+                *(sys.executable, "-m", "api.cli", "serve", "--port", "0"),
+                *("--data", str(directory / "data"), "--workers", str(workers)),
+                stdout=asyncio.subprocess.PIPE,
+                stderr=errors,
             )
         assert process.stdout is not None
         reading: asyncio.Task[None] | None = None
         try:
             url = await _greeting(process, log)
             reading = asyncio.create_task(_drain(process.stdout))
-            yield url
+            yield Running(url, process.pid)
         finally:
             code = await _stop(process)
             if reading is not None:

@@ -43,8 +43,10 @@ class Settings(msgspec.Struct, frozen=True):
 
     seed: int = msgspec.field(default_factory=lambda: secrets.randbits(32))
     processes: int = 1
+    workers: int = 1
     connections: int = 1000
     patience_seconds: float = 30.0
+    ledger_seconds: float = 60.0
     # A replay.
     speed: Decimal | None = None
     concurrency: int = 64
@@ -216,8 +218,10 @@ _SHARE, _SECONDS = _number(0, 1), _number(0, SECONDS_MAX)
 _READERS: dict[str, Callable[[str], Any]] = {
     "seed": _whole(0, 2**64 - 1),
     "processes": _whole(1, 64),
+    "workers": _whole(1, 64),
     "connections": _whole(1, 16_384),  # as many as a worker takes
     "patience_seconds": _number(0, 3600),
+    "ledger_seconds": _number(0, 3600),
     "speed": _speed,
     "concurrency": _whole(1, 4096),
     "stock": _decimal("0", "1000"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,18 @@ LIMIT_S = 120
 BUYERS = 300
 
 
-async def loadtest(tmp_path: Path, scenario: str, settings: str = "") -> tuple[int, str, Any]:
-    """Exit code, what was printed, and the document, if the run came that far."""
+async def loadtest(
+    tmp_path: Path, scenario: str, settings: str = "", build: Path = ROOT
+) -> tuple[int, str, Any]:
+    """Exit code, what was printed, and the document, if the run came that far.
+
+    ``build``: where the service and the harness are taken from.
+    """
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "loadtest", scenario, "--output", str(tmp_path)),
         *(part for setting in settings.split() for part in ("--set", setting)),
-        cwd=ROOT,
+        cwd=build,
+        env={**os.environ, "PYTHONPATH": str(build)},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )

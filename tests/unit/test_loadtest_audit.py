@@ -10,20 +10,21 @@ from fractions import Fraction
 import msgspec
 import pytest
 
-from loadtest.book import LISTED_MAX, Book, Differences, Rule, moved_lines, settled
+import loadtest.book
+from loadtest.book import (
+    LISTED_MAX,
+    Book,
+    Differences,
+    Rule,
+    Taken,
+    moved_lines,
+    settled,
+    still_taken,
+)
 from loadtest.client import Line, Pool, PoolChannel, Reservation
 from loadtest.generator import counter
 from loadtest.journeys import Part
-from loadtest.pools import (
-    Expected,
-    Taken,
-    allotments,
-    allotted,
-    compare,
-    expectations,
-    oversold,
-    still_taken,
-)
+from loadtest.pools import Expected, allotments, allotted, compare, expectations, oversold
 from loadtest.stocking import receipts
 
 SHARES = {"north": 700_000}
@@ -251,6 +252,29 @@ def test_a_late_commit_may_take_other_units_of_the_same_pool() -> None:
     book.moved("r1", "commit", again, None, None)
     assert book.surprises.listed == []
     assert book.reservations["r1"].lines == [held(2, 0)]
+
+
+def test_what_is_too_much_to_be_known_one_by_one_is_summed_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Three of four are done: one fulfilled, one left that has expired, one that has not yet."""
+    monkeypatch.setattr(loadtest.book, "KNOWN_MAX", 7)
+    book, whole = Book({"store-1": SHARES}), Book({"store-1": SHARES})
+    for each in (book, whole):
+        for number in range(9):
+            grant(each, f"r{number}", own=1, borrowed=1, over_s=9.0 if number == 2 else 5.0)
+        say(each, "r0", "commit")
+        say(each, "r0", "fulfil")
+    for id in ("r2", "r0", "r1", "r8"):
+        book.over(id, 6.0)
+    whole.reservations["r1"].state = "expired"
+    assert (book.folded, book.acknowledged) == (2, 9)
+    assert book.reservations.keys() == {f"r{number}" for number in range(2, 9)}
+    assert expectations(book) == expectations(whole)
+    other = Book({"store-1": SHARES})
+    other.merge(book)
+    assert expectations(other) == expectations(whole)
+    assert other.acknowledged == 9
 
 
 def test_books_of_several_processes_become_one() -> None:

@@ -56,7 +56,7 @@ async def run(shop: Shop, **values: Any) -> tuple[Tally, Audit, Measured]:
         crowd = Crowd(client, book, settings, "run", plenty)
         baskets = read(SAMPLE, Dirt(), settings.limit)
         await crowd.queue(journeys(baskets, settings), settings.concurrency)
-        audited = await audit(client, book, settings.concurrency, random.Random(1))
+        audited = await audit(client, book, settings.concurrency, random.Random(1), 5.0)
         return crowd.tally, audited, client.meter.take()
 
 
