@@ -80,7 +80,9 @@ def policies(draw: st.DrawFn, min_locations: int = 1) -> Policy:
     """1 to 4 channels over 1 to 3 locations, most of which sell."""
     locations = LOCATIONS[: draw(st.integers(min_locations, len(LOCATIONS)))]
     names = draw(st.lists(st.sampled_from(CHANNELS), min_size=1, unique=True))
-    order = st.lists(st.sampled_from(locations), min_size=1, unique=True)
+    order = st.permutations(locations) | st.lists(
+        st.sampled_from(locations), min_size=1, unique=True
+    )
     places = {name: tuple(draw(order)) for name in sorted(names)}
     floor = draw(floors(places))
     channels = {
@@ -378,7 +380,7 @@ def amendments(draw: st.DrawFn, world: World) -> list[Order]:
     wanted = [
         Line(sku, draw(st.sampled_from([q, q, max(1, q - 1), q + 1, 2 * q])), draw(pin))
         for (sku, location), q in there.items()
-        for pin in [st.sampled_from([None, None, location])]
+        for pin in [st.sampled_from([None, None, location, *channel.locations])]
         if draw(st.integers(0, 4))
     ] or [Line(first.key[0], 1)]
     if draw(st.integers(0, 3)) == 0:
