@@ -1,6 +1,7 @@
-"""``python -m bench [suite…] [--rounds N] [--json FILE]``: the comparison table.
+"""``python -m bench [contest…] [--rounds N] [--json FILE]``: the comparison table.
 
-``python -m bench peers`` prints a table of its own, of what shops write themselves.
+``python -m bench peers`` prints tables of its own, of what shops write themselves, and ``python
+-m bench where`` one of where the time of a reservation goes; ``--plot FILE.svg`` draws either.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any
 import orjson
 import uvloop
 
-from bench import contest, peers_table, table
+from bench import contest, peers_table, table, where
 from bench.availability import availability
 from bench.changes import changes
 from bench.growth import growth
@@ -65,27 +66,34 @@ PACKAGES = (
 
 
 def main() -> int:
-    """Run the suites that were named, or all of them, and print one table."""
+    """Run the contests that were named, or all of them, and print one table."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument(
         "suites",
         nargs="*",
-        metavar="suite",
-        help=f"{', '.join(SUITES)}; or peers, alone",
+        metavar="contest",
+        help=f"{', '.join(SUITES)}; or one of {', '.join(STUDIES)}, alone",
     )
     parser.add_argument("--rounds", type=int, default=7, help="alternations per figure (7)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="all rounds, as JSON")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE.svg", help=f"of {' and '.join(STUDIES)}, as SVG"
+    )
     chosen = parser.parse_args()
     if chosen.rounds < 1:
         parser.error("--rounds must be 1 at least")
-    alone = chosen.suites == ["peers"]
-    unknown = [name for name in chosen.suites if name not in SUITES and not alone]
-    if unknown:
-        parser.error(f"there is no suite {unknown[0]!r}; there are {', '.join(SUITES)}, or peers")
-    figures: list[dict[str, Any]]
+    study = STUDIES.get(chosen.suites[0]) if len(chosen.suites) == 1 else None
+    unknown = [name for name in chosen.suites if name not in SUITES]
+    if unknown and study is None:
+        names = f"{', '.join(SUITES)}; and alone {', '.join(STUDIES)}"
+        parser.error(f"there is no contest {unknown[0]!r}; there are {names}")
+    if chosen.plot is not None and study is None:
+        parser.error(f"--plot is for one of {', '.join(STUDIES)}")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        if alone:
-            figures = runner.run(_peers(chosen.rounds))
+        if study is not None:
+            figures, plot = runner.run(study(chosen.rounds))
+            if chosen.plot is not None:
+                chosen.plot.write_text(plot)
         else:
             figures = runner.run(_run(chosen.suites or list(SUITES), chosen.rounds))
     if chosen.json is not None:
@@ -94,17 +102,32 @@ def main() -> int:
     return 0
 
 
-async def _peers(rounds: int) -> list[dict[str, Any]]:
+async def _peers(rounds: int) -> tuple[list[dict[str, Any]], str]:
     """Says on standard error how far it is; the tables follow at the end."""
     results = []
     async for result in contest.peers(rounds):
         results.append(result)
         print(f"peers: {result.condition}: done", file=sys.stderr, flush=True)
     print(peers_table.markdown(results), flush=True)
-    return [
+    figures = [
         {**each.condition._asdict(), "rates": each.rates, "connections": each.connections}
         for each in results
     ]
+    return figures, peers_table.plot(results)
+
+
+async def _where(rounds: int) -> tuple[list[dict[str, Any]], str]:
+    """Where the time of a reservation goes."""
+    found = await where.where(rounds)
+    print(where.markdown(found), flush=True)
+    return [each._asdict() for each in found], where.plot(found)
+
+
+# What is not a table of figures: all figures, and a plot of them.
+STUDIES: dict[str, Callable[[int], Coroutine[Any, Any, tuple[list[dict[str, Any]], str]]]] = {
+    "peers": _peers,
+    "where": _where,
+}
 
 
 async def _run(names: list[str], rounds: int) -> list[dict[str, Any]]:

@@ -1,11 +1,12 @@
-"""What ``python -m bench peers`` found, in Markdown as it stands in docs/PERFORMANCE.md."""
+"""What ``python -m bench peers`` found: in Markdown for docs/PERFORMANCE.md, and as a plot."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import median
 
-from bench.contest import Result
+from bench.contest import Condition, Result
+from loadtest.plots import bar_chart, standalone
 
 
 def markdown(results: Sequence[Result]) -> str:
@@ -25,6 +26,27 @@ def markdown(results: Sequence[Result]) -> str:
         ]
         parts.append(_table(["connections that did best", *names], rows))
     return "\n\n".join(parts)
+
+
+def plot(results: Sequence[Result]) -> str:
+    """Calls a second of all of them, on a logarithmic scale; nothing where nobody was answered."""
+    chart = bar_chart(
+        "Beside what shops write themselves",
+        "Reservations granted, or refused, a second, at the same durability; medians of the rounds",
+        [_short(result.condition) for result in results],
+        [
+            (name, [round(median(result.rates[name])) or None for result in results])
+            for name in results[0].rates
+        ],
+        "a second",
+        log=True,
+    )
+    return standalone(chart)
+
+
+def _short(condition: Condition) -> str:
+    where = "hot" if condition.skus == 1 else "uniform"
+    return f"{where}, {condition.callers}, {'granted' if condition.granted else 'refused'}"
 
 
 def _rates(result: Result) -> list[str]:

@@ -133,6 +133,41 @@ def bar_chart(
     return _svg(title, description, [*shown, *legend], height)
 
 
+def stacked_chart(
+    title: str,
+    description: str,
+    groups: Sequence[str],
+    series: Sequence[tuple[str, Sequence[float]]],
+    label: str,
+) -> str:
+    """Lying bars, one in every group, of what each series adds; the sum stands behind it."""
+    sums = [sum(values[row] for _, values in series) for row in range(len(groups))]
+    scale = linear(sums)
+    left = min(WIDTH * 0.4, 10 + CHARACTER * max((len(each) for each in groups), default=0))
+    room = WIDTH - left - 10 - CHARACTER * 7
+    shown = [f'<text x="{left:.0f}" y="14">{escape(label)}</text>']
+    for row, group in enumerate(groups):
+        top = TOP + row * (BAR_HEIGHT + GROUP_GAP)
+        shown += _group(group, left - 8, top, BAR_HEIGHT)
+        x = left
+        for number, (name, values) in enumerate(series):
+            width = room * scale.at(values[row])
+            shown.append(
+                f'<rect class="f{number % COLOURS}" x="{x:.1f}" y="{top}" width="{width:.1f}" '
+                f'height="{BAR_HEIGHT}">'
+                f"<title>{escape(f'{group}, {name}: {values[row]:,g}')}</title></rect>"
+            )
+            x += width
+        shown.append(
+            f'<text class="value" x="{x + 5:.1f}" y="{top + BAR_HEIGHT - 5}">'
+            f"{escape(short(sums[row]))}</text>"
+        )
+    bottom = TOP + len(groups) * (BAR_HEIGHT + GROUP_GAP)
+    names = [(name, f"f{number % COLOURS}") for number, (name, _) in enumerate(series)]
+    legend, height = _legend(names, bottom)
+    return _svg(title, description, [*shown, *legend], height)
+
+
 def heat_map(
     title: str,
     description: str,

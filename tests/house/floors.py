@@ -411,6 +411,7 @@ EDGES = {
     "bench": {
         "api": "the bare route that others are compared with runs under the same server",
         "core": "measures it from inside",
+        "loadtest": "draws its plots",
     },
 }
 

@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtest import plots, scales
-from loadtest.plots import WIDTH, Mark, Series, bar_chart, heat_map, line_chart
+from loadtest.plots import (
+    WIDTH,
+    Mark,
+    Series,
+    bar_chart,
+    heat_map,
+    line_chart,
+    stacked_chart,
+)
 
 HOSTILE = "<script>alert('1')</script>&amp;\"\x00\x1b[31m\u202e\ud800]]>"
 
@@ -75,6 +83,7 @@ def test_strangers_texts_are_only_text() -> None:
     for plot in (
         lines(Series(HOSTILE, [(0, 1.0), (1, 2.0)]), marks=(Mark(1, HOSTILE),)),
         bar_chart(HOSTILE, HOSTILE, [HOSTILE], [(HOSTILE, [1.0]), ("b", [2.0])], HOSTILE),
+        stacked_chart(HOSTILE, HOSTILE, [HOSTILE], [(HOSTILE, [1.0]), ("b", [2.0])], HOSTILE),
         heat_map(HOSTILE, HOSTILE, [(HOSTILE, [1.0, 0.5])], (HOSTILE, scale), [0, 1]),
     ):
         tags = {each.tag for each in parsed(plot).iter()}
@@ -172,3 +181,20 @@ def test_every_colour_that_is_used_is_given_in_light_and_dark() -> None:
     used = set(re.findall(r"var\((--\w+)\)", plots.STYLE))
     for name in used:
         assert len(re.findall(rf"{name}:#", plots.STYLE)) == 3, f"{name}: light, dark, print"
+
+
+def test_stacked_bars_stand_one_behind_the_other_and_their_sum_behind_them() -> None:
+    plot = stacked_chart(
+        "A plot", "of this", ["one", "two"], [("a", [1.0, 3.0]), ("b", [2.0, 0.0])], "µs"
+    )
+    bars = [each for each in parsed(plot).iter("rect") if each.find("title") is not None]
+    (first, behind), (_, nothing) = bars[:2], bars[2:]
+    assert float(first.attrib["x"]) + float(first.attrib["width"]) == pytest.approx(
+        float(behind.attrib["x"]), abs=0.11
+    )
+    assert float(behind.attrib["width"]) == pytest.approx(2 * float(first.attrib["width"]), abs=0.2)
+    assert float(nothing.attrib["width"]) == 0
+    assert [each.text for each in parsed(plot).iter("text") if each.get("class") == "value"] == [
+        "3", "3",
+    ]  # fmt: skip
+    assert inside(plot)
