@@ -11,6 +11,7 @@
     measure           what a run saw, second by second
     book              what the service has acknowledged in this run
     stocking          makes a service ready for a run
+    tally             what happened to them
     crowd             baskets: reserve → commit → fulfil, amended, cancelled, returned or abandoned
     stockroom         restocks and counts meanwhile
     generator         a process that asks: its share of the crowd

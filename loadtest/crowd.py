@@ -30,6 +30,7 @@ from loadtest.journeys import (
 )
 from loadtest.orders import Line
 from loadtest.settings import Settings
+from loadtest.tally import Tally
 
 UNANSWERED_MAX = 100  # a service that is gone ends the run instead of every basket's patience
 HASTE_S = 0.002  # who does not wait is gone after this long
@@ -38,50 +39,6 @@ TURN = 16  # arrivals in a row, when they are behind, before answers are heard a
 NO_ROOM = frozenset({429, 503})
 ENDED = frozenset({"cancelled", "expired", "released"})
 PRESSED_TWICE = frozenset({"reserve", "commit"})
-
-
-class Tally(msgspec.Struct):
-    """What happened, in reservations unless the name says otherwise.
-
-    ``amends``: calls by the state they met and where they went, ``"reserved up"``. ``cancels``:
-    calls, each about a part; ``cancelled``: nothing was left. ``returns``: calls by disposition.
-    ``too_late``: what was wanted of a reservation that had expired. ``hasty``: gone before the
-    answer, and back under the same key.
-    """
-
-    baskets: int = 0
-    units_granted: int = 0
-    granted: int = 0
-    refused: int = 0
-    refused_lines: Counter[str] = msgspec.field(default_factory=Counter)
-    released: int = 0
-    left_to_expire: int = 0
-    paid: int = 0
-    fulfilled: int = 0
-    amends: Counter[str] = msgspec.field(default_factory=Counter)
-    amends_refused: int = 0
-    cancels: int = 0
-    cancelled: int = 0
-    units_cancelled: int = 0
-    returns: Counter[str] = msgspec.field(default_factory=Counter)
-    units_returned: int = 0
-    repeated_calls: int = 0
-    errors: Counter[str] = msgspec.field(default_factory=Counter)
-    unanswered: int = 0
-    pressed_twice: int = 0
-    hasty: int = 0
-    too_late: int = 0
-    extended: int = 0
-    elapsed_s: float = 0.0
-
-    def merge(self, other: Tally) -> None:
-        """What another process saw at the same time, too."""
-        for name in self.__struct_fields__:
-            mine, others = getattr(self, name), getattr(other, name)
-            if name == "elapsed_s":
-                self.elapsed_s = max(mine, others)
-            else:
-                setattr(self, name, mine + others)
 
 
 class _Asked(NamedTuple):

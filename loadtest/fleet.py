@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from loadtest.book import Book
-from loadtest.crowd import Tally
 from loadtest.generator import Done, Failed, Message, Ready, Seen, Start, Task, packed, received
 from loadtest.measure import Measured
+from loadtest.tally import Tally
 
 GATHER_NS = 200_000_000  # from the start being told to it being due: all hear of it before
 STOP_S = 10

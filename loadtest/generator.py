@@ -24,11 +24,12 @@ import uvloop
 from loadtest import demand
 from loadtest.book import Book, Rule
 from loadtest.client import Client, Refused, Unanswered
-from loadtest.crowd import Crowd, Tally
+from loadtest.crowd import Crowd
 from loadtest.journeys import journeys
 from loadtest.measure import Measured, Meter
 from loadtest.orders import Dirt, NotAnOrderLog, read
 from loadtest.settings import Settings
+from loadtest.tally import Tally
 from loadtest.transport import reach
 
 TELL_S = 0.25

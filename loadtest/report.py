@@ -16,13 +16,13 @@ import msgspec
 import orjson
 
 from loadtest.checks import Audit
-from loadtest.crowd import Tally
 from loadtest.document import Document
 from loadtest.histogram import Histogram
 from loadtest.measure import CURVE, Measured, Second
 from loadtest.page import render
 from loadtest.settings import Settings
 from loadtest.stocking import Survey
+from loadtest.tally import Tally
 
 PRINTED_DIFFERENCES = 20
 LATE_MS = 20.0  # what the harness may be late at the 99th percentile: a few turns of its loop

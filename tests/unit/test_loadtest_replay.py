@@ -20,12 +20,13 @@ from loadtest import report
 from loadtest.audit import audit
 from loadtest.checks import About, Audit
 from loadtest.client import Client, Refused
-from loadtest.crowd import Crowd, Tally
+from loadtest.crowd import Crowd
 from loadtest.journeys import DISPOSITIONS, journeys
 from loadtest.measure import Measured, Meter
 from loadtest.orders import Dirt, read
 from loadtest.settings import Settings, WrongSetting, scenario
 from loadtest.stocking import must_be_empty, stock_up, survey
+from loadtest.tally import Tally
 from loadtest.transport import reach
 from tests.shop_in_memory import Shop, serving
 
