@@ -107,7 +107,7 @@ EXAMPLES: dict[type, dict[str, Any]] = {
             {"sku": "tee-m", "location": "main", "by": "policy"},
         ]
     },
-    SkuSpec: {"safety_stock": 2, "channels": {"web": {"ceiling_units": 100}}},
+    SkuSpec: {"safety_stock": 2, "channels": {"web": {"ceiling_units": 100}}, "customer_limit": 4},
     LocationSpec: {"sells": True, "returns": True},
     ChannelSpec: {"floor_share": 0.7, "borrow": False, "locations": ["main"]},
 }

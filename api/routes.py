@@ -165,6 +165,8 @@ ROUTES: tuple[Route[Handler], ...] = (
             "unknown_channel",
             "unknown_location",
             "insufficient_stock",
+            "customer_limit",
+            "customer_required",
             "durability_unavailable",
             *UNVERSIONED,
         ),
@@ -262,7 +264,10 @@ ROUTES: tuple[Route[Handler], ...] = (
         reservations.amend,
         "Change the basket: the open units as they shall be, all of them or none",
         Amend,
-        ("insufficient_stock", "hold_limit", "unknown_sku", "unknown_channel", "unknown_location"),
+        (
+            "insufficient_stock", "customer_limit", "customer_required", "hold_limit",
+            "unknown_sku", "unknown_channel", "unknown_location",
+        ),
         optional=False,
     ),
     _verb(

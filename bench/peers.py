@@ -99,7 +99,8 @@ async def own_script(
         used, line = ([field], b"%s %s" % (field, value)) if keyed else ([], b"")
         texts = (f"{id}\n{record}", line, "")
         args: list[Any] = [
-            *head, 1, 1, len(used), 0, 1, deadline, "", 0, *texts, *plan, id, record, *used, 1, id,
+            *head, 1, 1, len(used), 0, 1, deadline, "", 0, 0, *texts, *plan, id, record,
+            *used, 1, id,
         ]  # fmt: skip
         reply = await reserve(names, args)
         assert reply[0] in (b"rebased", b"applied"), reply

@@ -65,7 +65,7 @@ class Backlog:
             "too_long": self.too_long,
         }
 
-    async def passed(self, reservation: str) -> None:
+    async def passed(self, reservation: str | None) -> None:
         """Returns when the ledger has all that this worker has seen done.
 
         Raises LedgerUnavailable, outcome unknown, when that takes too long.

@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 from msgspec.structs import replace
 
 from core.channels import Sweep
+from core.counting import PAST, Counting
 from core.errors import (
     ChannelInUse,
     InvalidRequest,
@@ -38,13 +39,15 @@ from core.model import (
     Key,
     LocationSpec,
     LocationView,
-    SkuChannel,
+    SkuEntry,
     SkuSpec,
     SkuView,
     is_name,
     is_sku,
+    sku_as_kept,
     walled,
 )
+from core.policy_rules import check_shares, check_walls, refuse
 from core.store import keys, scripts, wording
 from core.store.shard import PolicyEntries, Shard
 
@@ -75,52 +78,19 @@ def kernel_policy(entries: PolicyEntries) -> Policy:
     )
 
 
-def _check_limits(where: str, spec: ChannelSpec | SkuChannel) -> list[tuple[str, str]]:
-    """What one floor and one ceiling may not say: (pointer, why)."""
-    wrong = []
-    if spec.floor_share is not None and spec.floor_units is not None:
-        wrong.append((f"{where}/floor_units", "Expected either floor_share or floor_units"))
-    if spec.ceiling_share is not None and spec.ceiling_units is not None:
-        wrong.append((f"{where}/ceiling_units", "Expected either ceiling_share or ceiling_units"))
-    for name in ("floor_share", "ceiling_share"):
-        share = getattr(spec, name)
-        if share is not None and abs(share * 1e6 - round(share * 1e6)) > 1e-4:
-            wrong.append((f"{where}/{name}", "Expected at most 6 decimals"))
-    for kind in ("share", "units"):
-        floor, ceiling = getattr(spec, f"floor_{kind}"), getattr(spec, f"ceiling_{kind}")
-        if floor is not None and ceiling is not None and floor > ceiling:
-            wrong.append((f"{where}/floor_{kind}", "Expected a floor of at most the ceiling"))
-    return wrong
-
-
-def _check_shares(
-    where: str, channels: dict[str, ChannelSpec], shares: dict[str, float | None]
-) -> list[tuple[str, str]]:
-    """Floors by share may not pass 1 at any location."""
-    totals: dict[str, int] = {}
-    for name, spec in channels.items():
-        share = round((shares.get(name) or 0) * 1_000_000)
-        for location in set(spec.locations):
-            totals[location] = totals.get(location, 0) + share
-    return [
-        (where, f"Expected floor shares of at most 1 at {location}, not {total / 1e6}")
-        for location, total in sorted(totals.items())
-        if total > 1_000_000
-    ]
-
-
-def _refuse(wrong: list[tuple[str, str]]) -> None:
-    if wrong:
-        raise InvalidRequest("; ".join(why for _, why in wrong[:3]), wrong)
-
-
 class Catalogue:
     """Channels, locations and SKUs of one shard."""
 
     def __init__(
-        self, lane: Lane, shard: Shard, use_policy: Callable[[PolicyEntries], None]
+        self,
+        lane: Lane,
+        shard: Shard,
+        use_policy: Callable[[PolicyEntries], None],
+        counting: Counting,
     ) -> None:
-        """``use_policy`` is told every policy that was read."""
+        """``use_policy`` is told every policy that was read; ``counting`` knows what customers had
+        of a SKU before it got a limit."""
+        self._counting = counting
         self._lane = lane
         self._shard = shard
         self._use_policy = use_policy
@@ -143,7 +113,7 @@ class Catalogue:
 
     @staticmethod
     def _check_channel(name: str, spec: ChannelSpec, policy: PolicyEntries) -> None:
-        wrong = _check_limits("", spec)
+        wrong = check_walls("", spec)
         if spec.ttl_seconds > spec.max_hold_seconds:
             wrong.append(("/ttl_seconds", "Expected at most max_hold_seconds"))
         for number, location in enumerate(spec.locations):
@@ -155,7 +125,7 @@ class Catalogue:
         if len(channels) > CHANNELS_MAX:
             wrong.append(("", f"Expected at most {CHANNELS_MAX} channels"))
         shares = {n: c.floor_share for n, c in channels.items()}
-        _refuse(wrong + _check_shares("/floor_share", channels, shares))
+        refuse(wrong + check_shares("/floor_share", channels, shares))
 
     async def delete_channel(self, name: str, if_version: int | None = None) -> None:
         """Closes a channel, empties its accounts, removes it. One that was left half way goes on.
@@ -310,48 +280,76 @@ class Catalogue:
         if not is_sku(name):
             raise InvalidRequest(SKU_RULE, [("{sku}", SKU_RULE)])
         for _ in range(TRIES_MAX):
-            policy = self._lane.snapshot.policy  # if it is out of date the script says so
-            assert policy is not None
             replay = await self._replay(key)
             if replay is not None:
+                await self._finish_past(name)
                 return Put(await self.sku(name), replay, True)
             old = (await self._shard.skus([name]))[0] or b""
-            number, locations, before = wording.parse_sku(old) if old else (0, (), SkuSpec())
-            known = {*policy.specs, *before.channels}  # of a channel that was deleted it may stay
-            if if_version is not None and number != if_version:
+            if if_version is not None and (not old or wording.parse_sku(old)[0] != if_version):
                 raise StaleVersion()
-            new = wording.sku_entry(number + 1, locations, spec)
-            try:
-                self._check_sku(spec, policy, known)
-                stage = await self._meet(policy, name, new, locations)
-            except InvalidRequest:
-                if (await self._entries()).number == policy.number:
-                    raise
-                continue
-            except ChannelUnknown:  # a row has met a policy that is newer than this worker's
-                await self._entries()
-                continue
-            field, value = self._key(key, 200 if old else 201, name)
-            reply = await self._run(
-                scripts.SKU,
-                [
-                    keys.META, keys.POOLS, keys.SKUS, keys.CATALOG, keys.EVENTS,
-                    *self._lane.short_window,
-                ],
-                policy.number,
-                [
-                    len(stage.pools), name, old, new, field, value, *stage.pools, *stage.old,
-                    *stage.new, *stage.deltas,
-                ],
-            )  # fmt: skip
-            if reply[0] == b"known":
-                return Put(await self.sku(name), self._known(key, reply[5]), True)
-            if reply[0] == b"applied":
-                self._lane.snapshot.doubt(name)
-                return Put(wording.sku_view(name, new), not old)
-            if reply[0] == b"policy":
-                await self._entries()
+            put = await self._set_sku(name, spec, old, key)
+            if put is not None:
+                return put
         raise Overloaded("This SKU's pools keep changing; try again")
+
+    async def _set_sku(
+        self, name: str, spec: SkuSpec, old: bytes, key: Key | None
+    ) -> Put[SkuView] | None:
+        """A SKU's policy, if that is still ``old``; None if it is to be tried again."""
+        policy = self._lane.snapshot.policy  # if it is out of date the script says so
+        assert policy is not None
+        number, locations, before = wording.parse_sku(old) if old else (0, (), SkuEntry())
+        known = {*policy.specs, *before.channels}  # of a channel that was deleted it may stay
+        counting, past = 0, ""
+        if old:
+            counting = await self._counting.begins(name, before.counting, spec.customer_limit)
+            past = "" if counting else PAST
+        if spec.customer_limit is not None and not counting:
+            counting = number + 1
+        new = wording.sku_entry(number + 1, locations, sku_as_kept(spec, counting))
+        try:
+            self._check_sku(spec, policy, known)
+            stage = await self._meet(policy, name, new, locations)
+        except InvalidRequest:
+            if (await self._entries()).number == policy.number:
+                raise
+            return None
+        except ChannelUnknown:  # a row has met a policy that is newer than this worker's
+            await self._entries()
+            return None
+        field, value = self._key(key, 200 if old else 201, name)
+        reply = await self._run(
+            scripts.SKU,
+            [
+                keys.META, keys.POOLS, keys.SKUS, keys.CATALOG, keys.EVENTS,
+                *self._lane.short_window, keys.LIMITS,
+            ],
+            policy.number,
+            [
+                len(stage.pools), name, old, new, field, value,
+                f"{counting}{past}" if counting else "",
+                *stage.pools, *stage.old, *stage.new, *stage.deltas,
+            ],
+        )  # fmt: skip
+        if reply[0] == b"known":
+            return Put(await self.sku(name), self._known(key, reply[5]), True)
+        if reply[0] == b"applied":
+            self._lane.snapshot.doubt(name)
+            if counting and past:
+                await self._counting.count_past(name, counting, new, int(reply[1]))
+            return Put(wording.sku_view(name, new), not old)
+        if reply[0] == b"policy":
+            await self._entries()
+        return None
+
+    async def _finish_past(self, name: str) -> None:
+        """What an earlier request could not finish: the past of a SKU that got a limit."""
+        for _ in range(TRIES_MAX):
+            if not (await self._shard.limit_of(name)).endswith(PAST):
+                return
+            old = (await self._shard.skus([name]))[0] or b""
+            await self._set_sku(name, wording.parse_sku(old)[2], old, None)
+        raise Overloaded("Others keep changing this SKU; try again")
 
     async def sku(self, name: str) -> SkuView:
         """A SKU's policy as it is. Raises UnknownSku."""
@@ -392,9 +390,9 @@ class Catalogue:
         for name, override in spec.channels.items():
             if name not in channels:
                 wrong.append((f"/channels/{name}", "There is no such channel"))
-            wrong += _check_limits(f"/channels/{name}", override)
+            wrong += check_walls(f"/channels/{name}", override)
         shares = {n: o.floor_share for n, o in spec.channels.items()}
-        _refuse(wrong + _check_shares("/channels", policy.specs, shares))
+        refuse(wrong + check_shares("/channels", policy.specs, shares))
 
     # --- how -----------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from core.asking import Asking, check_names, counted, too_many
 from core.errors import (
+    CustomerLimit,
     Expired,
     HoldLimit,
     InsufficientStock,
@@ -66,7 +67,7 @@ class Changes(Asking):
         self, id: str, request: Commit, key: Key | None, if_version: int | None
     ) -> Receipt:
         reference = wording.encode_text(request.reference) if request.reference else b""
-        refused: tuple[bytes, InsufficientStock] | None = None
+        refused: tuple[bytes, InsufficientStock | CustomerLimit] | None = None
         for _ in range(TRIES_MAX):
             code, record = await self._ask("commit", id, key, if_version, argument=reference)
             if code != "late":
@@ -90,7 +91,7 @@ class Changes(Asking):
                 continue  # another verb was faster; the record is read again
             if isinstance(result, UnknownChannel):  # it is being deleted
                 raise Expired(NO_CHANNEL)
-            if isinstance(result, InsufficientStock):
+            if isinstance(result, (InsufficientStock, CustomerLimit)):
                 refused = record, result  # or another commit of this reservation has the units
                 continue
             return result if type(result) is Receipt else await self._resolved(result)

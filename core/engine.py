@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from core.asking import check_names, counted, too_many
 from core.changes import Changes
+from core.customers import NOBODY, Cut, Excess, days_before, field_of, refusal
 from core.errors import (
     InvalidQuantity,
     InvalidRequest,
@@ -151,17 +152,24 @@ class Engine(Changes):
         spec = await self._spec(request)
         lines: list[DryRunLine] = []
         op: TrialOp | None = None
+        cut: Cut | None = None
         left = list(request.lines)
         while left:
             future = self._loop.create_future()
             op = self._demand(TrialOp, request, spec, None, future)
-            op.lines = left
+            op.lines, op.cut = left, cut
             self._lane.submit(op)
             result = await future
             if isinstance(result, StockadeError):
                 raise result
             if not isinstance(result, NoPool):
-                break
+                found = await self._excess(result)
+                if not found:
+                    break
+                if not (result.content and result.cut_to(found)):
+                    raise refusal(found)
+                left, cut = result.lines, result.cut
+                continue
             # It would be recorded where a pool is opened for it, and be short there in full.
             kept = []
             for line in left:
@@ -175,6 +183,33 @@ class Engine(Changes):
             left = kept
             op = None
         return self._trial(request, spec, op, lines)
+
+    async def _excess(self, op: TrialOp) -> list[Excess]:
+        """The limits that a trial would pass now. What is due gives its units back first."""
+        customer = op.tail.split(b" ")[1].decode()
+        if not op.limits or op.fact or customer == NOBODY:
+            return []
+        units: dict[str, int] = {}
+        for pool, own, borrowed, _, _ in op.takes or []:
+            sku = pool.decode().partition("@")[0]
+            units[sku] = units.get(sku, 0) + own + borrowed
+        for tidied in (False, True):
+            found = []
+            today = self._lane.now_ms // keys.DAY_MS
+            for sku, wants in units.items():
+                limit = op.limits.get(sku)
+                if limit is None:
+                    continue
+                has = await self._shard.sum_of(
+                    days_before(today, limit.customer_limit_days),
+                    field_of(sku, limit.counting, customer),
+                )
+                if has + wants > limit.customer_limit:
+                    found.append(Excess(sku, has, wants, limit.customer_limit))
+            if not found or tidied:
+                break
+            await self._lane.tidy()
+        return found
 
     # --- verbs -----------------------------------------------------------------------------------
 
@@ -317,11 +352,14 @@ class Engine(Changes):
             True, request.state, request.channel, request.reference, request.customer, expires_at,
             [*taken, *lines],
         )  # fmt: skip
-        if op is None or not op.shortfalls:
+        if op is None or not (op.shortfalls or op.cut):
             return answer
+        missing = op.shortfalls or []
+        if op.cut is not None:
+            missing = list(op.cut.shortfalls(missing))
         refused = [
             RefusedLine(sku, requested, granted, limited_by)
-            for _, sku, _, requested, _, granted, limited_by in op.shortfalls
+            for _, sku, _, requested, _, granted, limited_by in missing
         ]
         return replace(answer, refused=refused)
 

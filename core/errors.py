@@ -46,12 +46,6 @@ class KeyReused(StockadeError):
     code = "idempotency_key_reused"
 
 
-class DurabilityUnavailable(StockadeError):
-    """The store cannot give the durability that was asked for."""
-
-    code = "durability_unavailable"
-
-
 class LineError(StockadeError):
     """A refusal that names the lines it is about."""
 
@@ -59,6 +53,18 @@ class LineError(StockadeError):
         """``lines`` holds {sku, location?, requested, available, limited_by?} per failing line."""
         super().__init__(detail)
         self.lines = lines or []
+
+
+class CustomerRequired(LineError):
+    """A customer may have only so many of this SKU: say who asks, as customer."""
+
+    code = "customer_required"
+
+
+class DurabilityUnavailable(StockadeError):
+    """The store cannot give the durability that was asked for."""
+
+    code = "durability_unavailable"
 
 
 class UnknownSku(LineError):
@@ -101,6 +107,12 @@ class InsufficientStock(LineError):
     """There is not enough for this channel; lines says of what, how much is left and why."""
 
     code = "insufficient_stock"
+
+
+class CustomerLimit(LineError):
+    """One customer may have only so many of this SKU; lines says how many are left for this one."""
+
+    code = "customer_limit"
 
 
 class InvalidState(LineError):

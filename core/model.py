@@ -28,6 +28,7 @@ CHANNELS_MAX = 64
 LOCATIONS_PER_LINE_MAX = 20
 LOCATIONS_PER_CHANNEL_MAX = 1_000
 HOLD_SECONDS_MAX = 2_592_000
+CUSTOMER_LIMIT_DAYS_MAX = 30
 
 SKU_PATTERN = r"^[!#-?A-Z\[\]^_a-z|~]{1,64}$"  # visible ASCII except space @ { } " \ `
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,31}$"
@@ -53,6 +54,7 @@ Quantity = Annotated[int, Meta(ge=1, le=QUANTITY_MAX)]
 Units = Annotated[int, Meta(ge=0, le=QUANTITY_MAX)]
 Whole = Annotated[int, Meta(ge=0, le=ACCOUNT_MAX)]
 Share = Annotated[float, Meta(ge=0, le=1)]
+LimitDays = Annotated[int, Meta(ge=1, le=CUSTOMER_LIMIT_DAYS_MAX)]
 TtlSeconds = Annotated[int, Meta(ge=1, le=HOLD_SECONDS_MAX)]
 Durability = Literal["memory", "fsync", "ledger"]
 Places = Annotated[list[Name], Meta(min_length=1, max_length=LOCATIONS_PER_LINE_MAX)]
@@ -237,11 +239,32 @@ class SkuChannel(Request, frozen=True):
 
 
 class SkuSpec(Request, frozen=True):
-    """``PUT /v1/skus/{sku}``: a SKU exists by this."""
+    """``PUT /v1/skus/{sku}``: a SKU exists by this. ``customer_limit``: units that one customer may
+    hold or have bought within ``customer_limit_days``."""
 
     safety_stock: Units = 0
     safety_by_location: dict[Name, Units] = {}
     channels: dict[Name, SkuChannel] = {}
+    customer_limit: Quantity | None = None
+    customer_limit_days: LimitDays = CUSTOMER_LIMIT_DAYS_MAX
+
+
+class SkuEntry(SkuSpec, frozen=True, omit_defaults=True):
+    """A SKU's policy as the store keeps it.
+
+    ``counting``: the number of the policy with which counting of what its customers have began; 0
+    while nobody is limited.
+    """
+
+    counting: int = 0
+
+
+def sku_as_kept(spec: SkuSpec, counting: int) -> SkuEntry:
+    """A SKU's policy as the store keeps it."""
+    return SkuEntry(
+        spec.safety_stock, spec.safety_by_location, spec.channels, spec.customer_limit,
+        spec.customer_limit_days, counting,
+    )  # fmt: skip
 
 
 class Channel(Struct, frozen=True):
@@ -288,6 +311,8 @@ class SkuView(Struct, frozen=True):
     safety_stock: int
     safety_by_location: dict[str, int]
     channels: dict[str, SkuChannel]
+    customer_limit: int | None = None
+    customer_limit_days: int = CUSTOMER_LIMIT_DAYS_MAX
 
 
 class ReservationLine(Struct, frozen=True, gc=False):

@@ -7,11 +7,13 @@ finished exactly once, with a result or with an error as a value.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 
 from core.clock import monotonic_ms
+from core.customers import Cut, Entries, Excess, units_of
 from core.errors import KeyReused, StockadeError
 from core.kernel._plan import Demand
 from core.kernel._policy import Policy
@@ -167,8 +169,8 @@ class ReserveOp(Demand, Waiting):
     """A demand in the lane."""
 
     __slots__ = (
-        "conflicts", "content", "entered_ms", "index", "key", "key_round", "round", "since_ms",
-        "trace", "ttl_seconds", "turns", "waiter",
+        "alone", "conflicts", "content", "cut", "entered_ms", "index", "key", "key_round", "round",
+        "since_ms", "trace", "ttl_seconds", "turns", "waiter",
     )  # fmt: skip
 
     def __init__(
@@ -198,6 +200,8 @@ class ReserveOp(Demand, Waiting):
         self.key_round = -1  # pipeline that last found its key unused
         self.conflicts = 0
         self.turns = 0
+        self.alone = False  # it was in a batch that one of the others spoiled: not with new ones
+        self.cut: Cut | None = None  # what it asked for, if the customer may not have so much
 
     def set_deadline(self, policy: Policy) -> None:
         """The time to live by the policy that it is planned on."""
@@ -210,6 +214,24 @@ class ReserveOp(Demand, Waiting):
         self.id = None
         self.record = None
         self.shortfalls = None
+
+    def cut_to(self, found: Sequence[Excess]) -> bool:
+        """Asks for no more than the customer may have of these SKUs. False if that is nothing."""
+        self.cut = self.cut or Cut(self.lines)
+        self.lines = self.cut.to(found)
+        return bool(self.lines)
+
+    def count(self, entries: Entries, index: int) -> None:
+        """What the customer takes of SKUs of which one may have only so many."""
+        if self.limits is not None:
+            assert self.id is not None
+            assert self.record is not None
+            record = wording.parse_record(self.record)
+            entries.add(
+                index, self.id, record.customer, self.limits, {}, units_of(record), self.fact
+            )
+            if self.cut is not None:
+                self.shortfalls = self.cut.shortfalls(self.shortfalls or [])
 
     def touches(self, pool: bytes) -> bool:
         """True if what it was planned to do moves units of a pool."""

@@ -13,12 +13,15 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from core.availability import AvailabilityOp, Reader
+from core.clock import monotonic_ms
+from core.customers import Entries
 from core.deadlines import Deadlines, Expiry
 from core.errors import InvalidRequest, Overloaded, StockUnavailable, UnknownChannel
 from core.kernel._plan import (
     ADDED,
     FULL,
     MISS,
+    NO_CUSTOMER,
     UNKNOWN_CHANNEL,
     UNKNOWN_LOCATION,
     UNKNOWN_SKU,
@@ -27,11 +30,12 @@ from core.kernel._plan import (
 )
 from core.kernel._policy import Row
 from core.kernel._pool import ChannelUnknown, LawBroken, RowCorrupt
+from core.limiting import Limiter
 from core.meters import Meters
 from core.ops import NoPool, ReserveOp, SettleOp, StockOp
 from core.pace import ROOM_MIN, Pace
 from core.queues import Queues
-from core.refusals import insufficient, unknown_locations, unknown_sku
+from core.refusals import insufficient, poolless, unknown_locations, unknown_sku
 from core.replan_ops import ReturnOp
 from core.replan_steps import ReplanStep
 from core.return_planning import ReturnPlanner
@@ -83,6 +87,7 @@ class Planner:
         )
         self._returns = ReturnPlanner(queues, snapshot, self._wanted, self._corrupt, self._packed)
         self._reader = Reader(snapshot, meters.lane)
+        self.limiter = Limiter(queues, deadlines, lambda: self._since(monotonic_ms()))
         self.policy_round = -1  # pipeline in which the policy was last known to be current
         self.policy_seen_ms = -1e9  # and when that was sent, monotonic
         self.look_due = False
@@ -94,6 +99,8 @@ class Planner:
         policy = self._snapshot.policy
         if policy is None:
             return
+        if self._queues.limited:
+            self.limiter.ask_again()
         missing = self._reader.answer_all(self._queues.reads, self._policy_seen, monotonic)
         self._wanted.update(dict.fromkeys(missing))
         self._answer_trials(monotonic)
@@ -119,7 +126,8 @@ class Planner:
         return not (
             self._short or self._wanted or self._keyed or self.look_due or self._deadlines.drains
             or queues.contended or queues.stocks or queues.amends or queues.lates
-            or queues.returns or queues.trials or queues.reads or any(queues.settles.values())
+            or queues.returns or queues.trials or queues.reads or queues.limited
+            or any(queues.settles.values())
         )  # fmt: skip
 
     def step_ahead(self, steps: list[Step]) -> None:
@@ -145,11 +153,17 @@ class Planner:
         granted, due, now_ms = self._plan_demands(queue, monotonic)
         stage = self._packed(granted) if granted else None
         if stage is not None:
-            steps.append(ReserveStep(stage, granted, due, now_ms))
+            entries = None
+            if self._batch.limited:
+                entries = Entries(now_ms)
+                for index, op in enumerate(granted):
+                    op.count(entries, index)
+            steps.append(ReserveStep(stage, granted, due, now_ms, entries))
 
     def _plan_replans(self, steps: list[Step], monotonic: float) -> None:
         """Amends, late commits, returns: a record at most once in a pipeline."""
         busy: set[str] = set()
+        self.limiter.refuse_unnamed(self._snapshot.skus)
         for queue in (self._queues.amends, self._queues.lates):
             if not queue:
                 continue
@@ -160,7 +174,7 @@ class Planner:
                 op.compose(now_ms, randomness(1).hex())
             stage = self._packed(granted) if granted else None
             if stage is not None:
-                steps.append(ReplanStep(stage, granted))
+                steps.append(ReplanStep(stage, granted, now_ms))
         step = self._returns.step(self._batch, busy, self._now_ms(), randomness)
         if step is not None:
             steps.append(step)
@@ -237,10 +251,14 @@ class Planner:
         fields: set[bytes] = set()
         lines = 0
         room = max(ROOM_MIN, self.pace.room - self._queues.settling())
+        alone = bool(queue) and queue[0].alone
         while queue and lines < room:
             op = queue.popleft()
             if op.waiter.done():
                 continue
+            if alone and not op.alone:
+                later.append(op)
+                break
             key, id = op.key, op.id
             if id is not None and id in busy:
                 later.append(op)
@@ -287,13 +305,17 @@ class Planner:
     def _seen(self, op: ReserveOp, number: int, monotonic: float) -> bool:
         """True if all that the answer to a demand rests on was seen since it came in, or is not
         too old."""
-        since = monotonic - self._staleness_ms if self._staleness_ms else float("inf")
+        since = self._since(monotonic)
         return (
             (op.key is None or op.key_round > op.round)
             and (self.policy_round > op.round or self._deadlines.clear_at >= since)
             and (self._deadlines.clear_round > op.round or self._deadlines.clear_at >= since)
             and self._batch.confirmed(number, op.round, since)
         )
+
+    def _since(self, monotonic: float) -> float:
+        """What was seen before that is too old to refuse."""
+        return monotonic - self._staleness_ms if self._staleness_ms else float("inf")
 
     def _look_at(self, op: ReserveOp, number: int, later: list[ReserveOp]) -> None:
         """The demand waits until all that its answer rests on was looked at."""
@@ -315,7 +337,8 @@ class Planner:
             elif seen:
                 self._counts["refused"] += 1
                 self._meters.waits.observe_waits("reserve", (op,), monotonic)
-                op.finish(insufficient(batch.shortfalls(number)))
+                short = batch.shortfalls(number)
+                op.finish(insufficient(short if op.cut is None else op.cut.shortfalls(short)))
             else:
                 self._look_at(op, number, later)
 
@@ -358,20 +381,14 @@ class Planner:
             if all(known[line.sku].round > op.round for line in missing):
                 op.finish(unknown_sku(op.lines, known))
                 return
+        elif code == NO_CUSTOMER:
+            if self.limiter.refused_unnamed(op, self._snapshot.skus):
+                return
         elif all(self._snapshot.skus[line.sku].round > op.round for line in op.lines):
-            op.finish(NoPool(self._poolless(op)))  # a recorded sale has nothing to be told of
+            # A recorded sale has nothing to be told of.
+            op.finish(NoPool(poolless(op, self._batch.policy, self._snapshot.skus)))
             return
         self._want(op, [(line.sku, None) for line in op.lines], later)
-
-    def _poolless(self, op: ReserveOp) -> list[tuple[str, str]]:
-        """(SKU, first location) of the lines that have no pool where they may be taken."""
-        order = self._batch.policy.specs[op.channel].locations
-        places = []
-        for line in op.lines:
-            wanted = [line.location] if line.location else line.locations or order
-            if not set(wanted).intersection(self._snapshot.skus[line.sku].locations):
-                places.append((line.sku, wanted[0]))
-        return list(dict.fromkeys(places))
 
     def settle_steps(self, steps: list[Step], tidying: bool) -> None:
         """Verbs on records, each at most once in a pipeline."""
@@ -421,6 +438,8 @@ class Planner:
         self._queues.settles[scripts.GIVEBACK.name].append(op)
 
     def look_step(self, steps: list[Step], tidying: bool) -> None:
+        self.look_due = self.look_due or self.limiter.look_due
+        self.limiter.look_due = False
         if not (self._wanted or self._keyed or self.look_due or tidying):
             return
         pairs = list(self._wanted)[:LOOK_MAX]

@@ -33,6 +33,7 @@ class Queues:
         self.lates: deque[LateOp] = deque()
         self.returns: deque[ReturnOp] = deque()
         self.trials: deque[TrialOp] = deque()
+        self.limited: deque[Any] = deque()  # until nothing is due: then they go once more
         self.reads: deque[AvailabilityOp] = deque()
         self.settles: dict[str, deque[SettleOp]] = {
             script.name: deque()
@@ -40,7 +41,7 @@ class Queues:
         }
         self._planned: list[deque[Any]] = [
             self.reads, self.stocks, self.reserves, self.contended, self.amends, self.lates,
-            self.returns, self.trials,
+            self.returns, self.trials, self.limited,
         ]  # fmt: skip
         self._all: list[tuple[deque[Any], int]] = [
             *((queue, 1) for queue in self._planned),

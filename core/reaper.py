@@ -21,6 +21,7 @@ FULL_FROM = 0.90  # of maxmemory: no new reservations, so that commits have room
 PURGE_BATCH = 500
 PURGE_BATCHES = 4  # per turn
 WINDOWS_MAX = 4  # windows of idempotency keys removed per turn
+DAYS_BACK = 400  # the service may not have run for so long
 KEPT_WINDOWS = 2  # of keys: an ended record stays as long as most keys may answer with it
 
 log = logging.getLogger("stockade.reaper")
@@ -35,6 +36,7 @@ class Reaper:
         self._backlog = backlog
         self._purged_hour = purged_hour
         self._clock_accepted: int | None = None
+        self._dropped_day = 0  # of customers: those before it are gone
 
     async def run(self) -> None:
         """Turn after turn."""
@@ -54,6 +56,7 @@ class Reaper:
                 await lane.tidy()
         await self._measure()
         await self._shard.drop_old_windows(WINDOWS_MAX)
+        await self._drop_days()
         await self._purge()
 
     async def _measure(self) -> None:
@@ -84,6 +87,16 @@ class Reaper:
         if self._clock_accepted is not None and accepted > self._clock_accepted:
             self._lane.clock.accept()
         self._clock_accepted = accepted
+
+    async def _drop_days(self) -> None:
+        """Removes, once a day, what customers had on days that no limit reaches any more."""
+        today = self._lane.now_ms // keys.DAY_MS
+        last = today - keys.CUSTOMER_DAYS
+        if self._lane.clock.suspect or last <= self._dropped_day:
+            return
+        first = max(self._dropped_day + 1, last - DAYS_BACK)
+        await self._shard.drop([keys.customers_on(day) for day in range(first, last + 1)])
+        self._dropped_day = last
 
     async def _purge(self) -> None:
         """Removes records that ended before most keys could want them, once the ledger has them; a

@@ -4,7 +4,8 @@
     carry     what the store's stream still has goes into the ledger first, as far as it can be
               believed: it follows the ledger's mark without a gap and fits its rows
     fence     the ledger's mark begins the new epoch, and what was lost is written down beside it
-    refill    the shard is emptied, then filled, part by part
+    refill    the shard is emptied, then filled, part by part; of SKUs with a limit also with what
+              customers have
     move      deadlines that passed while the store was away are moved by the outage
     end       the shard is whole in one step, and the workers take its new epoch
 
@@ -23,11 +24,12 @@ from urllib.parse import unquote
 import msgspec
 
 from core.chronicle import Chronicle, check_order
+from core.customers import field_of
 from core.errors import LedgerBroken, RebuildRefused
 from core.ledger.books import Books
 from core.ledger.journal import Journal, Mark
 from core.ledger.rebuilding import Loss, Rebuilds, Remains, Report
-from core.store import keys
+from core.store import keys, wording
 from core.store.events import Entry, EventStream
 from core.store.rebuilding import Begun, Part, Refill
 
@@ -73,6 +75,7 @@ class Rebuild:
         self._done = 0
         self._time_ms = 0  # the server's, as of the last part
         self._cursor = 0
+        self._counted: dict[str, int] = {}  # SKU → number with which its counting began
         self.counts: dict[str, int] = {}
 
     async def run(self) -> Report:
@@ -214,6 +217,7 @@ class Rebuild:
         await self._fields(remains, "imports", keys.IMPORTS, sizes["imports"])
         await self._fields(remains, "pools", keys.POOLS, sizes["pools"])
         await self._reservations(remains, sizes["reservations"], away_ms, until_ms)
+        await self._customers(remains, begun)
         await self._keys(remains, sizes["scripts"])
         if not self._move_deadlines:
             return 0, 0
@@ -251,6 +255,10 @@ class Rebuild:
                 self._part.field(HASHES[kind], name, entry)
                 if kind == "sku":
                     self._part.member(keys.CATALOG, name)
+                    counting = wording.parse_sku(entry.encode())[2].counting
+                    if counting:
+                        self._part.field(keys.LIMITS, name, str(counting))
+                        self._counted[name] = counting
                 await self._room(1, total)
         await self._finish(started, total)
 
@@ -279,6 +287,18 @@ class Rebuild:
                     self._cursor = min(self._cursor, second)
                 await self._room(1, total)
         await self._finish(started, total)
+
+    async def _customers(self, remains: Remains, begun: Begun) -> None:
+        """What customers have of SKUs with a limit, by the day of their reservations."""
+        started = self._start("customers")
+        low = keys.lowest_id(begun.time_ms - keys.CUSTOMER_DAYS * keys.DAY_MS)
+        for sku, counting in self._counted.items():
+            async for page in remains.pages("customers_before", sku, 2**62, low):
+                for day, customer, units in page:
+                    field = field_of(sku, counting, customer)
+                    self._part.field(keys.customers_on(day), field, str(units))
+                    await self._room(1, 0)
+        await self._finish(started, 0)
 
     async def _keys(self, remains: Remains, total: int) -> None:
         """Idempotency keys, into the windows that they belong to by the time of their event."""

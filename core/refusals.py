@@ -16,7 +16,7 @@ from core.errors import (
 )
 from core.kernel._policy import Policy, Sku
 from core.model import NAME_RULE, SKU_RULE, is_name, is_sku
-from core.ops import StockLine, StockOp
+from core.ops import ReserveOp, StockLine, StockOp
 from core.stock_model import CountLine, ReallocateLine
 
 
@@ -71,6 +71,17 @@ def unknown_location(names: Iterable[str]) -> UnknownLocation:
     """Locations that do not exist."""
     named = ", ".join(dict.fromkeys(names))
     return UnknownLocation(f"There is no location {named}; PUT /v1/locations/{{name}} makes one")
+
+
+def poolless(op: ReserveOp, policy: Policy, skus: Mapping[str, Sku]) -> list[tuple[str, str]]:
+    """(SKU, first location) of the lines that have no pool where they may be taken."""
+    order = policy.specs[op.channel].locations
+    places = []
+    for line in op.lines:
+        wanted = [line.location] if line.location else line.locations or order
+        if not set(wanted).intersection(skus[line.sku].locations):
+            places.append((line.sku, wanted[0]))
+    return list(dict.fromkeys(places))
 
 
 # --- stock: of many lines each has its own -------------------------------------------------------

@@ -13,11 +13,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from core.clock import monotonic_ms
+from core.customers import NOBODY, Entries, units_of
 from core.kernel._plan import COMMITTED, RESERVED
 from core.kernel._policy import Policy
-from core.model import Key, Line
+from core.model import Key, Line, SkuEntry
 from core.ops import ReserveOp, Waiting
-from core.store.wording import Record, RecordLine
+from core.store.wording import Record, RecordLine, parse_record
 from core.tracing import TRACE
 
 Take = tuple[bytes, int, int, int, int]  # (pool, own, borrowed, ceiling number, short)
@@ -103,6 +104,7 @@ class ReplanOp(ReserveOp):
         self.old_record = old_record
         self.was = was
         self.due_ms: int | None = None  # a deadline that the record did not have before
+        self.unnamed = True  # it was made when nobody needed to say who asks
 
     def follow(self, policy: Policy) -> None:
         """Lines without a location look where the record has the SKU, then in the channel's order
@@ -127,6 +129,14 @@ class ReplanOp(ReserveOp):
     def compose(self, now_ms: int, nonce: str) -> None:
         """The record as it becomes, of what was taken."""
         raise NotImplementedError
+
+    def count(self, entries: Entries, index: int) -> None:
+        """What the customer has more or less of SKUs of which one may have only so many."""
+        if self.limits is not None:
+            assert self.record is not None
+            after = units_of(parse_record(self.record))
+            was = self.was
+            entries.add(index, self.reservation_id, was.customer, self.limits, units_of(was), after)
 
 
 class LateOp(ReplanOp):
@@ -166,6 +176,10 @@ class AmendOp(ReplanOp):
             for line in self.was.lines
             if sum(line.open_parts)
         ]
+
+    def is_unnamed(self) -> bool:
+        """True if nobody knows whom it is for."""
+        return self.was.customer == NOBODY
 
     def touches(self, pool: bytes) -> bool:
         name = pool.decode()
@@ -226,8 +240,8 @@ class ReturnOp(Waiting):
     """A return: shipped units of a record that came back."""
 
     __slots__ = (
-        "due_ms", "entered_ms", "id", "index", "key", "moves", "note", "old_record", "parts",
-        "record", "round", "since_ms", "trace", "turns", "waiter", "was",
+        "due_ms", "entered_ms", "id", "index", "key", "limits", "moves", "note", "old_record",
+        "parts", "record", "round", "since_ms", "trace", "turns", "waiter", "was",
     )  # fmt: skip
     verb: ClassVar[str] = "return"
     late: ClassVar[bool] = False
@@ -259,10 +273,18 @@ class ReturnOp(Waiting):
         self.due_ms: int | None = None
         self.record = b""
         self.moves: list[tuple[str, str, str, int]] = []
+        self.limits: dict[str, SkuEntry] = {}  # of the SKUs of which one may have only so many
 
     def reset(self) -> None:
         """Before it is planned again: what the last plan gave it is void."""
         self.moves = []
+
+    def count(self, entries: Entries, index: int) -> None:
+        """What the customer has less of those SKUs."""
+        if self.limits:
+            after = units_of(parse_record(self.record))
+            was = self.was
+            entries.add(index, self.id, was.customer, self.limits, units_of(was), after)
 
     def compose(self, now_ms: int, nonce: str) -> None:
         """The record as it becomes; its state follows from its counters."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from core.customers import Entries
 from core.kernel._plan import Stage
 from core.ops import Receipt, stands_for
 from core.replan_ops import AmendOp, ReplanOp, ReturnOp
@@ -41,8 +42,14 @@ class ReplanStep(PlannedStep):
 
     script = scripts.REPLAN
 
-    def __init__(self, stage: Stage, ops: Sequence[ReplanOp | ReturnOp]) -> None:
+    def __init__(
+        self, stage: Stage, ops: Sequence[ReplanOp | ReturnOp], now_ms: int
+    ) -> None:
+        """``now_ms``: by which they were planned."""
         self.stage = stage
+        self._entries = Entries(now_ms)
+        for index, op in enumerate(ops):
+            op.count(self._entries, index)
         self.ops = ops
         self._verb, self._late = ops[0].verb, ops[0].late
         self._moves = "" if self._late else _moves(stage, ops)
@@ -57,12 +64,12 @@ class ReplanStep(PlannedStep):
                 earliest = min(earliest or op.due_ms, op.due_ms)
         names = [
             keys.META, keys.POOLS, keys.EVENTS, *lane.short_window, *lane.long_window,
-            lane.done_list, *(keys.due_at(second) for second in due),
+            lane.done_list, *(keys.due_at(second) for second in due), *self._entries.days(),
         ]  # fmt: skip
         known: dict[bytes, int] = {}
         args: list[Any] = [
             len(stage.pools), len(self.ops), len(due), earliest, self._verb,
-            "1" if self._late else "", self._moves,
+            "1" if self._late else "", self._moves, len(self._entries),
         ]  # fmt: skip
         args += [*stage.pools, *stage.old, *stage.new, *stage.deltas]
         for op in self.ops:
@@ -70,12 +77,16 @@ class ReplanStep(PlannedStep):
             args += (at, op.id, op.old_record, op.record, *key_words(op.key))
         for ids in due.values():
             args += (len(ids), *ids)
+        args += self._entries.words(names)
         return evalsha(self.script, names, lane.head(lane.now_ms, lane.policy_number), args)
 
     def landed(self, lane: Lane, reply: list[Any]) -> None:
         outcome = reply[0]
         if outcome == b"conflict":
             lane.queues.replan(self.ops, self.conflicted(lane, reply[5]))
+        elif outcome == b"limit":
+            self.undone(lane)
+            lane.planner.limiter.passed(self.ops, self._entries.over(reply[5]))
         elif outcome == b"stale" or (outcome == b"known" and reply[5] == b"keys"):
             self.undone(lane)
             found = reply[5] if outcome == b"stale" else reply[6]

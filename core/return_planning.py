@@ -76,7 +76,7 @@ class ReturnPlanner:
         for op in planned:
             op.compose(now_ms, randomness(1).hex())
         stage = self._packed(planned) if planned else None
-        return None if stage is None else ReplanStep(stage, planned)
+        return None if stage is None else ReplanStep(stage, planned, now_ms)
 
     def _plan(self, batch: Batch, op: ReturnOp) -> int:
         """One return: PLANNED, LATER, FULL or ENDED. Raises OverflowError, half planned."""
@@ -113,6 +113,7 @@ class ReturnPlanner:
             )
             return LATER
         op.moves = []
+        op.limits = {sku.name: sku.spec for sku, _, _ in found if sku.limited}
         for part, (sku, row, left) in zip(op.parts, found, strict=True):
             line = op.was.lines[part.line]
             if part.disposition == "damaged":

@@ -15,6 +15,7 @@ from core.backlog import Backlog
 from core.catalogue import Catalogue, kernel_policy
 from core.channels import CutOff
 from core.clock import monotonic_ms
+from core.counting import Counting
 from core.embedded.valkey import find_running
 from core.engine import Engine
 from core.errors import Draining, LedgerUnavailable, StartRefused, StockUnavailable, Unavailable
@@ -94,7 +95,8 @@ class Service:
         )  # fmt: skip
         self.records = Records(self.lane, journal)
         self.feed = Feed(self.records, durability)
-        self.catalogue = Catalogue(self.lane, shard, self._use_policy)
+        counting = Counting(self.lane, shard, self.backlog, journal)
+        self.catalogue = Catalogue(self.lane, shard, self._use_policy, counting)
         self.protection = Protection(
             self.lane, shard, journal, self._use_policy, self._refresh_policy
         )

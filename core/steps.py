@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from core.customers import Entries
 from core.kernel._plan import FULFILLED, RESERVED, Stage
 from core.kernel._policy import Row
 from core.model import Key
@@ -108,9 +109,16 @@ class ReserveStep(PlannedStep):
     script = scripts.RESERVE
 
     def __init__(
-        self, stage: Stage, ops: list[ReserveOp], due: dict[int, list[str]], now_ms: int
+        self,
+        stage: Stage,
+        ops: list[ReserveOp],
+        due: dict[int, list[str]],
+        now_ms: int,
+        entries: Entries | None,
     ) -> None:
+        """``entries``: what customers take of limited SKUs, if there are any."""
         self.stage = stage
+        self._entries = entries
         self.ops = ops
         self._due = due
         self._now_ms = now_ms
@@ -125,6 +133,9 @@ class ReserveStep(PlannedStep):
             keys.bucket_at(self._now_ms), lane.done_list,
             *(keys.due_at(second) for second in self._due),
         ]  # fmt: skip
+        counted = self._entries
+        if counted is not None:
+            names += counted.days()
         ids: list[Any] = [op.id for op in self.ops]
         records: list[Any] = [op.record for op in self.ops]
         both: list[Any] = [None] * (2 * len(ids))
@@ -135,6 +146,7 @@ class ReserveStep(PlannedStep):
             len(stage.pools), len(ids), len(self._short), len(self._long), len(self._due),
             self._now_ms + min(held) if held else "",
             "" if len(held) == len(ids) else self._moves(), len(ended),
+            0 if counted is None else len(counted),
             record_lines(ids, records), _lines(self._short), _lines(self._long),
         ]  # fmt: skip
         args += stage.pools
@@ -149,6 +161,8 @@ class ReserveStep(PlannedStep):
             args.append(len(starts))
             args += [" ".join(held_then[start : start + IDS_MAX]) for start in starts]
         args += ended
+        if counted is not None:
+            args += counted.words(names)
         return evalsha(self.script, names, lane.head(self._now_ms, lane.policy_number), args)
 
     def _moves(self) -> str:
@@ -176,6 +190,10 @@ class ReserveStep(PlannedStep):
         outcome = reply[0]
         if outcome == b"conflict":
             lane.queues.replan(self.ops, self.conflicted(lane, reply[5]))
+        elif outcome == b"limit":
+            assert self._entries is not None
+            self.undone(lane)
+            lane.planner.limiter.passed(self.ops, self._entries.over(reply[5]))
         elif outcome == b"known" and reply[5] == b"keys":
             self.undone(lane)
             keyed = [*self._short, *self._long]
@@ -233,6 +251,11 @@ class SettleStep(Step):
         timed = self.script is scripts.EXTEND
         if timed:
             args.append(len(names) - buckets)
+        elif self.script is scripts.GIVEBACK:
+            args.append(index_of(names, known, keys.LIMITS))
+            for op in self.ops:
+                day = keys.created_ms(op.id) // keys.DAY_MS
+                args += (index_of(names, known, keys.customers_on(day)), day)
         # A deadline is judged only on a clock that this worker knows; the limit of an extension is
         # the policy's.
         head = lane.head(now_ms, lane.policy_number if timed else None)

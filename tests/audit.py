@@ -13,6 +13,7 @@ from collections.abc import Collection
 import redis.asyncio as redis
 
 from tests.chronicled import check_chronicle
+from tests.limited import check_customers
 from tests.stored import (
     ALIVE,
     ID,
@@ -64,6 +65,7 @@ def inspect(store: Store, edited: Collection[str] = ()) -> Audit:
     _check_recount(found)
     _check_due(found)
     _check_catalogue(found)
+    check_customers(found)
     Fold(found).run()
     check_chronicle(found)
     _check_keys(found)

@@ -35,7 +35,9 @@ async def history(worker: Service, store: Store, seed: int) -> None:
     engine, catalogue = worker.engine, worker.catalogue
     await catalogue.put_location("back", LocationSpec())
     walls = {"web": ChannelSpec(floor_share=0.5, ceiling_share=0.8, locations=["main", "back"])}
-    await furnish(worker, {"tee": 60, "cap": 30, "mug": 5}, **walls)
+    await furnish(worker, {"tee": 60, "cap": 30}, **walls)
+    await catalogue.put_sku("mug", SkuSpec(customer_limit=4))
+    await receive(worker, {"mug": 20})
     await catalogue.put_sku("tee", SkuSpec(safety_stock=4))
 
     refused: list[str] = []
@@ -49,7 +51,10 @@ async def history(worker: Service, store: Store, seed: int) -> None:
             try:
                 if verb < 4 or one is None:
                     sku = dice.choice(("tee", "cap", "mug"))
-                    wanted = demand(sku, dice.randint(1, 3), reference=f"cart {name} \\ n")
+                    who = f"{'ABC'[dice.randrange(3)]} & Söhne"
+                    wanted = demand(
+                        sku, dice.randint(1, 3), reference=f"cart {name} \\ n", customer=who
+                    )
                     held.append((await engine.reserve(wanted, key(name))).id)
                 elif verb == 4:
                     await engine.commit(one, Commit(reference="paid"), key(name))

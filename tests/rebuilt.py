@@ -13,7 +13,7 @@ from tests.stored import TAG, Store, spelled_out
 from tests.workers import Workers, moved
 
 Open: TypeAlias = Callable[..., Awaitable[Service]]
-HASHES = ("channels", "locations", "modes", "skus", "imports", "pools")
+HASHES = ("channels", "locations", "modes", "skus", "imports", "pools", "limits")
 
 
 @pytest.fixture
@@ -25,6 +25,13 @@ def opened(store_url: str, workers: Workers, ledger: Ledger) -> Open:
         return await workers(store_url, reaper=False, **chosen)
 
     return open_one
+
+
+def customers(store: Store) -> dict[str, dict[str, str]]:
+    """What customers have of limited SKUs, day by day."""
+    return {
+        name: fields for name, fields in store.hashes.items() if name.startswith(TAG + "customers:")
+    }
 
 
 def alive(store: Store) -> dict[str, list[str]]:
@@ -58,6 +65,7 @@ def same(before: Store, after: Store, but: Collection[str] = ()) -> None:
     for name in HASHES:
         assert after.hash(name) == before.hash(name), name
     assert after.catalog == before.catalog
+    assert customers(after) == customers(before)
     one, other = alive(before), alive(after)
     assert one.keys() == other.keys()
     assert {id: one[id] for id in one if id not in but} == {

@@ -369,7 +369,7 @@ class _Work:
             keys.META, keys.POOLS, keys.SKUS, keys.CATALOG, keys.IMPORTS, keys.EVENTS,
             lane.done_list, keys.bucket_at(now_ms),
         ]  # fmt: skip
-        arguments = plan.arguments((table.digest, self._entry, after, *name))
+        arguments = plan.arguments((table.digest, self._entry, after, *name), names)
         head = lane.head(now_ms, self._batch.policy.number)
         reply: list[Any] = await self._steady(
             self._shard.run, scripts.IMPORT, names, [*head, *arguments]

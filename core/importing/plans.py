@@ -11,10 +11,11 @@ from typing import Any
 
 from msgspec import Struct
 
+from core.customers import Entries, units_of
 from core.importing.rows import Item, Order, StockRow, selling
 from core.kernel._plan import ADDED, COMMITTED, FULFILLED, Batch, Demand, Stage
 from core.kernel._policy import Policy, Row, Sku
-from core.model import SkuSpec
+from core.model import SkuEntry
 from core.store import keys, wording
 
 Texts = Mapping[str, bytes | None]  # what the store has under a name
@@ -37,16 +38,20 @@ class Plan(Struct):
     moves: list[str]
     records: list[Any] = []  # id, record, …
     ended: list[str] = []
+    customers: Entries | None = None
     new_skus: int = 0
     units: int = 0
 
-    def arguments(self, position: Sequence[Any]) -> list[Any]:
-        """What comes behind the head; ``position`` is the five words about the file."""
+    def arguments(self, position: Sequence[Any], names: list[bytes]) -> list[Any]:
+        """What comes behind the head; ``position`` is the five words about the file, ``names`` are
+        KEYS, which get the days of customers."""
         stage = self.stage
+        counted = self.customers.words(names) if self.customers is not None else []
         return [
             len(stage.pools), len(self.entries) // 3, len(self.records) // 2, len(self.ended),
-            *position, "\n".join(self.moves), *stage.pools, *stage.old, *stage.new, *stage.deltas,
-            *self.entries, *self.records, *self.ended,
+            *position, "\n".join(self.moves), len(self.customers or ()),
+            *stage.pools, *stage.old, *stage.new, *stage.deltas, *self.entries, *self.records,
+            *self.ended, *counted,
         ]  # fmt: skip
 
 
@@ -55,7 +60,7 @@ class _Skus:
 
     def __init__(self, entries: Texts) -> None:
         self._entries = entries
-        self._parsed: dict[str, tuple[int, list[str], SkuSpec]] = {}
+        self._parsed: dict[str, tuple[int, list[str], SkuEntry]] = {}
         self._old_places: dict[str, int] = {}
 
     def see(self, name: str, location: str | None = None, safety_stock: int | None = None) -> None:
@@ -66,7 +71,7 @@ class _Skus:
             number, places, spec = (
                 wording.parse_sku(entry)
                 if entry is not None
-                else (1, (), SkuSpec(safety_stock=safety_stock or 0))
+                else (1, (), SkuEntry(safety_stock=safety_stock or 0))
             )
             known = self._parsed[name] = number, list(places), spec
             self._old_places[name] = len(places)
@@ -236,9 +241,14 @@ def plan_orders(
     batch.plan()
     stage = batch.pack()
     demands, _ = batch.pack_reservations(now_ms, randomness, keys.SHARD)
-    plan = Plan(stage, [], [])
+    counted = Entries(now_ms)
+    plan = Plan(stage, [], [], customers=counted)
     for order, demand in zip(orders, demands, strict=True):
         plan.records += (demand.id, demand.record)
+        if demand.limits is not None:
+            record = wording.parse_record(demand.record)
+            units = units_of(record)
+            counted.add(0, demand.id, record.customer, demand.limits, {}, units, fact=True)
         if demand.state == FULFILLED:
             plan.ended.append(demand.id)
         for pool, source, target, units in demand.moves:

@@ -25,12 +25,16 @@ cdef class Demand:
     cdef public list shortfalls
     cdef public list takes
     cdef public list moves
+    cdef public dict limits
+    cdef public bint unnamed
 
 
 cdef class Batch(Decisions):
     cdef readonly list misses               # (sku, location) pairs to be read before planning
     cdef readonly list demands
+    cdef readonly bint limited              # a demand of the stage has limits
     cdef list _part_skus
+    cdef dict _limits                       # of the demand that is taken in
 
     cdef int _add_lines(self, Demand demand, Wish *wish) except -2
     cdef int _add_held(self, list held, int result) except -2
@@ -38,6 +42,7 @@ cdef class Batch(Decisions):
                        int number) except -2
     cdef int _add_part(self, object line, str location, Sku sku, Wish *wish, int64_t quantity,
                        int number) except -2
+    cdef void _limit(self, Sku sku) except *
     cdef bytes _record(self, Wish *wish, int64_t time_ms, bytes tail)
     cdef list _took(self, Wish *wish)
     cdef list _moved(self, Wish *wish)

@@ -14,6 +14,7 @@ UNKNOWN_CHANNEL: Final = 3
 UNKNOWN_SKU: Final = 4
 UNKNOWN_LOCATION: Final = 5
 NO_POOL: Final = 6  # a fact needs a pool to be told of: open one, then come again
+NO_CUSTOMER: Final = 7  # one may have only so many, and nobody says who asks
 
 # What a demand's units become: `state`.
 RESERVED: Final = 0
@@ -34,6 +35,9 @@ class Demand:
     requested, available, granted, limited_by)) when it is refused in whole or in part. With an
     ``id`` given or a ``fact``, ``takes`` is what it took in order: (pool, own, borrowed, ceiling
     number, short); of a fact, ``moves`` says from where to where: (pool, from, to, units).
+
+    ``limits``, set when it is taken in: name → spec of SKUs of which a customer may have only so
+    many, or None. The script counts. It needs a customer then, unless a fact or ``unnamed``.
     """
 
     channel: str
@@ -50,6 +54,8 @@ class Demand:
     shortfalls: list[tuple[Any, ...]] | None
     takes: list[tuple[bytes, int, int, int, int]] | None
     moves: list[tuple[bytes, str, str, int]] | None
+    limits: dict[str, Any] | None
+    unnamed: bool
     def __init__(
         self,
         channel: str,
@@ -83,6 +89,8 @@ class Batch(Decisions):
     def misses(self) -> list[tuple[str, str]]: ...
     @property
     def demands(self) -> list[Any]: ...
+    @property
+    def limited(self) -> bool: ...
     def begin(self, policy: Policy, skus: Mapping[str, Sku]) -> None:
         """Starts a round on this policy; ``skus`` (name → Sku) is looked up, never changed."""
 

@@ -28,6 +28,7 @@ UNKNOWN_CHANNEL = 3
 UNKNOWN_SKU = 4
 UNKNOWN_LOCATION = 5
 NO_POOL = 6          # a fact needs a pool to be told of: open one, then come again
+NO_CUSTOMER = 7      # one may have only so many, and nobody says who asks
 
 # What a demand's units become: `state`.
 RESERVED = RESERVED_STATE
@@ -46,6 +47,9 @@ cdef class Demand:
     requested, available, granted, limited_by)) when it is refused in whole or in part. With an
     ``id`` given or a ``fact``, ``takes`` is what it took in order: (pool, own, borrowed, ceiling
     number, short); of a fact, ``moves`` says from where to where: (pool, from, to, units).
+
+    ``limits``, set when it is taken in: name → spec of SKUs of which a customer may have only so
+    many, or None. The script counts. It needs a customer then, unless a fact or ``unnamed``.
     """
 
     def __init__(self, channel, lines, tail, ttl_ms, partial=False, split=True):
@@ -90,6 +94,7 @@ cdef class Batch(Decisions):
         """Forgets demands, not pools: what comes is planned on what the last stage leaves."""
         self.misses = []
         self.demands = []
+        self.limited = False
         self._part_skus = []
         self._forget()
 
@@ -118,11 +123,15 @@ cdef class Batch(Decisions):
         wish.fact = demand.fact
         wish.known = demand.id is not None
         wish.repeats = wish.granted = wish.astray = False
+        self._limits = None
         result = MISS
         try:
             result = self._add_lines(demand, wish)
             if demand.held is not None and (result == ADDED or result == MISS):
                 result = self._add_held(demand.held, result)
+            if self._limits is not None and result != MISS and result != FULL:
+                if not wish.fact and not demand.unnamed and b" - " in demand.tail:
+                    result = NO_CUSTOMER
         finally:
             if result != ADDED:
                 self._parts, self._candidates, self._holds = parts, candidates, holds
@@ -136,6 +145,8 @@ cdef class Batch(Decisions):
             self._saved_max = max(self._saved_max, wish.candidates + wish.holds)
         if wish.fact:           # from every account once, from its own two twice; it ships twice
             self._notes_max += wish.candidates * (len(self.policy.channels) + 12)
+        demand.limits = self._limits
+        self.limited = self.limited or self._limits is not None
         self._wishes += 1
         self.demands.append(demand)
         return ADDED
@@ -179,6 +190,8 @@ cdef class Batch(Decisions):
             sku = <Sku>self._skus.get(name)
             if sku is not None and sku.number == 0:
                 return UNKNOWN_SKU
+            if sku is not None and sku.limited:
+                self._limit(sku)
             row = None if sku is None else <Row>sku.rows.get(location)
             if row is None or not row.text:
                 self.misses.append((name, location))
@@ -218,6 +231,8 @@ cdef class Batch(Decisions):
         cdef Part *part
         cdef int slot, result = ADDED
         cdef object row
+        if sku.limited:
+            self._limit(sku)
         if self._parts == self._part_room:
             self._grow(<void **>&self._part, &self._part_room, sizeof(Part))
         part = &self._part[self._parts]
@@ -259,6 +274,10 @@ cdef class Batch(Decisions):
             self._parts += 1
             self._part_skus.append(sku)
         return result
+
+    cdef void _limit(self, Sku sku) except *:
+        """Notes a SKU of which a customer may have only so many."""
+        self._limits = {**(self._limits or {}), sku.name: sku.spec}
 
     # --- what came of it ---------------------------------------------------------------------
 

@@ -38,6 +38,7 @@ cdef class Sku:
     cdef readonly int64_t number            # 0: there is no such SKU
     cdef readonly bytes text                # the entry in the store
     cdef readonly object spec
+    cdef readonly bint limited              # a customer may have only so many
     cdef readonly tuple locations           # where it has a pool
     cdef readonly dict rows                 # location → Row, as far as this worker knows them
     cdef public int64_t round

@@ -99,6 +99,7 @@ cdef class Sku:
         self.number = number
         self.text = text
         self.spec = spec
+        self.limited = spec is not None and spec.customer_limit is not None
         self.locations = tuple(locations)
         self.rows = rows
         self.round = -1

@@ -137,6 +137,40 @@ SELECT time_ms, long, keys FROM stockade.idempotency_keys
 WHERE time_ms >= $1 OR long AND time_ms >= $2
 ORDER BY position
 
+-- name: policy_position
+SELECT position FROM stockade.policy_version
+WHERE kind = 'sku' AND name = $1 AND entry = $2 ORDER BY position DESC LIMIT 1
+
+-- What customers had of a SKU before a position, by the day of their reservations since an id: what
+-- was taken and neither given back nor returned.
+-- name: customers_before
+SELECT (('x' || translate(left(t.reservation::text, 13), '-', ''))::bit(48)::bigint
+    / 86400000)::integer AS day,
+  split_part(v.record, ' ', 8) AS customer,
+  sum(split_part(body, ',', 1)::bigint + split_part(body, ',', 2)::bigint
+    - coalesce(nullif(split_part(body, ',', 4), ''), '0')::bigint
+    - coalesce(nullif(split_part(body, ',', 5), ''), '0')::bigint)::bigint AS units
+FROM (
+  SELECT DISTINCT reservation FROM stockade.movement
+  WHERE sku = $1 AND reservation >= $3 AND verb IN ('reserve', 'amend', 'import')
+    AND position < $2
+) t
+CROSS JOIN LATERAL (
+  SELECT record FROM stockade.reservation_version
+  WHERE reservation = t.reservation AND position < $2
+  ORDER BY version DESC LIMIT 1
+) v
+CROSS JOIN LATERAL (
+  SELECT split_part(word, '@', 3) AS body
+  FROM unnest((string_to_array(v.record, ' '))[10:]) AS word
+  WHERE split_part(word, '@', 1) = $1
+) line
+WHERE left(v.record, 1) NOT IN ('L', 'X') AND split_part(v.record, ' ', 8) <> '-'
+GROUP BY 1, 2
+HAVING sum(split_part(body, ',', 1)::bigint + split_part(body, ',', 2)::bigint
+    - coalesce(nullif(split_part(body, ',', 4), ''), '0')::bigint
+    - coalesce(nullif(split_part(body, ',', 5), ''), '0')::bigint) <> 0
+
 -- name: position_at
 -- The first position from which on movements are of $1 or later; $2 is the last there is. Found by
 -- halving: in the order of positions time goes on, unless the store's clock went back.

@@ -16,6 +16,7 @@ MODES = f"{_TAG}:modes".encode()
 SKUS = f"{_TAG}:skus".encode()
 CATALOG = f"{_TAG}:catalog".encode()
 IMPORTS = f"{_TAG}:imports".encode()
+LIMITS = f"{_TAG}:limits".encode()
 EVENTS = f"{_TAG}:events".encode()
 API_KEYS = b"stockade:api_keys"  # a copy; of no shard, so that a rebuilt one still has it
 PROTECT = b"protect"  # the field of the one mode that there is beside the normal one
@@ -23,10 +24,13 @@ EVERY = f"{_TAG}:*"  # of the shard, as a pattern
 
 BUCKET_MS = 1_000  # reservations of one second share a hash: small ones stay in the cache
 HOUR_MS = 3_600_000
+DAY_MS = 86_400_000
+CUSTOMER_DAYS = 31  # that are kept of what customers have; parts/customers.lua says the same
 
 _BUCKET = f"{_TAG}:rsv:".encode()
 _DUE = f"{_TAG}:due:".encode()
 _DONE = f"{_TAG}:done:".encode()
+_CUSTOMERS = f"{_TAG}:customers:".encode()
 _WINDOW = f"{_TAG}:idem:".encode()
 _KEYS_SHORT = _WINDOW + b"h"
 _KEYS_LONG = _WINDOW + b"w"
@@ -38,6 +42,12 @@ BUCKETS = _BUCKET.replace(b"{", b"[{]").replace(b"}", b"[}]") + b"*"  # a patter
 def created_ms(reservation_id: str) -> int:
     """When a reservation was created: the first 48 bits of its UUIDv7, in ms."""
     return int(reservation_id[:8] + reservation_id[9:13], 16)
+
+
+def lowest_id(time_ms: int) -> str:
+    """The lowest id that a reservation created at ``time_ms`` or later may have."""
+    digits = f"{max(0, time_ms):012x}"
+    return f"{digits[:8]}-{digits[8:]}-0000-0000-000000000000"
 
 
 def bucket_at(time_ms: int) -> bytes:
@@ -58,6 +68,11 @@ def due_at(second: int) -> bytes:
 def done_at(hour: int) -> bytes:
     """The list of ids that ended in this hour."""
     return b"%s%d" % (_DONE, hour)
+
+
+def customers_on(day: int) -> bytes:
+    """The hash of what customers have of limited SKUs by the reservations of one day (UTC)."""
+    return b"%s%d" % (_CUSTOMERS, day)
 
 
 def short_keys(window_ms: str) -> bytes:

@@ -54,8 +54,10 @@ REBUILD_END: Final = Script("rebuild_end")
 RESTORE: Final = Script("restore")
 REPAIR: Final = Script("repair")
 RESTATE: Final = Script("restate")
+COUNT: Final = Script("count")
 
 ALL: Final = (
     START, LOOK, STOCK, RESERVE, REPLAN, JUDGE, COMMIT, FULFIL, GIVEBACK, EXTEND, DUE, SKU, POLICY,
     PURGE, DROP, IMPORT, MARK, RESTORE, REBUILD_BEGIN, REBUILD_PUT, REBUILD_END, REPAIR, RESTATE,
+    COUNT,
 )  # fmt: skip

@@ -283,6 +283,30 @@ class Shard:
             for field, value in zip(fields, values, strict=True)
         ]
 
+    async def limit_of(self, sku: str) -> str:
+        """What the store says of the counting of a SKU's customers; empty for one without."""
+        try:
+            return ((await self._hmget(keys.LIMITS, [sku]))[0] or b"").decode()
+        except RedisError as error:
+            raise _error(error, keys.LIMITS) from error
+
+    async def sum_of(self, names: Sequence[bytes], field: str) -> int:
+        """The sum of a field over hashes."""
+        try:
+            pipe = self._redis.pipeline(transaction=True)
+            for name in names:
+                pipe.hget(name, field)
+            return sum(int(units or 0) for units in await pipe.execute())
+        except RedisError as error:
+            raise _error(error, names[0]) from error
+
+    async def drop(self, names: Sequence[bytes]) -> None:
+        """Removes keys; the server frees them in the background, however large they are."""
+        try:
+            await self._redis.unlink(*names)
+        except RedisError as error:
+            raise _error(error, names[0]) from error
+
     async def policy_number(self) -> tuple[str, int]:
         """The epoch and the number of the policy now."""
         try:

@@ -24,6 +24,7 @@ from core.model import (
     Mode,
     Pool,
     PoolChannel,
+    SkuEntry,
     SkuSpec,
     SkuView,
 )
@@ -256,16 +257,19 @@ def sku_entry(number: int, locations: tuple[str, ...], spec: SkuSpec) -> bytes:
     return b"%d %s %s" % (number, ",".join(locations).encode() or b"-", msgspec.json.encode(spec))
 
 
-def parse_sku(entry: bytes) -> tuple[int, tuple[str, ...], SkuSpec]:
+def parse_sku(entry: bytes) -> tuple[int, tuple[str, ...], SkuEntry]:
     """(policy number, locations where it has a pool, policy)."""
     number, locations, body = entry.split(b" ", 2)
     places = () if locations == b"-" else tuple(locations.decode().split(","))
-    return int(number), places, msgspec.json.decode(body, type=SkuSpec)
+    return int(number), places, msgspec.json.decode(body, type=SkuEntry)
 
 
 def sku_view(name: str, entry: bytes) -> SkuView:
     number, _, spec = parse_sku(entry)
-    return SkuView(name, number, spec.safety_stock, spec.safety_by_location, spec.channels)
+    return SkuView(
+        name, number, spec.safety_stock, spec.safety_by_location, spec.channels,
+        spec.customer_limit, spec.customer_limit_days,
+    )  # fmt: skip
 
 
 def pack_key(key: Key, status: int, resource: str) -> tuple[bytes, bytes]:

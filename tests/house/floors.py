@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from tests.house.upper_floors import UPPER
+
 # importer → {imported: why}. A package stands for all modules in it, unless they are named; what
 # is inside one package may import each other.
 EDGES = {
@@ -68,6 +70,7 @@ EDGES = {
         "core.store": "what the store is",
     },
     "core.rebuild": {
+        "core.customers": "how a customer is named in the books",
         "core.chronicle": "believes what the stream still has",
         "core.errors": "what cannot be rebuilt",
         "core.ledger": "reads there, and fences it",
@@ -85,7 +88,27 @@ EDGES = {
         "core.kernel": "keeps the kernel's own objects, so that a plan parses nothing twice",
         "core.store": "reads entries of SKUs",
     },
+    "core.customers": {
+        "core.errors": "what a customer is refused with", "core.model": "limits, lines of demands",
+        "core.store": "records, names of keys",
+    },
+    "core.counting": {
+        "core.backlog": "when the ledger has the event with which counting begins",
+        "core.customers": "how a customer is named in the books",
+        "core.errors": "what cannot be counted", "core.lane": "the server's time is the lane's",
+        "core.ledger": "knows what customers had before", "core.store": "books there",
+    },
+    "core.policy_rules": {"core.errors": "what cannot be", "core.model": "what is asked for"},
+    "core.limiting": {
+        "core.customers": "what a script says of limits",
+        "core.deadlines": "an expiry may have made room",
+        "core.errors": "what is refused",
+        "core.kernel": "which SKUs are limited",
+        "core.queues": "where demands go that are asked again",
+        "core.replan_ops": "amends that name nobody",
+    },
     "core.ops": {
+        "core.customers": "what of it counts for a customer",
         "core.tracing": "takes its request's trace along",
         "core.clock": "when it came in",
         "core.errors": "an op ends with a result or with an error",
@@ -109,6 +132,7 @@ EDGES = {
         "core.store": "reads page by page, swaps rows",
     },
     "core.steps": {
+        "core.customers": "what customers take, as the script is told",
         "core.kernel": "a planned stage is what a script writes",
         "core.model": "keys that new reservations came under",
         "core.ops": "the ops of one script",
@@ -148,6 +172,7 @@ EDGES = {
         "core.stock_model": "what a line of stock asks for",
     },
     "core.replan_ops": {
+        "core.customers": "what of it counts for a customer",
         "core.tracing": "takes its request's trace along",
         "core.clock": "when it came in",
         "core.kernel": "what its units become",
@@ -156,6 +181,7 @@ EDGES = {
         "core.store": "records, as they were and as they become",
     },
     "core.replan_steps": {
+        "core.customers": "what customers take, as the script is told",
         "core.kernel": "a planned stage is what a script writes",
         "core.ops": "what a caller gets",
         "core.replan_ops": "the ops of the script",
@@ -216,6 +242,9 @@ EDGES = {
         "core.store": "where the mode stands",
     },
     "core.planning": {
+        "core.clock": "how old what was seen is",
+        "core.limiting": "demands that pass a limit",
+        "core.customers": "what customers take of a batch",
         "core.meters": "counts refusals, and how long they waited",
         "core.availability": "reads are answered before the next plan",
         "core.deadlines": "a refusal is only right if nothing is due",
@@ -256,6 +285,8 @@ EDGES = {
         "core.throttle": "how many new ones are taken while stock is protected",
     },
     "core.catalogue": {
+        "core.policy_rules": "what floors and ceilings may not be",
+        "core.counting": "a SKU that gets a limit has a past",
         "core.channels": "a channel that goes is swept out of all pools",
         "core.errors": "what may be wrong with a policy",
         "core.kernel": "a changed SKU brings its rows under its policy in the same step",
@@ -264,6 +295,7 @@ EDGES = {
         "core.store": "reads and writes policy",
     },
     "core.engine": {
+        "core.customers": "a trial is held against limits, too",
         "core.asking": "how the lines of a verb are checked and refused",
         "core.changes": "its use cases, and how they ask",
         "core.errors": "each verb's refusals",
@@ -289,6 +321,7 @@ EDGES = {
         "core.store": "removes what ended long ago",
     },
     "core.importing": {
+        "core.customers": "orders count for their customers",
         "core.errors": "what may be wrong with a file",
         "core.kernel": "plans what rows of a file do to rows of the store",
         "core.lane": "key windows and the server's time are the lane's",
@@ -356,63 +389,7 @@ EDGES = {
         "core.settings": "is opened by them",
         "core.store": "asks there, too",
     },
-    "core.service": {
-        "core.protecting": "opens it",
-        "core.throttle": "where less is taken in protect mode",
-        "core.meters": "hands them on",
-        "core.gauges": "asks them",
-        "core.feed": "opens it",
-        "core.records": "opens it",
-        "core.auditing": "hands out who mends",
-        "core.backing": "opens it",
-        "core.backlog": "opens it",
-        "core.ledger": "hands out a worker's journal",
-        "core.opening": "opens a worker's journal",
-        "core.catalogue": "opens it",
-        "core.channels": "a DELETE that was cut off is carried to its end",
-        "core.clock": "hears the server's time before the first request",
-        "core.embedded": "finds the server of a data directory",
-        "core.engine": "opens it",
-        "core.errors": "refuses to start",
-        "core.importing": "opens it",
-        "core.keyring": "opens it",
-        "core.lane": "opens it and mends what it asks for",
-        "core.model": "levels of durability",
-        "core.reaper": "opens it",
-        "core.settings": "is opened by them",
-        "core.stock": "opens it",
-        "core.store": "connects",
-        "core.trust": "opens it",
-    },
-    "api": {
-        "core.access": "who asks",
-        "core.keyring": "makes secrets",
-        "core.clock": "times of the lane become times of a trace",
-        "core.tracing": "sets it going",
-        "core.sheets": "hands each process its own",
-        "core.meters": "counts requests, shows everything that was counted",
-        "core.auditing": "counts come in, differences and repairs go out",
-        "core.errors": "each code gets its status",
-        "core.importing": "tells what became of a file",
-        "core.model": "bodies are decoded into these structs, answers encoded from them",
-        "core.ledger": "what a rebuild reports",
-        "core.opening": "`serve` migrates, and keeps a scribe; a command rebuilds",
-        "core.service": "the one thing that the door opens",
-        "core.record_model": "answers are encoded from these structs",
-        "core.records": "what an export goes through",
-        "core.feed": "what listeners ask for",
-        "core.happenings": "which events there are",
-        "core.story": "prints it",
-        "core.settings": "flags, environment and file",
-        "core.embedded": "`serve` owns private servers, a command finds them",
-        "core.stock_model": "bodies are decoded into these structs",
-    },
-    "loadtest": {},  # speaks HTTP, as any client
-    "bench": {
-        "api": "the bare route that others are compared with runs under the same server",
-        "core": "measures it from inside",
-        "loadtest": "draws its plots",
-    },
+    **UPPER,
 }
 
 # Only for a type checker's eyes: these are reached through what is handed over at run time.

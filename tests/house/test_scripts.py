@@ -22,12 +22,14 @@ GROWS = {"reserve", "stock", "import"}
 
 CALL = re.compile(r"\b(?:redis\.)?p?call(?:_many)?\('(\w+)'(?:,\s*((?:[^,()\[\]]|\[[^\]]*\]+)+))?")
 READS = {"HGET", "HMGET", "HEXISTS", "HGETALL", "TYPE", "TIME", "EXISTS", "LRANGE", "LLEN"}
-WRITES = {"HSET", "HDEL", "XADD", "XTRIM", "RPUSH", "LTRIM", "ZADD", "UNLINK", "DEL"}
+WRITES = {"HSET", "HINCRBY", "HDEL", "XADD", "XTRIM", "RPUSH", "LTRIM", "ZADD", "UNLINK", "DEL"}
 # Not of workers that serve: of their start, of the scribe, of a rebuild.
 UNOPENED = {"start", "mark", "rebuild_begin", "rebuild_put", "rebuild_end"}
 
 # Whole key names: from KEYS, or a parameter that a caller filled from KEYS.
-KEY = re.compile(r"KEYS\[.+\]|pools|key|bucket|stream|window|current|previous|entry\[1\]|push\[1\]")
+KEY = re.compile(
+    r"KEYS\[.+\]|pools|limits|key|bucket|stream|window|current|previous|entry\[1\]|push\[1\]"
+)
 
 
 def ids(paths: list[Path]) -> list[str]:

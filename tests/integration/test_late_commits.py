@@ -75,7 +75,8 @@ async def test_a_script_takes_no_record_twice(
     entry = [9, id, old, old.replace("X 2", "C 3"), "", "", ""]
     reply = store.evalsha(
         scripts.REPLAN.sha.decode(), len(names), *names, *lane.head(None),
-        1, 2, 0, "", "commit", "1", "", "tee@main", pool, pool, "0 @1:-2 web@3:2", *entry, *entry,
+        1, 2, 0, "", "commit", "1", "", 0, "tee@main", pool, pool, "0 @1:-2 web@3:2",
+        *entry, *entry,
     )  # fmt: skip
     assert reply[0] == b"stale"
     assert reply[5] == [1, old.encode()]

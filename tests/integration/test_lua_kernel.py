@@ -115,6 +115,10 @@ class Settler:
             if bucket not in names:
                 names.append(bucket)
             args += [names.index(bucket) + 1, order.id, verb, b"", parts, *[b""] * 4]
+        if script is scripts.GIVEBACK:
+            day = keys.created_ms(ops[0][0].id) // keys.DAY_MS
+            names += [keys.LIMITS, keys.customers_on(day)]
+            args += [len(names) - 1, *[len(names), day] * len(ops)]
         while True:
             head = [self.epoch, b"", b"", *self.windows, b"1"]
             reply = self.server.eval(script.text.decode(), len(names), *names, *head, *args)

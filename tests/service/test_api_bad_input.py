@@ -177,8 +177,10 @@ ROWS: dict[str, Row] = {
                             "insufficient_stock", None),
     "the ledger": ("POST", RESERVE, basket(durability="ledger"), 422, "durability_unavailable",
                    None),
-    "customer limit": ("PUT", "/v1/skus/tee", {"customer_limit": 2}, 422, "validation_failed",
+    "customer limit": ("PUT", "/v1/skus/tee", {"customer_limit": 0}, 422, "validation_failed",
                        "/customer_limit"),
+    "days of a limit": ("PUT", "/v1/skus/tee", {"customer_limit": 2, "customer_limit_days": 31},
+                        422, "validation_failed", "/customer_limit_days"),
     **{
         f"id {name}": ("POST", f"{RESERVE}/{id}/commit", {}, 404, "unknown_reservation", None)
         for name, id in {"nobody's": NOBODY, "short": "x", "upper case": NOBODY.upper(),

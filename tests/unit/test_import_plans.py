@@ -12,7 +12,7 @@ from core.importing.plans import Plan, Unfit, plan_stock
 from core.importing.rows import StockRow
 from core.kernel._plan import Batch
 from core.kernel._policy import Policy
-from core.model import ChannelSpec, SkuSpec
+from core.model import ChannelSpec, SkuEntry
 from core.store import wording
 from tests.stored import Quota, Row, parse_row
 
@@ -26,7 +26,7 @@ ACCOUNT_MAX = 2**53 - 1
 
 def planned(quantity: int, free: dict[str, int] | None, safety: int, before: Row | None) -> Plan:
     """One row of a file on a SKU as the store has it."""
-    entry = wording.sku_entry(1, ("main",) if before else (), SkuSpec(safety_stock=safety))
+    entry = wording.sku_entry(1, ("main",) if before else (), SkuEntry(safety_stock=safety))
     row = StockRow(0, 2, "tee", "main", quantity, None, free)
     text = text_of(before) if before else None
     return plan_stock(Batch(), POLICY, [row], {"tee": entry}, {"tee@main": text}, "stock.csv")
@@ -120,5 +120,5 @@ def test_a_new_sku_gets_its_entry_and_its_place() -> None:
     plan = plan_stock(Batch(), POLICY, [row], {"tee": None}, {"tee@main": None}, "f")
     sku, old, new = plan.entries
     assert (sku, old) == (b"tee", b"")
-    assert wording.parse_sku(new) == (1, ("main",), SkuSpec(safety_stock=2))
+    assert wording.parse_sku(new) == (1, ("main",), SkuEntry(safety_stock=2))
     assert (plan.new_skus, parse_row(plan.stage.new[0].decode()).safety) == (1, 2)

@@ -47,6 +47,7 @@ STATUSES = {
     405: {"method_not_allowed"},
     409: {
         "insufficient_stock",
+        "customer_limit",
         "invalid_state",
         "invalid_quantity",
         "expired",
@@ -56,7 +57,12 @@ STATUSES = {
     412: {"stale_version"},
     413: {"body_too_large"},
     415: {"unsupported_media_type"},
-    422: {"validation_failed", "idempotency_key_reused", "durability_unavailable"},
+    422: {
+        "validation_failed",
+        "idempotency_key_reused",
+        "customer_required",
+        "durability_unavailable",
+    },
     500: {"internal_error"},
     503: {"overloaded", "stock_unavailable", "ledger_unavailable", "draining"},
 }

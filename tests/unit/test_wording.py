@@ -14,7 +14,7 @@ from core.model import (
     LocationSpec,
     PoolChannel,
     SkuChannel,
-    SkuSpec,
+    SkuEntry,
     is_name,
     is_printable,
     is_sku,
@@ -202,10 +202,11 @@ def test_a_location_comes_back_as_it_was(
 @given(
     st.integers(1, 2**53),
     st.lists(names, unique=True, max_size=4).map(tuple),
-    st.builds(SkuSpec, st.integers(0, 9), st.dictionaries(names, st.integers(0, 9), max_size=2),
-              st.dictionaries(names, st.builds(SkuChannel, shares, units), max_size=2)),
+    st.builds(SkuEntry, st.integers(0, 9), st.dictionaries(names, st.integers(0, 9), max_size=2),
+              st.dictionaries(names, st.builds(SkuChannel, shares, units), max_size=2),
+              st.none() | st.integers(1, 9), st.integers(1, 30), st.integers(0, 9)),
 )  # fmt: skip
-def test_a_sku_comes_back_as_it_was(number: int, places: tuple[str, ...], spec: SkuSpec) -> None:
+def test_a_sku_comes_back_as_it_was(number: int, places: tuple[str, ...], spec: SkuEntry) -> None:
     entry = wording.sku_entry(number, places, spec)
     assert wording.parse_sku(entry) == (number, places, spec)
     view = wording.sku_view("tee", entry)

@@ -4,19 +4,36 @@
 --
 -- Guarantees: never more than is open; expire never before the deadline; what a deficit lacks is
 -- paid first, then borrowed → shared and own → free of its channel; the ceiling that was spent gets
--- its allowance back if it is still the same one.
+-- its allowance back if it is still the same one; of a limited SKU the customer has so many less.
 -- KEYS, ARGV, reply: see parts/records.lua. Verbs: release, expire, cancel. Argument: the reason.
+--      Behind the records: index in KEYS of the limits (sku → number with which counting began);
+--      per record the index in KEYS of its day of customers, and that day
 -- Codes: done, already, early (expire before the deadline), quantity (detail: pool left …), state,
 --      due (release or cancel after the deadline), version, gone, replay, reused, corrupt
 -- Event giveback: p rows, r records, m moves
 --%include shard
 --%include rows
 --%include records
+--%include customers
 
 local stop = open_shard(KINDS)
 if stop then return stop end
+local at_days = HEAD + 3 + WIDTH * tonumber(ARGV[HEAD + 1])
+local limits = KEYS[tonumber(ARGV[at_days])]
+local counting, less = {}, {}
 
-local function unpaid(r, id, verb, wanted)
+-- Notes that a customer has `units` less of a line, if that is counted.
+local function count_less(place, r, line, units)
+  if absent[limits] or r.customer == '-' then return end
+  local sku = string.match(line.pool, '^[^@]+')
+  if counting[sku] == nil then counting[sku] = call('HGET', limits, sku) end
+  if not counting[sku] then return end
+  local at = at_days + 2 * place - 1
+  less[#less + 1] = {KEYS[tonumber(ARGV[at])], tonumber(ARGV[at + 1]),
+    format('%s@%s@%s', sku, string.match(counting[sku], '^%d+'), r.customer), -units}
+end
+
+local function unpaid(place, r, id, verb, wanted)
   if verb == 'release' then
     if r.state == 'L' then return 'already' end
     if stale(r, wanted) then return 'version' end
@@ -29,12 +46,13 @@ local function unpaid(r, id, verb, wanted)
   if not plan or not all_there(r, RESERVED, plan) then return 'corrupt' end
   for line, units in pairs(plan) do
     give_back(id, r, line, units, RESERVED, 'reserved:' .. r.channel)
+    count_less(place, r, line, units)
   end
   r.state = verb == 'release' and 'L' or 'X'
   return 'done'
 end
 
-local function cancel(r, id, parts, reason, wanted)
+local function cancel(place, r, id, parts, reason, wanted)
   local open, cancelled = all_open(r), 0
   for _, line in ipairs(r.lines) do cancelled = cancelled + line.cancelled end
   if parts == '' and not open and cancelled > 0 then return 'already' end
@@ -48,6 +66,7 @@ local function cancel(r, id, parts, reason, wanted)
   if not all_there(r, COMMITTED, plan) then return 'corrupt' end
   for line, units in pairs(plan) do
     give_back(id, r, line, units, COMMITTED, 'committed:' .. r.channel)
+    count_less(place, r, line, units)
     line.cancelled, line.open = line.cancelled + units, line.open - units
   end
   if reason ~= '' then moves[#moves + 1] = '# ' .. id .. ' ' .. reason end
@@ -55,7 +74,9 @@ local function cancel(r, id, parts, reason, wanted)
   return 'done'
 end
 
-return settle(function(r, id, verb, parts, argument, wanted)
-  if verb == 'cancel' then return cancel(r, id, parts, argument, wanted) end
-  return unpaid(r, id, verb, wanted)
+local answer = settle(function(r, id, verb, parts, argument, wanted, place)
+  if verb == 'cancel' then return cancel(place, r, id, parts, argument, wanted) end
+  return unpaid(place, r, id, verb, wanted)
 end, {cancel = true})
+for _, each in ipairs(less) do book(each[1], each[2], each[3], each[4]) end
+return answer

@@ -6,23 +6,26 @@
 -- its second; all of it or nothing. A new record carries a nonce, so one that is there already was
 -- written by an earlier sending of this very batch, and then all of them were. The key of a late
 -- commit says so behind its mark: a replay is answered so, for its units were taken anew.
--- KEYS 1 meta 2 pools 3 events 4 h 5 h before 6 w 7 w before 8 done 9… due lists, then buckets
+-- KEYS 1 meta 2 pools 3 events 4 h 5 h before 6 w 7 w before 8 done 9… due lists, then days of
+--      customers from tomorrow back if there are entries of them, and buckets
 -- ARGV head, then pools, records, due lists, earliest new deadline in ms or "", verb, "1" if late
---      or "", moves as one text;
+--      or "", moves as one text, entries of customers;
 --      pools × (name), × (old row), × (new row), × (deltas);
 --      records × (index of its bucket in KEYS, id, old record, new record, key or "", fingerprint,
 --      mark);
---      per due list: its count, then its entries: an id each
--- Returns applied | rebased | conflict as reserve, stale (0-based index, record or "" …),
+--      per due list: its count, then its entries: an id each; entries: see parts/customers.lua
+-- Returns applied | rebased | conflict | limit as reserve, stale (0-based index, record or "" …),
 --      known ('batch', rows as they are) | known ('keys', index, value …)
 -- Event amend | commit | return: p rows, r records, m moves; late: 1 for a late commit, whose moves
 --      follow from its records
 --%include shard
 --%include rows
+--%include customers
 
 local pools, records, dues = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
 local earliest, verb, late = tonumber(ARGV[14]), ARGV[15], ARGV[16]
-local at_pools = HEAD + 8
+local entries = tonumber(ARGV[18])
+local at_pools = HEAD + 9
 local at_records = at_pools + 4 * pools
 local kinds = {'hash', 'hash', 'stream', 'hash', 'hash', 'hash', 'hash', 'list'}
 for i = 9, #KEYS do kinds[i] = i <= 8 + dues and 'list' or 'hash' end
@@ -69,6 +72,9 @@ if #known > 0 then return reply('known', 'keys', known) end
 if #stale > 0 then return reply('stale', stale) end
 local outcome, set, changed = meet_plan(KEYS[2], at_pools, pools)
 if outcome == 'conflict' then return reply(outcome, changed) end
+local at_entries = #ARGV - ENTRY * entries + 1
+local over = over_limit(at_entries, entries, 9 + dues)
+if #over > 0 then return reply('limit', over) end
 
 local event = {'p', table.concat(set, '\n'), 'r', table.concat(lines, '\n'), 'm', ARGV[17]}
 if late ~= '' then event[7], event[8] = 'late', late end
@@ -88,6 +94,7 @@ end
 call_many('HSET', KEYS[4], keys.h)
 call_many('HSET', KEYS[6], keys.w)
 call_many('RPUSH', KEYS[8], ended)
+book_all(at_entries, entries)
 local second = earliest and math.floor(earliest / 1000)
 if second and second < tonumber(meta[9]) then
   call('HSET', KEYS[1], 'cursor', format('%d', second))

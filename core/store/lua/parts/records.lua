@@ -198,8 +198,8 @@ local function meet_record(at, kept_long)
   return r
 end
 
--- Runs `decide(record, id, verb, parts, argument, wanted)` → code, detail over the batch: all
--- guards and decisions first, then all writes. A decision changes tables only.
+-- Runs `decide(record, id, verb, parts, argument, wanted, place in the batch)` → code, detail over
+-- the batch: all guards and decisions first, then all writes. A decision changes tables only.
 local function settle(decide, kept_long)
   local count, verb, first = tonumber(ARGV[HEAD + 1]), ARGV[HEAD + 2], HEAD + 3
   local answers, texts, keys, events, ended = {}, {}, {h = {}, w = {}}, {}, {}
@@ -212,7 +212,7 @@ local function settle(decide, kept_long)
     if lines < LINES_MAX and not used[key] then r, code, detail = meet_record(at, kept_long) end
     if r then
       lines = lines + #r.lines
-      code, detail = decide(r, id, act, ARGV[at + 4], ARGV[at + 5], ARGV[at + 3])
+      code, detail = decide(r, id, act, ARGV[at + 4], ARGV[at + 5], ARGV[at + 3], i)
       detail = detail or r.text
       if code == 'done' then
         detail = print_record(r, number)
