@@ -143,6 +143,7 @@ class App(Starlette):
                 reply = 200, [(b"allow", error.allow.encode("ascii"))], b""
         except StockadeError as error:
             reply = answer(error, call.instance)
+            error.__traceback__ = None  # its frames hold it: garbage for the collector alone
         except Disconnected:
             return
         except Exception:

@@ -173,6 +173,7 @@ def say(cycle: RequestResponseCycle, status: int, headers: list[Header], body: b
     lines.append(b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n")
     lines.append(body)
     cycle.transport.write(b"".join(lines))
+    del cycle.scope["extensions"]  # it holds this, and would be garbage for the collector alone
     cycle.message_event.set()
     if not cycle.keep_alive:
         cycle.transport.close()

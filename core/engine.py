@@ -87,7 +87,7 @@ class Engine(Changes):
                     spec = await self._spec(request)
                 self._lane.reserve(self._demand(ReserveOp, request, spec, key, group, index))
             except StockadeError as error:
-                group.set(index, error)
+                group.set(index, error.with_traceback(None))
         results = await future
 
         async def finish(n: int) -> None:
@@ -97,7 +97,7 @@ class Engine(Changes):
                 if requests[n].durability == "ledger":
                     results[n] = await self._in_ledger(results[n])
             except StockadeError as error:
-                results[n] = error
+                results[n] = error.with_traceback(None)  # its frames hold it
 
         # Those that the ledger must have wait for it all at once, and from now on: one bound for
         # all of them, and none waits in another epoch than it was done in.
@@ -140,7 +140,7 @@ class Engine(Changes):
             try:
                 results[n] = await self._verbs[verb](id, request, key)
             except StockadeError as error:
-                results[n] = error
+                results[n] = error.with_traceback(None)  # its frames hold it
 
         others = [n for n, (verb, _, _, _) in enumerate(elements) if verb != "reserve"]
         works = [reserve_all()] if demands else []

@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from api.call import WHOLE
 from api.connection import say
 
 BODY = b'{"id": 1}'
@@ -23,6 +24,7 @@ class Cycle:
         self.response_started = self.response_complete = False
         self.waiting_for_100_continue = True
         self.keep_alive = True
+        self.scope: dict[str, Any] = {"extensions": {WHOLE: self.answer}}
         self.default_headers: list[tuple[bytes, bytes]] = [(b"date", b"today")]
         self.flow = SimpleNamespace(write_paused=False)
         self.transport = SimpleNamespace(write=self.said.append, close=self._close)
@@ -55,6 +57,7 @@ def test_head_and_body_are_one_write_and_the_connection_stays() -> None:
     assert cycle.responded
     assert not cycle.closed
     assert not cycle.waiting_for_100_continue  # no 100 behind the answer
+    assert not cycle.scope  # else the two would hold each other
 
 
 @pytest.mark.parametrize(
