@@ -28,6 +28,7 @@
     pictures          which plots a report gets
     page              the report as one HTML file
     live              what the terminal shows meanwhile
+    sight             what of a run it shows
     service           a service of the harness's own
     run               one run from beginning to end
     completejourney   turns real grocery transactions into an order log

@@ -24,10 +24,10 @@ UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 class Snapshot(NamedTuple):
     """A run at one moment. Counts are of the run so far, rates and latencies of the last seconds;
-    None where nothing is known (yet)."""
+    None where nothing is known (yet). ``share`` of what is planned is done."""
 
     elapsed_s: float
-    planned_s: float
+    share: float
     asked: int = 0
     granted: int = 0
     refused: int = 0
@@ -51,9 +51,9 @@ def bar(done: float, total: float, cells: int) -> str:
 def lines(title: str, now: Snapshot, width: int) -> list[str]:
     """The run on a screen, no line wider than it."""
     head = f"{title} "
-    tail = f" {clock(now.elapsed_s)} of {clock(now.planned_s)}"
+    tail = f" {clock(now.elapsed_s)} {int(100 * now.share)}%"
     cells = min(BAR_CELLS_MAX, width - len(head) - len(tail))
-    shown = head + bar(now.elapsed_s, now.planned_s, cells) if cells >= 4 else head.rstrip()
+    shown = head + bar(now.share, 1, cells) if cells >= 4 else head.rstrip()
     remaining = "-" if now.remaining is None else f"{now.remaining:,}"
     rows = (
         ("rate", (f"asked {now.rate_asked:,.0f}/s", f"achieved {now.rate_achieved:,.0f}/s",
@@ -72,7 +72,7 @@ def lines(title: str, now: Snapshot, width: int) -> list[str]:
 def line(title: str, now: Snapshot) -> str:
     """The same in one line."""
     return printable(
-        f"{title} {clock(now.elapsed_s)} of {clock(now.planned_s)}: "
+        f"{title} {clock(now.elapsed_s)} {int(100 * now.share)}%: "
         f"{now.rate_achieved:,.0f} of {now.rate_asked:,.0f}/s, granted {now.granted:,}, "
         f"refused {now.refused:,}, errors {now.errors:,}, p50 {ms(now.p50_ms)}, "
         f"p99 {ms(now.p99_ms)}, p99.9 {ms(now.p999_ms)}, {oversold(now)}"
@@ -171,7 +171,7 @@ class Live:
     def __init__(self, title: str, stream: TextIO | None = None) -> None:
         self.title = title
         self._screen = Screen(stream)
-        self._last: Snapshot | None = None
+        self._last: Callable[[], Snapshot] | None = None
 
     def __enter__(self) -> Self:
         self._screen.enter()
@@ -185,17 +185,15 @@ class Live:
     ) -> None:
         try:
             if kind is None and self._last is not None:
-                self._draw(self._last)
+                self._draw(self._last())
         finally:
             self._screen.leave()
 
-    def show(self, now: Snapshot) -> None:
-        """Draws it if the last picture is old enough; the last one of all is drawn at the end."""
+    def show(self, look: Callable[[], Snapshot]) -> None:
+        """Looks and draws if the last picture is old enough; and once more at the end."""
+        self._last = look
         if self._screen.due():
-            self._draw(now)
-            self._last = None
-        else:
-            self._last = now
+            self._draw(look())
 
     def _draw(self, now: Snapshot) -> None:
         if self._screen.terminal:

@@ -7,10 +7,11 @@ import random
 import secrets
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import (
     AbstractAsyncContextManager,
     asynccontextmanager,
+    contextmanager,
     nullcontext,
     suppress,
 )
@@ -27,12 +28,14 @@ from loadtest.book import Book
 from loadtest.client import Call, Client
 from loadtest.fleet import Fleet
 from loadtest.generator import Task
+from loadtest.live import Live, Snapshot
 from loadtest.measure import Meter
 from loadtest.orders import NotAnOrderLog
 from loadtest.pools import read_pools
 from loadtest.report import Look, Run
 from loadtest.service import Running, own_service
 from loadtest.settings import Settings
+from loadtest.sight import snapshot
 from loadtest.stocking import Supply, Survey, must_be_empty, stock_up, survey
 from loadtest.stockroom import Stockroom, working
 from loadtest.transport import reach
@@ -83,8 +86,10 @@ async def run(scenario: str, settings: Settings, target: Target, log: Path | Non
             task.plenty = _plenty(settings, supply)
         fleet = Fleet(task, book)
         stockroom = Stockroom(outside, book, settings, id)
+        baskets = settings.buyers if plan is None else plan.baskets
         async with _watching(outside, book, service) as looks, working(stockroom):
-            await fleet.run()
+            with _shown(scenario, fleet, baskets, looks):
+                await fleet.run()
         audited = await audit(
             outside, book, LOOKERS, random.Random(settings.seed), settings.ledger_seconds
         )
@@ -110,6 +115,20 @@ async def run(scenario: str, settings: Settings, target: Target, log: Path | Non
 def _running(target: Target, settings: Settings) -> AbstractAsyncContextManager[Running]:
     """The service that is named, or one of the harness's own."""
     return nullcontext(Running(target.url)) if target.url else own_service(settings.workers)
+
+
+@contextmanager
+def _shown(scenario: str, fleet: Fleet, baskets: int, looks: list[Look]) -> Iterator[None]:
+    """The run at the terminal, whenever its processes tell what they saw."""
+
+    def look() -> Snapshot:
+        stock = (looks[-1].on_hand, looks[-1].available) if looks else None
+        elapsed_s = max(0.0, (time.monotonic_ns() - fleet.began_ns) / 1e9)
+        return snapshot(fleet.measured, elapsed_s, fleet.baskets / max(baskets, 1), stock)
+
+    with Live(scenario) as live:
+        fleet.see = lambda _: live.show(look)
+        yield
 
 
 def _survey(log: Path, settings: Settings) -> Survey:

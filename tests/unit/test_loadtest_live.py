@@ -6,6 +6,7 @@ import io
 import os
 import re
 import shutil
+from collections.abc import Callable
 
 import pytest
 
@@ -13,7 +14,7 @@ from loadtest import live
 from loadtest.live import HIDE, PLAIN_S, REDRAW_S, SHOW, Live, Progress, Snapshot, line, lines
 
 NOW = Snapshot(
-    elapsed_s=42.0, planned_s=120.0, asked=31_204, granted=812, refused=30_270,
+    elapsed_s=42.0, share=0.3599, asked=31_204, granted=812, refused=30_270,
     errors=18, rate_asked=2_412.0, rate_achieved=2_398.4, p50_ms=1.9, p99_ms=11.7, p999_ms=48.0,
     remaining=188,
 )  # fmt: skip
@@ -51,6 +52,11 @@ class Terminal(io.StringIO):
         return rows
 
 
+def at(now: Snapshot) -> Callable[[], Snapshot]:
+    """A look at it."""
+    return lambda: now
+
+
 class Clock:
     """Time that passes when it is told to."""
 
@@ -85,7 +91,7 @@ def test_all_that_matters_is_on_the_screen() -> None:
     for width in (40, 80):
         text = "\n".join(lines("flash-sale", NOW, width))
         for said in (
-            "flash-sale", "0:42 of 2:00", "asked 2,412/s", "achieved 2,398/s", "granted 812",
+            "flash-sale", "0:42 35%", "asked 2,412/s", "achieved 2,398/s", "granted 812",
             "refused 30,270", "errors 18", "31,204 so far", "p50 1.90 ms", "p99 12 ms",
             "p99.9 48 ms",
             "remaining 188", "oversold 0",
@@ -105,7 +111,7 @@ def test_pictures_are_drawn_over_each_other(clock: Clock) -> None:
     terminal = Terminal()
     with Live("flash-sale", terminal) as shown:
         for number in range(5):
-            shown.show(NOW._replace(granted=10**number))
+            shown.show(at(NOW._replace(granted=10**number)))
             clock.now_s += REDRAW_S
     assert terminal.screen == [*lines("flash-sale", NOW._replace(granted=10_000), 79), ""]
     assert terminal.getvalue().startswith(HIDE)
@@ -118,10 +124,10 @@ def test_a_shorter_picture_leaves_nothing_of_a_longer_one(
     terminal = Terminal()
     with Live("sale", terminal) as shown:
         monkeypatch.setattr(shutil, "get_terminal_size", lambda: os.terminal_size((30, 24)))
-        shown.show(NOW)
+        shown.show(at(NOW))
         clock.now_s += REDRAW_S
         monkeypatch.setattr(shutil, "get_terminal_size", lambda: os.terminal_size((80, 3)))
-        shown.show(NOW)
+        shown.show(at(NOW))
     assert terminal.screen == [*lines("sale", NOW, 79)[:2], ""]
 
 
@@ -129,7 +135,7 @@ def test_it_draws_at_most_four_times_a_second_and_the_last_at_the_end(clock: Clo
     terminal = Terminal()
     with Live("sale", terminal) as shown:
         for number in range(100):
-            shown.show(NOW._replace(granted=number))
+            shown.show(at(NOW._replace(granted=number)))
             clock.now_s += 0.01
         drawn = terminal.getvalue().count(live.END_OF_SCREEN)
     assert drawn == 4
@@ -142,7 +148,7 @@ def test_the_cursor_comes_back_whatever_happens(error: type[BaseException]) -> N
 
     def run() -> None:
         with Live("sale", terminal) as shown:
-            shown.show(NOW)
+            shown.show(at(NOW))
             raise error
 
     with pytest.raises(error):
@@ -155,10 +161,10 @@ def test_elsewhere_it_is_a_line_now_and_then(clock: Clock) -> None:
     file = Terminal(terminal=False)
     with Live("sale", file) as shown:
         for second in range(11):
-            shown.show(NOW._replace(elapsed_s=float(second)))
+            shown.show(at(NOW._replace(elapsed_s=float(second))))
             clock.now_s += 1.0
     told = file.getvalue().splitlines()
-    assert len(told) == 1 + 10 // PLAIN_S
+    assert len(told) == 1 + 10 // PLAIN_S + 1  # at the end, too
     assert told[0] == line("sale", NOW._replace(elapsed_s=0.0))
     assert "\x1b" not in file.getvalue()
     assert "granted 812, refused 30,270, errors 18" in told[0]
