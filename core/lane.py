@@ -279,7 +279,8 @@ class Lane:
         flight.timer = self._loop.call_later(
             self._timeout_seconds, link.abort, "the store did not answer in time"
         )
-        link.send(flight.payload, len(flight.steps), lambda replies: self._landed(flight, replies))
+        crowd, steps = flight.carried >= SEND_AT, len(flight.steps)
+        link.send(flight.payload, steps, lambda replies: self._landed(flight, replies), crowd)
 
     def _roll_windows(self) -> None:
         now_ms = self.now_ms
@@ -447,4 +448,3 @@ class Lane:
         if self._link is not None:
             self._link.abort("closed")
             self._link = None
-

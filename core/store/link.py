@@ -51,15 +51,11 @@ class Link(asyncio.Protocol):
 
     A lost connection is handed to every callback that waits, as a ConnectionError; the link is
     then done for. Nothing is sent twice here: whether to repeat is the lane's decision.
-
-    A store on this machine gets the core when it has something to do: two busy workers on two cores
-    would else keep it from taking what was just written, and from going on after an fsync, until a
-    slice of the scheduler ends (ADR 0019).
     """
 
     def __init__(self) -> None:
         self._reader = hiredis.Reader(replyError=ReplyError, notEnoughData=_NOTHING)
-        self._waiting: deque[tuple[int, list[Any], Callable[[Replies], None]]] = deque()
+        self._waiting: deque[tuple[int, list[Any], Callable[[Replies], None], bool]] = deque()
         self._transport: asyncio.Transport | None = None
         self._lost: ConnectionError | None = None
         self._near = False  # on this machine
@@ -68,15 +64,19 @@ class Link(asyncio.Protocol):
     def alive(self) -> bool:
         return self._transport is not None and self._lost is None
 
-    def send(self, payload: bytes, count: int, done: Callable[[Replies], None]) -> None:
-        """Sends ``count`` packed commands; ``done`` gets their replies, or why there are none."""
+    def send(
+        self, payload: bytes, count: int, done: Callable[[Replies], None], crowd: bool = False
+    ) -> None:
+        """Sends ``count`` packed commands; ``done`` gets their replies, or why there are none. For
+        a ``crowd`` a store on this machine may have the core, to begin and to go on (ADR 0019)."""
         if not self.alive:
             done(self._lost or ConnectionError("not connected"))
             return
-        self._waiting.append((count, [], done))
+        self._waiting.append((count, [], done, crowd))
         assert self._transport is not None
         self._transport.write(payload)
-        self._give_way()
+        if crowd:
+            self._give_way()
 
     async def call(self, *command: bytes | str | int) -> Any:
         """One command, awaited: for the handshake."""
@@ -118,12 +118,13 @@ class Link(asyncio.Protocol):
                 return
             if reply is _NOTHING:
                 return
-            count, replies, done = self._waiting[0]
+            count, replies, done, crowd = self._waiting[0]
             replies.append(reply)
             if len(replies) == count:
                 self._waiting.popleft()
                 done(replies)
-                self._give_way()
+                if crowd:
+                    self._give_way()
 
     def _give_way(self) -> None:
         if self._near:
@@ -136,7 +137,7 @@ class Link(asyncio.Protocol):
         if self._lost is None:
             self._lost = error
         waiting, self._waiting = self._waiting, deque()
-        for _, _, done in waiting:
+        for _, _, done, _ in waiting:
             done(self._lost)
 
 
