@@ -67,7 +67,9 @@ class RecordingLink(Link):
         super().__init__()
         self.recording = Recording()
 
-    def send(self, payload: bytes, count: int, done: Callable[[Replies], None]) -> None:
+    def send(
+        self, payload: bytes, count: int, done: Callable[[Replies], None], crowd: bool = False
+    ) -> None:
         self.recording.pipelines.append((payload, count))
 
         def landed(replies: Replies) -> None:
@@ -75,7 +77,7 @@ class RecordingLink(Link):
                 self.recording.outcomes.append(list(map(outcome, replies)))
             done(replies)
 
-        super().send(payload, count, landed)
+        super().send(payload, count, landed, crowd)
 
 
 class AheadClock(ServerClock):

@@ -88,7 +88,9 @@ class HeldLink(Link):
         super().__init__()
         self.held: list[tuple[bytes, int, Callable[[Replies], None]]] = []
 
-    def send(self, payload: bytes, count: int, done: Callable[[Replies], None]) -> None:
+    def send(
+        self, payload: bytes, count: int, done: Callable[[Replies], None], crowd: bool = False
+    ) -> None:
         self.held.append((payload, count, done))
 
 
