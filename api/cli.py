@@ -86,7 +86,8 @@ def _top(settings: Settings, chosen: argparse.Namespace) -> None:
     from api.top import top
 
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    url = (chosen.url or f"http://{host}:{settings.port}").rstrip("/")
+    scheme = "http" if settings.tls_cert is None else "https"
+    url = (chosen.url or f"{scheme}://{host}:{settings.port}").rstrip("/")
     top(url, chosen.key_file, chosen.interval, chosen.once)
 
 

@@ -23,6 +23,7 @@ from api.gate import is_local
 from api.log import configure
 from api.place import Place
 from api.servers import private_postgres, private_store, with_postgres
+from api.tls import tls_context
 from core.embedded.server import EmbeddedServer
 from core.errors import LedgerUnavailable, StartRefused
 from core.opening import open_key_table, prepare_ledger
@@ -99,7 +100,8 @@ async def _run(settings: Settings, listener: socket.socket, renewal: _Renewal) -
         stack.push_async_callback(_all, [worker.stop for worker in workers])
         await _all([worker.start for worker in workers])
         await scribe.start()
-        print(f"listening on http://{_address(listener)}", flush=True)
+        scheme = "http" if settings.tls_cert is None else "https"
+        print(f"listening on {scheme}://{_address(listener)}", flush=True)
         async with asyncio.TaskGroup() as group:
             kept: Sequence[EmbeddedServer | Place] = (*servers, *workers, scribe)
             for each in kept:
@@ -208,10 +210,12 @@ def _bind(settings: Settings) -> socket.socket:
         )[0]
     except (OSError, UnicodeError) as error:
         raise StartRefused(f"host: {host} is not an address: {error}") from None
-    if not settings.plain_http and not is_local(host):
+    encrypted = tls_context(settings) is not None  # wrong files are told before anything is done
+    if not (encrypted or settings.plain_http or is_local(host)):
         raise StartRefused(
             f"host: {host} can be reached by others, and their API keys would travel in the clear: "
-            "let a proxy in front speak TLS and set plain_http, or listen on 127.0.0.1 or ::1"
+            "set tls_cert and tls_key, or plain_http if a proxy in front speaks TLS, or listen on "
+            "127.0.0.1 or ::1"
         )
     listener = socket.socket(family, kind, protocol)
     try:

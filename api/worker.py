@@ -26,7 +26,8 @@ from api.app import App, create_app
 from api.connection import Connection, descriptors, sweep
 from api.control import CONTROL_FD, LEAVE, report
 from api.log import configure
-from core.errors import StockadeError
+from api.tls import tls_context
+from core.errors import StartRefused, StockadeError
 from core.settings import Settings, decode
 from core.sheets import Book
 
@@ -51,7 +52,11 @@ def main(listener_fd: int, book_fd: int, sheet: int) -> int:
     """Serve until told to stop. Returns the exit status."""
     settings = decode(sys.stdin.buffer.readline())
     configure(settings.log_level)
-    server = _Server(settings, Book(book_fd), sheet)
+    try:
+        server = _Server(settings, Book(book_fd), sheet)
+    except StartRefused as refused:
+        report(f"refused {refused.detail}")
+        return 1
     listener = socket.socket(fileno=listener_fd)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -69,6 +74,7 @@ class _Server(uvicorn.Server):
         self.application = _Application(create_app(settings, book, sheet))
         self._notice_seconds = settings.notice_seconds
         self._leaving = False
+        tls = tls_context(settings)
         config = uvicorn.Config(
             self.application,
             loop="uvloop",
@@ -83,6 +89,7 @@ class _Server(uvicorn.Server):
             backlog=BACKLOG,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=settings.drain_seconds,
+            ssl_context_factory=None if tls is None else lambda *_: tls,
         )
         super().__init__(config)
         Connection.room = descriptors()

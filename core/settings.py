@@ -31,8 +31,9 @@ URL_PARAMETERS = frozenset({
     "ssl_check_hostname",
 })  # fmt: skip
 STANDING = (  # what stands for as long as a service runs
-    "data", "host", "port", "plain_http", "workers", "valkey_url", "valkey_bin",
-    "valkey_maxmemory_bytes", "postgres_dsn", "postgres_owner_dsn", "postgres_bin",
+    "data", "host", "port", "tls_cert", "tls_key", "tls_client_ca", "plain_http", "workers",
+    "valkey_url", "valkey_bin", "valkey_maxmemory_bytes", "postgres_dsn", "postgres_owner_dsn",
+    "postgres_bin",
 )  # fmt: skip
 KEY_WINDOW_MAX_SECONDS = 31_536_000  # a year of keys; more is surely a slip of the unit
 
@@ -47,6 +48,16 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     port: Annotated[
         int, Meta(ge=0, le=65_535, description="port to listen on; 0 takes a free one")
     ] = 8080
+    tls_cert: Annotated[
+        Path | None, Meta(description="PEM file: our certificate and its chain; none: plain HTTP")
+    ] = None
+    tls_key: Annotated[
+        Path | None, Meta(description="PEM file: the key of tls_cert, without a pass phrase")
+    ] = None
+    tls_client_ca: Annotated[
+        Path | None,
+        Meta(description="PEM file: callers must have a certificate of these; none: no need"),
+    ] = None
     plain_http: Annotated[
         bool,
         Meta(description="serve others without TLS, for a proxy in front of us speaks it"),
@@ -196,6 +207,11 @@ def load(flags: Mapping[str, str | None], environ: Mapping[str, str], directory:
         )
     if values.get("postgres_owner_dsn") and not values.get("postgres_dsn"):
         raise StartRefused(f"{origins['postgres_owner_dsn']}: it needs a postgres_dsn beside it")
+    for name, other in (
+        ("tls_cert", "tls_key"), ("tls_key", "tls_cert"), ("tls_client_ca", "tls_cert")
+    ):  # fmt: skip
+        if values.get(name) and not values.get(other):
+            raise StartRefused(f"{origins[name]}: {name} needs {other} beside it")
     return Origins(settings, origins)
 
 

@@ -91,7 +91,7 @@ class Service:
         """Where it listens, once it does."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        assert line.startswith("listening on http://"), (line, self.finish())
+        assert line.startswith("listening on http"), (line, self.finish())
         return line.removeprefix("listening on ").strip()
 
     def hears(self, words: str) -> str:

@@ -258,3 +258,13 @@ def test_every_setting_refuses_what_it_is_not_in_one_line(
         said = refusal({}, {}, tmp_path)
     assert f": {name} must be " in said
     assert "no such value" not in said or name not in module._ADDRESSES
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [("tls_cert", "tls_key"), ("tls_key", "tls_cert"), ("tls_client_ca", "tls_cert")],
+)
+def test_tls_needs_both_of_its_files(name: str, other: str, tmp_path: Path) -> None:
+    told = refusal({name: "file.pem"}, {}, tmp_path)
+    assert f"{name} needs {other} beside it" in told
+    load({"tls_cert": "a.pem", "tls_key": "b.pem", "tls_client_ca": "c.pem"}, {}, tmp_path)
