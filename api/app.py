@@ -30,6 +30,7 @@ from api.call import (
     send_stream,
 )
 from api.gate import Gate
+from api.limits import Limits
 from api.log import HEADERS
 from api.openapi import document
 from api.problems import BodyTooLarge, MethodNotAllowed, answer
@@ -63,9 +64,11 @@ class App(Starlette):
         meters: Meters | None = None,
         tracing: Tracing | None = None,
         host: str = "127.0.0.1",
+        customer_rate: int | None = None,
     ) -> None:
         """``book``: what ``/metrics`` shows, with the sheet that ``meters`` count on. ``tracing``
-        traces some of the requests. ``host``: where the service listens."""
+        traces some of the requests. ``host``: where the service listens. ``customer_rate``: new
+        reservations a minute of one customer."""
         super().__init__(
             routes=[
                 *(Page(page.path, self._guarded(page), methods=[page.method]) for page in PAGES),
@@ -84,6 +87,7 @@ class App(Starlette):
         self.draining = False  # True once ``drain`` was called
         self._ending = asyncio.Event()
         self.book = book or Book()
+        self.limits = Limits(self.book.rates, customer_rate)
         self.meters = meters or Meters(self.book.sheet(WORKER_SHEET))
         self.document = encode(document((*ROUTES, *PAGES)))
         self._open_service = open_service
@@ -129,6 +133,8 @@ class App(Starlette):
             route, call.parameter = self._find(call.method, call.raw_path)
             call.caller = self._gate.caller(call.headers, self.opened.keyring)
             call.check_scopes(route.scopes)
+            if call.caller.rate is not None:
+                call.limits = self.limits.of_key(call.caller)
             if route.body_bytes_max:
                 await call.read(receive, route.body_bytes_max)
             reply: Answer = await route.handler(call)
@@ -176,6 +182,7 @@ class App(Starlette):
             call = Call(request.scope, self)
             call.caller = self._gate.caller(call.headers, self.opened.keyring)
             call.check_scopes(page.scopes)
+            self.limits.of_key(call.caller)
             return await page.handler(request)
 
         return guarded
@@ -211,8 +218,9 @@ def create_app(settings: Settings, book: Book | None = None, sheet: int = WORKER
     book = book or Book()
     meters = Meters(book.sheet(sheet))
     return App(
-        lambda: open_service(settings, meters), book, meters, _tracing(settings), settings.host
-    )
+        lambda: open_service(settings, meters), book, meters, _tracing(settings), settings.host,
+        settings.customer_rate,
+    )  # fmt: skip
 
 
 def _tracing(settings: Settings) -> Tracing | None:

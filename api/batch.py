@@ -179,6 +179,9 @@ async def batch(call: Call) -> Reply:
     lines = sum(len(getattr(each[2], "lines", None) or ()) for each in elements)
     if lines > LINES_MAX:
         raise wire.invalid("/reservations", f"Expected at most {LINES_MAX} lines in all")
+    # Who is let in with one request has not asked for one thing only: the rest is owed.
+    if call.caller.rate is not None and len(elements) > 1:
+        call.limits = call.app.limits.owed(call.caller, len(elements) - 1)
     outcomes = await _outcomes(call, elements)
     statuses = [201 if each[0] == "reserve" else 200 for each in elements]
     return _batch_reply(outcomes, statuses, call.instance)
@@ -186,7 +189,8 @@ async def batch(call: Call) -> Reply:
 
 async def _outcomes(call: Call, elements: list[Element]) -> list[Receipt | StockadeError]:
     """What became of each; the caller may not do each of them."""
-    if call.caller.channels is None and call.caller.scopes >= ALL:
+    unlimited = call.app.limits.customer_rate is None
+    if unlimited and call.caller.channels is None and call.caller.scopes >= ALL:
         return await call.engine.batch(elements)
     refused = await asyncio.gather(*(_refusal(call, *each[:3]) for each in elements))
     rest = [each for each, why in zip(elements, refused, strict=True) if why is None]
@@ -205,6 +209,7 @@ async def _refusal(call: Call, verb: str, id: str, request: Any) -> StockadeErro
         call.check_scopes(SCOPES[verb])
         if verb == "reserve":
             check_demand(call, request)
+            call.check_customer(request.customer)
         else:
             await call.check_reservation(id)
     except StockadeError as error:

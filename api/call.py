@@ -83,8 +83,8 @@ class Call:
     was sent twice is joined by a comma (RFC 9110 §5.3), so that it fails where only one is allowed.
     """
 
-    __slots__ = ("app", "body", "caller", "headers", "method", "more", "parameter", "query",
-                 "raw_path", "trace", "whole")  # fmt: skip
+    __slots__ = ("app", "body", "caller", "headers", "limits", "method", "more", "parameter",
+                 "query", "raw_path", "trace", "whole")  # fmt: skip
 
     def __init__(self, scope: Scope, app: App) -> None:
         self.app = app
@@ -95,6 +95,7 @@ class Call:
         self.parameter = ""
         self.body = b""
         self.caller: Caller = LOOPBACK
+        self.limits: list[Header] = []  # what the answer says of rates
         self.trace: RequestTrace | None = None
         self.whole: Callable[[int, list[Header], bytes], bool] | None
         self.whole = scope.get("extensions", {}).get(WHOLE)
@@ -114,6 +115,10 @@ class Call:
         """Raises Forbidden unless the caller has one of them."""
         if scopes.isdisjoint(self.caller.scopes):
             raise Forbidden(f"This needs an API key of scope {' or '.join(sorted(scopes))}")
+
+    def check_customer(self, customer: str | None) -> None:
+        """Raises RateLimited if enough was reserved for this customer for now."""
+        self.app.limits.of_customer(customer)
 
     def check_channel(self, name: str) -> None:
         """Raises Forbidden for a channel that is not among the caller's."""
@@ -210,6 +215,8 @@ class Call:
         status, headers, body = reply
         if status != 204:  # which has no content, not even of length 0 (RFC 9110 §8.6)
             headers.append((b"content-length", b"%d" % len(body)))
+        if self.limits:
+            headers += self.limits
         pass_through(self.headers, headers)
         return headers
 
@@ -310,6 +317,7 @@ async def send_stream(
             pass
 
     try:
+        stream.headers += call.limits
         pass_through(call.headers, stream.headers)
         await send({"type": "http.response.start", "status": 200, "headers": stream.headers})
         if call.method != "HEAD":

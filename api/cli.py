@@ -99,6 +99,13 @@ def _interval(text: str) -> float:
     return seconds
 
 
+def _count(text: str) -> int:
+    """A number of requests."""
+    if not 1 <= (count := int(text)) <= 1_000_000:
+        raise ValueError(text)
+    return count
+
+
 def _overlap(text: str) -> int:
     """Seconds, up to thirty days."""
     if not 0 <= (seconds := int(text)) <= 30 * 86_400:
@@ -339,6 +346,9 @@ def _keys_parser(commands: argparse._SubParsersAction[_Parser]) -> None:
     create.add_argument("--name", required=True, help="what it is for")
     create.add_argument("--scope", required=True, action="append", help="what it may; repeat it")
     create.add_argument("--channel", action="append", help="only for this channel; repeat it")
+    create.add_argument(
+        "--rate", metavar="N", type=_count, help="requests a second; any number if not said"
+    )
     listing = _command(inner, "list", "show all keys", "keys ")
     rotate = _command(inner, "rotate", "give a key another secret, and print it, once", "keys ")
     rotate.add_argument("id", metavar="ID", help="what stands before the point")

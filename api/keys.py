@@ -60,7 +60,7 @@ def _create(settings: Settings, chosen: argparse.Namespace) -> None:
     id, secret = new_id(), new_secret()
 
     async def make(table: KeyTable) -> bool:
-        return await table.make(id, chosen.name, scopes, channels, None, hash_of(secret))
+        return await table.make(id, chosen.name, scopes, channels, chosen.rate, hash_of(secret))
 
     if not _with(settings, make):
         raise StartRefused(f"there are {KEYS_MAX} keys that count; revoke one first")
@@ -99,7 +99,7 @@ def _list(settings: Settings, chosen: argparse.Namespace) -> None:
     if chosen.json:
         print(json.dumps([_shown(row) for row in rows], indent=2))
         return
-    table = [("ID", "NAME", "SCOPES", "CHANNELS", "MADE", "STATE"), *map(_line, rows)]
+    table = [("ID", "NAME", "SCOPES", "CHANNELS", "RATE", "MADE", "STATE"), *map(_line, rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for line in table:
         print("  ".join(map(str.ljust, line, widths)).rstrip())
@@ -121,14 +121,14 @@ def _line(row: KeyRow) -> tuple[str, ...]:
     state = "revoked" if row.revoked_at else "rotating" if row.former_until else "counts"
     return (
         row.id, row.name, " ".join(row.scopes), " ".join(row.channels or ["all"]),
-        _at(row.created_at) or "", state,
+        "-" if row.rate is None else str(row.rate), _at(row.created_at) or "", state,
     )  # fmt: skip
 
 
 def _shown(row: KeyRow) -> dict[str, Any]:
     return {
         "id": row.id, "name": row.name, "scopes": row.scopes, "channels": row.channels,
-        "created_at": _at(row.created_at), "rotated_at": _at(row.rotated_at),
+        "rate": row.rate, "created_at": _at(row.created_at), "rotated_at": _at(row.rotated_at),
         "former_until": _at(row.former_until), "revoked_at": _at(row.revoked_at),
     }  # fmt: skip
 

@@ -239,7 +239,7 @@ def _responses(route: Route[Any], schemas: dict[type, dict[str, Any]]) -> dict[s
     for status in sorted(codes):
         responses[str(status)] = {
             "description": ", ".join(f"`{code}`" for code in codes[status]),
-            "headers": {"Retry-After": RETRY_AFTER} if status == 503 else {},
+            "headers": {"Retry-After": RETRY_AFTER} if status in (429, 503) else {},
             "content": {"application/problem+json": {"schema": schemas[Problem]}},
         }
     return responses
@@ -249,7 +249,7 @@ def problem_codes(route: Route[Any]) -> list[str]:
     """Every code that ``route`` may answer with."""
     codes = list(route.problems)
     if route.scopes:
-        codes += ["unauthenticated", "forbidden"]
+        codes += ["unauthenticated", "forbidden", "rate_limited"]
     if route.body is not None:
         codes += ["malformed_json", "body_too_large", "unsupported_media_type"]
     if route.key:

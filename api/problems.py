@@ -54,6 +54,19 @@ class Forbidden(StockadeError):
     code = "forbidden"
 
 
+class RateLimited(StockadeError):
+    """More was asked than the rate of this API key, or of this customer, allows; come again."""
+
+    code = "rate_limited"
+    retryable = True
+
+    def __init__(self, of: str, wait_seconds: int, headers: list[tuple[bytes, bytes]]) -> None:
+        """``of``: what is limited; ``headers`` say how it stands."""
+        super().__init__(f"The rate of this {of} is used up; come again in {wait_seconds} s")
+        self.wait_seconds = wait_seconds
+        self.headers = headers
+
+
 class BodyTooLarge(StockadeError):
     """The body is larger than this route takes: 1 MiB, or 8 MiB for batches and stock."""
 
@@ -102,6 +115,7 @@ _STATUS: dict[type[StockadeError], int] = {
     MethodNotAllowed: 405,
     Unauthenticated: 401,
     Forbidden: 403,
+    RateLimited: 429,
     RequestTimeout: 408,
     BodyTooLarge: 413,
     HeadTooLarge: 431,
@@ -232,6 +246,8 @@ def answer(error: StockadeError, instance: str) -> tuple[int, list[tuple[bytes, 
     headers = [(b"content-type", MEDIA_TYPE)]
     if isinstance(error, Unavailable):
         headers.append((b"retry-after", b"%d" % error.retry_after_seconds))
+    elif isinstance(error, RateLimited):
+        headers += [(b"retry-after", b"%d" % error.wait_seconds), *error.headers]
     elif isinstance(error, Unauthenticated):
         headers.append((b"www-authenticate", b'Bearer realm="stockade"'))
     elif isinstance(error, MethodNotAllowed):

@@ -63,6 +63,7 @@ async def reserve(call: Call) -> Reply:
     check_demand(call, request)
     if call.query and wire.Parameters(call, ("dry_run",)).flag("dry_run"):
         return 200, [JSON], wire.encode(await call.engine.dry_run(request))
+    call.check_customer(request.customer)
     key = None if sent is None else wire.scoped(call.owner, b"POST", PATH, sent, request)
     receipt = await call.engine.reserve(request, key)
     if call.caller.channels is not None:

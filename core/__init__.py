@@ -4,7 +4,8 @@
     model       the values that cross walls: requests in, receipts and pools out (stock_model)
     access      who asks, and what they may do (keyring: the API keys that a worker knows)
     settings    one typed place for everything that can be set, and every limit with its reason
-    meters      what is counted, under which name (sheets: the memory it is counted in)
+    meters      what is counted, under which name (sheets: the memory it is counted in;
+                rates: how often somebody asked)
     kernel      plans: pure decisions in C; read ``_plan.pxd`` first, ``reference.py`` for the rule
     store       commits: key names, Lua scripts, and what is said to Valkey
     ledger      records: every movement, append-only; read ``schema.sql``, then ``books``

@@ -20,12 +20,13 @@ SCOPES: Final = {
 
 class Caller(Struct, frozen=True):
     """Who asks. ``id`` is that of the key, or ``loopback`` where none is needed; ``channels`` are
-    those that it is bound to, None for all."""
+    those that it is bound to, None for all; ``rate`` how many requests a second it may send."""
 
     id: str
     name: str
     scopes: frozenset[str]
     channels: frozenset[str] | None = None
+    rate: int | None = None
 
     def may(self, scope: str) -> bool:
         """True if it has this scope."""

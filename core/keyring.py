@@ -190,7 +190,7 @@ class Keyring:
         self.needed = found is not None
         self._keys = {
             key.id: _Known(
-                Caller(key.id, key.name, key.scopes, key.channels),
+                Caller(key.id, key.name, key.scopes, key.channels, key.rate),
                 key.hash,
                 key.former_hash or _NO_HASH,
                 now + 1000 * key.former_seconds,

@@ -141,6 +141,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Annotated[int, Meta(ge=1, le=1_000_000)] | None,
         Meta(description="new reservations a second in protect mode, of all workers; none: all"),
     ] = None
+    customer_rate: Annotated[
+        Annotated[int, Meta(ge=1, le=1_000_000)] | None,
+        Meta(description="new reservations a minute for one customer; none: any number"),
+    ] = None
     store_timeout_seconds: Annotated[
         float, Meta(gt=0, le=60, description="how long one call to the store may take")
     ] = 2.0

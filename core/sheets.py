@@ -16,6 +16,8 @@ import weakref
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from core.rates import RATES_BYTES, Rates
+
 WORKERS_MAX = 64
 SHEETS_MAX = 1 + 2 * WORKERS_MAX  # for each worker, for the one that replaces it; the scribe's
 SCRIBE_SHEET, WORKER_SHEET = 0, 1  # of the first worker; the others follow
@@ -26,6 +28,7 @@ WIDTH_MAX = 64  # of one series: the cells of a histogram
 NAMES_BYTES_MAX = 1_000_000
 SHEET_BYTES = 8 * (HEAD_CELLS + CELLS_MAX) + NAMES_BYTES_MAX
 SHEET_BYTES += -SHEET_BYTES % mmap.ALLOCATIONGRANULARITY  # untouched pages cost nothing
+BOOK_BYTES = SHEETS_MAX * SHEET_BYTES + RATES_BYTES
 FRESH_SECONDS = 10.0  # a process that did not beat for so long is gone, or as good as gone
 
 
@@ -112,7 +115,8 @@ def loose_sheet() -> Sheet:
 
 
 class Book:
-    """The sheets of all processes of one service; two that live never share a sheet."""
+    """The sheets of all processes of one service; two that live never share a sheet. And the
+    ``rates`` that they share."""
 
     def __init__(self, descriptor: int | None = None) -> None:
         """``descriptor``: of the book that another process made; None makes a new one."""
@@ -120,7 +124,8 @@ class Book:
             descriptor = _new()
             weakref.finalize(self, os.close, descriptor)
         self.descriptor = descriptor
-        self._memory = memoryview(mmap.mmap(self.descriptor, SHEETS_MAX * SHEET_BYTES))
+        self._memory = memoryview(mmap.mmap(self.descriptor, BOOK_BYTES))
+        self.rates = Rates(self._memory[SHEETS_MAX * SHEET_BYTES :])
 
     def sheet(self, number: int) -> Sheet:
         """One of them, to write."""
@@ -140,5 +145,5 @@ def _new() -> int:
     else:
         with tempfile.TemporaryFile() as file:
             descriptor = os.dup(file.fileno())
-    os.ftruncate(descriptor, SHEETS_MAX * SHEET_BYTES)
+    os.ftruncate(descriptor, BOOK_BYTES)
     return descriptor

@@ -16,7 +16,8 @@ EDGES = {
         "core.errors": "an expiry may come to nothing",
         "core.meters": "counts what expired",
     },
-    "core.sheets": {},
+    "core.rates": {},
+    "core.sheets": {"core.rates": "they are in the same book"},
     "core.tracing": {},
     "core.meters": {
         "core.errors": "how a verb ended",

@@ -35,6 +35,7 @@ UPPER = {
     "api": {
         "core.access": "who asks",
         "core.keyring": "makes secrets",
+        "core.rates": "says how it stands with them",
         "core.clock": "times of the lane become times of a trace",
         "core.tracing": "sets it going",
         "core.sheets": "hands each process its own",

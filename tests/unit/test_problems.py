@@ -63,6 +63,7 @@ STATUSES = {
         "customer_required",
         "durability_unavailable",
     },
+    429: {"rate_limited"},
     500: {"internal_error"},
     503: {"overloaded", "stock_unavailable", "ledger_unavailable", "draining"},
 }
