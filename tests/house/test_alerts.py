@@ -133,7 +133,8 @@ def test_every_alert_is_tried() -> None:
 @needs_promtool
 def test_alerts_fire_when_they_should_and_no_other_does(tmp_path: Path) -> None:
     promtool("check", "rules", RULES)
-    promtool("check", "config", "prometheus.yml")
+    # The key that it names is made by whoever deploys it.
+    promtool("check", "config", "--syntax-only", "prometheus.yml")
     ratio = {
         "expr": "stockade:hold_to_commit:ratio1h",
         "eval_time": f"{MINUTES}m",

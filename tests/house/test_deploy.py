@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from api.routes import PAGES
 from core.settings import FILE_VARIABLE, PREFIX, Settings
 from tests.processes import ROOT
 
@@ -67,6 +68,20 @@ def test_nobody_kills_what_still_drains() -> None:
     assert probe["httpGet"]["path"] == "/readyz"
     seen_seconds = probe["periodSeconds"] * probe["failureThreshold"] + probe["timeoutSeconds"]
     assert seen_seconds < int(settings["STOCKADE_NOTICE_SECONDS"])
+
+
+def test_probes_need_no_key_and_prometheus_has_one() -> None:
+    container = KUBERNETES["Deployment/stockade"]["spec"]["template"]["spec"]["containers"][0]
+    asked = {container[f"{each}Probe"]["httpGet"]["path"] for each in ("startup", "liveness",
+             "readiness")}  # fmt: skip
+    open_pages = {page.path for page in PAGES if not page.scopes}
+    assert asked <= open_pages
+    scrape = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
+    (job,) = scrape["scrape_configs"]
+    assert job["metrics_path"] not in open_pages
+    assert job["authorization"] == {"credentials_file": "stockade.key"}
+    ignored = (ROOT / ".gitignore").read_text().split()
+    assert "/deploy/prometheus/stockade.key" in ignored
 
 
 def test_only_migrating_knows_the_owner() -> None:
