@@ -11,7 +11,14 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from api import wire
 from api.call import JSON, Call, Reply
 from api.problems import Problem, problem
-from api.reservations import PATH, REPLAYED, RESERVE_TEXT, check_demand, check_places
+from api.reservations import (
+    PATH,
+    REPLAYED,
+    RESERVE_TEXT,
+    check_demand,
+    check_places,
+    shown,
+)
 from api.wire import Body
 from core.errors import StockadeError
 from core.model import (
@@ -184,7 +191,7 @@ async def batch(call: Call) -> Reply:
         call.limits = call.app.limits.owed(call.caller, len(elements) - 1)
     outcomes = await _outcomes(call, elements)
     statuses = [201 if each[0] == "reserve" else 200 for each in elements]
-    return _batch_reply(outcomes, statuses, call.instance)
+    return _batch_reply(call, outcomes, statuses)
 
 
 async def _outcomes(call: Call, elements: list[Element]) -> list[Receipt | StockadeError]:
@@ -255,19 +262,20 @@ def _element(owner: bytes, sent: bytes | None, index: int, raw: Raw) -> Element:
 
 
 def _batch_reply(
-    outcomes: Sequence[Receipt | StockadeError], statuses: Sequence[int], instance: str
+    call: Call, outcomes: Sequence[Receipt | StockadeError], statuses: Sequence[int]
 ) -> Reply:
     """What became of each element; replayed if there is nothing in it that happened just now."""
     results: list[Any] = []
     replayed = True
     for outcome, status in zip(outcomes, statuses, strict=True):
         if isinstance(outcome, StockadeError):
-            document = problem(outcome, instance)
+            document = problem(outcome, call.instance)
             results.append(BatchResult(document.status, problem=document))
             replayed = False
         else:
             # Raw: the bytes are what a Reservation would be encoded to.
-            results.append(BatchResult(status, cast(Reservation, Raw(outcome.encode()))))
+            encoded = Raw(shown(call.caller, outcome).encode())
+            results.append(BatchResult(status, cast(Reservation, encoded)))
             replayed = replayed and outcome.replayed
     headers = [JSON, REPLAYED] if replayed else [JSON]
     return 200, headers, wire.encode(BatchResults(results))

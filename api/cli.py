@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             case "keys create" | "keys list" | "keys rotate" | "keys revoke":
                 return _keys(loaded.settings, chosen)
             case "show":
-                _tell(loaded.settings, chosen.what)
+                _tell(loaded.settings, chosen.what, chosen.pii)
     except StockadeError as error:
         return _complain(error, 1)
     return 0
@@ -182,8 +182,8 @@ def _export(settings: Settings, chosen: argparse.Namespace) -> int:
     from api.exporting import export
 
     what = chosen.command.removeprefix("export ")
-    until = getattr(chosen, "until", None)
-    return export(settings, what, chosen.since, until, chosen.format, chosen.output)
+    until, pii = getattr(chosen, "until", None), getattr(chosen, "pii", False)
+    return export(settings, what, chosen.since, until, chosen.format, chosen.output, pii)
 
 
 def _mode(settings: Settings, chosen: argparse.Namespace) -> int:
@@ -202,11 +202,11 @@ def _keys(settings: Settings, chosen: argparse.Namespace) -> int:
     return run(settings, chosen)
 
 
-def _tell(settings: Settings, what: str) -> None:
+def _tell(settings: Settings, what: str, pii: bool) -> None:
     """Print the story of a reservation or a SKU, from the servers that are found as for import."""
     from api.showing import show
 
-    show(settings, what)
+    show(settings, what, pii)
 
 
 def moment(text: str) -> datetime:
@@ -262,6 +262,7 @@ def _parser() -> _Parser:
     _add_export(commands)
     showing = _command(commands, "show", "tell the whole story of a reservation or of a SKU")
     showing.add_argument("what", metavar="RESERVATION|SKU")
+    _add_pii(showing)
     _reconcile_parser(commands)
     mode = _command(commands, "mode", "show whether stock is protected, or switch that")
     modes = mode.add_subparsers(metavar="COMMAND")
@@ -306,6 +307,15 @@ def _add_export(commands: argparse._SubParsersAction[_Parser]) -> None:
         parser.add_argument("--since", metavar="TIME", type=moment, required=True, help=since)
         parser.add_argument("--format", choices=("csv", "jsonl"), default="csv")
         parser.add_argument("--output", metavar="FILE", type=Path, help="else it is printed")
+
+
+    _add_pii(reservations)
+
+
+def _add_pii(parser: _Parser) -> None:
+    parser.add_argument(
+        "--pii", action="store_true", help="show customers, which are masked otherwise"
+    )
 
 
 def _reconcile_parser(commands: argparse._SubParsersAction[_Parser]) -> None:

@@ -13,6 +13,7 @@ from msgspec import Struct
 from api import wire
 from api.call import Call, Stream
 from api.problems import Forbidden
+from api.reservations import PEOPLE
 from api.wire import Parameters
 from core.errors import Draining, Unavailable
 from core.feed import WHOLE, Wanted
@@ -72,7 +73,8 @@ async def listen(call: Call) -> Stream:
         (b"cache-control", b"no-store"),
         (b"x-accel-buffering", b"no"),  # a proxy that gathers would hold events back
     ]
-    return Stream(headers, _pieces(subscriber, call.caller.channels), stack.aclose)
+    pieces = _pieces(subscriber, call.caller.channels, call.caller.may(PEOPLE))
+    return Stream(headers, pieces, stack.aclose)
 
 
 def _types(call: Call, asked: list[str]) -> frozenset[str]:
@@ -97,9 +99,10 @@ def _last_event_id(call: Call) -> Place | None:
 
 
 async def _pieces(
-    subscriber: Subscriber, seen: frozenset[str] | None
+    subscriber: Subscriber, seen: frozenset[str] | None, people: bool
 ) -> AsyncIterator[bytes]:
-    """Events in portions; and in silence a comment, with the place to come back to.
+    """Events in portions; and in silence a comment, with the place to come back to. ``people``:
+    with the customers of reservations.
 
     A client that has heard nothing yet has the place where it began from the first lines.
     """
@@ -116,7 +119,8 @@ async def _pieces(
             yield b": quiet\n" + _place(subscriber.place)
         chunk = b""
         for happening in found:
-            chunk += b"id: %b\ndata: %b\n\n" % (happening.id.encode(), happening.encode(seen))
+            data = happening.encode(seen, people)
+            chunk += b"id: %b\ndata: %b\n\n" % (happening.id.encode(), data)
             if len(chunk) >= CHUNK_BYTES:
                 yield chunk
                 chunk = b""

@@ -48,18 +48,20 @@ def export(
     until: datetime | None,
     form: str,
     output: Path | None,
+    people: bool,
 ) -> int:
     """Write all of it and return the exit status. Raises StockadeError with one line.
 
-    A file appears under its name when it is whole.
+    ``people``: with the customers of reservations, else they are masked. A file appears under its
+    name when it is whole.
     """
     try:
         if output is None:
-            count = asyncio.run(_export(settings, what, since, until, form, sys.stdout))
+            count = asyncio.run(_export(settings, what, since, until, form, sys.stdout, people))
             sys.stdout.flush()
         else:
             with _whole(output) as file:
-                count = asyncio.run(_export(settings, what, since, until, form, file))
+                count = asyncio.run(_export(settings, what, since, until, form, file, people))
     except BrokenPipeError:
         # Nobody reads any more; what is left in the buffer has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -89,6 +91,7 @@ async def _export(
     until: datetime | None,
     form: str,
     file: TextIO,
+    people: bool,
 ) -> int:
     count = 0
     pages: AsyncIterator[list[Any]]
@@ -102,11 +105,17 @@ async def _export(
             pages = all_reservations(reading, (since - EPOCH) // MS)
         async for page in pages:
             count += len(page)
+            told = [each if people else _masked(each) for each in page]
             if form == "csv":
-                writer.writerows(row for each in page for row in _rows(each))
+                writer.writerows(row for each in told for row in _rows(each))
             else:
-                file.writelines(f"{_document(each).decode()}\n" for each in page)
+                file.writelines(f"{_document(each).decode()}\n" for each in told)
     return count
+
+
+def _masked(each: Any) -> Any:
+    """The same, and not whose it is; a movement does not say it."""
+    return each if isinstance(each, Movement) else each.masked()
 
 
 def _document(each: Any) -> bytes:

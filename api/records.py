@@ -10,6 +10,8 @@ from msgspec import Struct
 
 from api import wire
 from api.call import JSON, Call, Reply
+from api.problems import Forbidden
+from api.reservations import PEOPLE, listed
 from api.wire import Parameters
 from core.model import NAME_RULE, SKU_RULE, Reservation, is_name, is_printable, is_sku
 from core.model import is_reservation_id as is_id
@@ -95,6 +97,8 @@ async def reservations(call: Call) -> Reply:
         channels=call.caller.channels,
     )
     _check_channel(call, chosen.channel)
+    if chosen.customer is not None and not (call.caller.may("reserve") or call.caller.may(PEOPLE)):
+        raise Forbidden("To ask for a customer's reservations needs a key of scope pii:read")
     after, limit = sent.page()
     if sent.flag("at_risk"):
         if after and not (after[0] in "RC" and _is_key(after[1:])):
@@ -107,7 +111,7 @@ async def reservations(call: Call) -> Reply:
     members: dict[str, Any] = {
         "next_cursor": wire.cursor(page.following), "as_of_seq": page.as_of_seq
     }  # fmt: skip
-    items = b",".join([receipt.encode() for receipt in page.items])
+    items = b",".join([listed(call.caller, each).encode() for each in page.items])
     return 200, [JSON], b'{"items":[%b],%b' % (items, wire.encode(members)[1:])
 
 

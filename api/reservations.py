@@ -25,11 +25,13 @@ from core.model import (
 )
 
 if TYPE_CHECKING:
+    from core.access import Caller
     from core.ops import Receipt
 
 T = TypeVar("T", bound=Struct)
 
 PATH = b"/v1/reservations"
+PEOPLE = "pii:read"  # the scope of who may see whose a reservation is
 
 RESERVE_TEXT = ("reference", "customer")
 RESERVE = Body(Reserve, RESERVE_TEXT, query=("dry_run",))
@@ -46,14 +48,24 @@ MOVES = (b"cancel", b"fulfil", b"return")  # what needs a key if it moves a quan
 REPLAYED: Header = (b"idempotent-replayed", b"true")
 
 
-def _reply(status: int, receipt: Receipt, *headers: Header) -> Reply:
-    """A reservation as it is now."""
+def _reply(call: Call, status: int, receipt: Receipt, *headers: Header) -> Reply:
+    """A reservation as it is now, as its caller may see it."""
     replayed = (REPLAYED,) if receipt.replayed else ()
     return (
         status,
         [JSON, wire.etag(receipt.version), *headers, *replayed],
-        receipt.encode(),
+        shown(call.caller, receipt).encode(),
     )
+
+
+def shown(caller: Caller, receipt: Receipt) -> Receipt:
+    """One reservation: who may reserve sees whose it is, having said it."""
+    return receipt if caller.may("reserve") else listed(caller, receipt)
+
+
+def listed(caller: Caller, receipt: Receipt) -> Receipt:
+    """One of many: whose it is sees who may."""
+    return receipt if caller.may(PEOPLE) else receipt.masked()
 
 
 async def reserve(call: Call) -> Reply:
@@ -68,7 +80,7 @@ async def reserve(call: Call) -> Reply:
     receipt = await call.engine.reserve(request, key)
     if call.caller.channels is not None:
         call.engine.known.set(receipt.id, request.channel)
-    return _reply(201, receipt, (b"location", PATH + b"/" + receipt.id.encode("ascii")))
+    return _reply(call, 201, receipt, (b"location", PATH + b"/" + receipt.id.encode("ascii")))
 
 
 def check_demand(call: Call, request: Reserve) -> None:
@@ -109,43 +121,43 @@ def _id(call: Call) -> str:
 async def amend(call: Call) -> Reply:
     """``POST /v1/reservations/{id}/amend``."""
     id, request, key, version = await _verb(call, b"amend", AMEND)
-    return _reply(200, await call.engine.amend(id, request, key, version))
+    return _reply(call, 200, await call.engine.amend(id, request, key, version))
 
 
 async def extend(call: Call) -> Reply:
     """``POST /v1/reservations/{id}/extend``."""
     id, request, key, version = await _verb(call, b"extend", EXTEND)
-    return _reply(200, await call.engine.extend(id, request, key, version))
+    return _reply(call, 200, await call.engine.extend(id, request, key, version))
 
 
 async def commit(call: Call) -> Reply:
     """``POST /v1/reservations/{id}/commit``."""
     id, request, key, version = await _verb(call, b"commit", COMMIT)
-    return _reply(200, await call.engine.commit(id, request, key, version))
+    return _reply(call, 200, await call.engine.commit(id, request, key, version))
 
 
 async def release(call: Call) -> Reply:
     """``POST /v1/reservations/{id}/release``."""
     id, request, key, version = await _verb(call, b"release", RELEASE)
-    return _reply(200, await call.engine.release(id, request, key, version))
+    return _reply(call, 200, await call.engine.release(id, request, key, version))
 
 
 async def cancel(call: Call) -> Reply:
     """``POST /v1/reservations/{id}/cancel``."""
     id, request, key, version = await _verb(call, b"cancel", CANCEL)
-    return _reply(200, await call.engine.cancel(id, request, key, version))
+    return _reply(call, 200, await call.engine.cancel(id, request, key, version))
 
 
 async def fulfil(call: Call) -> Reply:
     """``POST /v1/reservations/{id}/fulfil``."""
     id, request, key, version = await _verb(call, b"fulfil", FULFIL)
-    return _reply(200, await call.engine.fulfil(id, request, key, version))
+    return _reply(call, 200, await call.engine.fulfil(id, request, key, version))
 
 
 async def return_(call: Call) -> Reply:
     """``POST /v1/reservations/{id}/return``."""
     id, request, key, version = await _verb(call, b"return", RETURN)
-    return _reply(200, await call.engine.return_(id, request, key, version))
+    return _reply(call, 200, await call.engine.return_(id, request, key, version))
 
 
 async def read(call: Call) -> Reply:
@@ -156,4 +168,4 @@ async def read(call: Call) -> Reply:
     await call.check_reservation(receipt.id)
     if version is not None and receipt.version != version:
         raise StaleVersion
-    return _reply(200, receipt)
+    return _reply(call, 200, receipt)

@@ -18,22 +18,25 @@ from core.story import PoolStory, ReservationStory, SkuStory, open_teller
 COLUMNS = 100
 
 
-def show(settings: Settings, what: str) -> None:
-    """Print a story. Raises StartRefused for what is neither, or is not known."""
+def show(settings: Settings, what: str, people: bool) -> None:
+    """Print a story; ``people``: with customers, else they are masked. Raises StartRefused for what
+    is neither, or is not known."""
     if not (is_reservation_id(what) or is_sku(what)):
         raise StartRefused(f"{what!r} is neither the id of a reservation nor a SKU")
-    story = asyncio.run(_ask(settings, what))
+    story = asyncio.run(_ask(settings, what, people))
     if story is None:
         raise StartRefused(f"neither the store nor the ledger knows {what}")
     lines = _reservation(story) if isinstance(story, ReservationStory) else _sku(story)
     print("\n".join(lines))
 
 
-async def _ask(settings: Settings, what: str) -> ReservationStory | SkuStory | None:
+async def _ask(
+    settings: Settings, what: str, people: bool
+) -> ReservationStory | SkuStory | None:
     async with AsyncExitStack() as stack:
         settings = await stack.enter_async_context(open_store(settings))
         settings = await stack.enter_async_context(open_ledger(settings))
-        teller = await stack.enter_async_context(open_teller(settings))
+        teller = await stack.enter_async_context(open_teller(settings, people))
         found = await teller.reservation(what) if is_reservation_id(what) else None
         return found or await teller.sku(what)
 

@@ -222,7 +222,7 @@ class Asking:
         if code == "state":
             state = wording.STATES[record[:1].decode()]
             raise InvalidState(f"It is {state}, which does not allow this", state=state)
-        log.error("reservation %s: %s: %r", id, code, record)
+        log.error("reservation %s: %s: %r", id, code, wording.without_people(record))
         raise StockUnavailable("this reservation's record does not fit its pools; see the log")
 
     async def _resolved(self, result: Any) -> Receipt:

@@ -53,7 +53,8 @@ class Happening:
         skus: Iterable[str],
         data: Any,
     ) -> None:
-        """``data``: anything that can be JSON, or a function that gives the JSON."""
+        """``data``: anything that can be JSON, or a function that gives the JSON for who may, or
+        may not, see whose a reservation is."""
         self.position = position
         self.number = number
         self.type = type
@@ -68,15 +69,16 @@ class Happening:
         """Its position, and behind a point its number."""
         return f"{self.position}.{self.number}" if self.number else str(self.position)
 
-    def encode(self, seen: frozenset[str] | None = None) -> bytes:
-        """The CloudEvent, as JSON; of channels only those that may be ``seen``, None for all."""
+    def encode(self, seen: frozenset[str] | None = None, people: bool = False) -> bytes:
+        """The CloudEvent, as JSON; of channels only those that may be ``seen``, None for all;
+        ``people``: with the customer of a reservation."""
         data = self._data
         if seen is not None and isinstance(data, dict) and "available" in data:
             data = data | {
                 "channels": [name for name in data["channels"] if name in seen],
                 "available": {k: v for k, v in data["available"].items() if k in seen},
             }
-        data = data() if callable(data) else _encode(data)
+        data = data(people) if callable(data) else _encode(data)
         return _encode({
             "specversion": "1.0", "id": self.id, "source": SOURCE, "type": self.type,
             "time": self.time, "subject": self.subject, "datacontenttype": "application/json",
@@ -189,9 +191,9 @@ def _version(row: Any, durability: Durability) -> Happening:
     begins = verb in ("reserve", "import")
     became = BEGINS.get(words[0], "fulfilled") if begins else BECAME[verb]
 
-    def data() -> bytes:
-        created_ms = keys.created_ms(id)
-        return reservation_json(id, record.encode(), durability, created_ms, 0, b"")
+    def data(people: bool) -> bytes:
+        text = record.encode() if people else wording.without_customer(record.encode())
+        return reservation_json(id, text, durability, keys.created_ms(id), 0, b"")
 
     return Happening(
         row["position"], 0, f"reservation.{became}", rfc3339(row["time"]), id, (words[6],),

@@ -64,6 +64,16 @@ class Receipt:
         """The reservation's version, for its ETag."""
         return int(self.record.split(b" ", 2)[1])
 
+    def masked(self) -> Receipt:
+        """The same, and not whose it is."""
+        record = wording.without_customer(self.record)
+        other = Receipt(
+            self.id, record, self.durability, self.replayed, self.reacquired, self.shortfalls,
+            self.as_of_ms,
+        )  # fmt: skip
+        other.repeated = self.repeated
+        return other
+
     def reservation(self) -> Reservation:
         """The resource."""
         return msgspec.json.decode(self.encode(), type=Reservation)

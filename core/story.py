@@ -73,7 +73,11 @@ class SkuStory(Struct):
 class Teller:
     """Asks both sides."""
 
-    def __init__(self, shard: Shard, reading: Reading, journal: Journal) -> None:
+    def __init__(
+        self, shard: Shard, reading: Reading, journal: Journal, people: bool
+    ) -> None:
+        """``people``: also whose reservations are."""
+        self._people = people
         self._shard = shard
         self._reading = reading
         self._journal = journal
@@ -81,7 +85,7 @@ class Teller:
     async def reservation(self, id: str) -> ReservationStory | None:
         """The story of a reservation; None if nobody knows it. Raises LedgerUnavailable."""
         versions = [
-            Version(rfc3339(row["time"]), row["verb"], _reservation(id, row["record"].encode()))
+            Version(rfc3339(row["time"]), row["verb"], self._told(id, row["record"].encode()))
             for row in await self._journal.fetch("versions_of", id)
         ]
         found = await self._reading.movements(MovementFilter(reservation=id), 0, MOVEMENTS_MAX)
@@ -89,10 +93,10 @@ class Teller:
             id, versions, [movement(row) for row in found.rows], found.following is not None
         )
         cold = await self._journal.record(id)
-        story.in_ledger = None if cold is None else _reservation(id, cold)
+        story.in_ledger = None if cold is None else self._told(id, cold)
         try:
             hot, _ = await self._shard.record(id)
-            story.in_store = None if hot is None else _reservation(id, hot)
+            story.in_store = None if hot is None else self._told(id, hot)
         except StockUnavailable as error:
             story.trouble = error.detail
         known = versions or story.in_store or story.in_ledger or story.trouble
@@ -143,24 +147,25 @@ class Teller:
             found: Found = await self._reading.reservations(
                 chosen, LAST_ID, NEWEST_MAX, now_ms, at_risk
             )
-            held += [_reservation(str(row["id"]), row["record"].encode()) for row in found.rows]
+            held += [self._told(str(row["id"]), row["record"].encode()) for row in found.rows]
             more = more or found.following is not None
         return held, more
 
-
-def _reservation(id: str, record: bytes) -> Reservation:
-    """A record as it reads: its deadline is told, not judged."""
-    return Receipt(id, record, "ledger").reservation()
+    def _told(self, id: str, record: bytes) -> Reservation:
+        """A record as it reads: its deadline is told, not judged."""
+        receipt = Receipt(id, record, "ledger")
+        return (receipt if self._people else receipt.masked()).reservation()
 
 
 @asynccontextmanager
-async def open_teller(settings: Settings) -> AsyncIterator[Teller]:
-    """Who tells stories of the store and the ledger that the settings name."""
+async def open_teller(settings: Settings, people: bool) -> AsyncIterator[Teller]:
+    """Who tells stories of the store and the ledger that the settings name; ``people``: also whose
+    reservations are."""
     assert settings.valkey_url is not None
     shard = Shard(settings.valkey_url, settings.store_timeout_seconds)
     try:
         async with open_journal(settings) as journal:
             assert journal is not None
-            yield Teller(shard, Reading(journal), journal)
+            yield Teller(shard, Reading(journal), journal, people)
     finally:
         await shard.close()

@@ -40,13 +40,20 @@ class FakeReceipt:
         self.version = 7
         self.replayed = replayed
         self._reference = None if request is None else request.reference
+        self._customer: str | None = None
+
+    def masked(self) -> FakeReceipt:
+        other = FakeReceipt(replayed=self.replayed)
+        other._reference, other._customer = self._reference, "***"
+        return other
 
     def reservation(self) -> Reservation:
         time = "2026-11-22T12:00:00.000Z"
         lines = [ReservationLine("tee", "main", 1, 1, 0, 0, 0, 0)]
         return Reservation(
-            ID, "reserved", 7, "web", self._reference, None, "fsync", time, time, time, None, lines
-        )
+            ID, "reserved", 7, "web", self._reference, self._customer, "fsync", time, time, time,
+            None, lines,
+        )  # fmt: skip
 
     def encode(self) -> bytes:
         return msgspec.json.encode(self.reservation())

@@ -151,7 +151,7 @@ def open_units(record: str) -> int:
 
 def quoted_record(record: str) -> str:
     """A record as a case may hold it: whose it is, cases do not keep."""
-    return quoted(wording.without_people(record))
+    return quoted(wording.without_people(record.encode()).decode())
 
 
 def quoted(text: str) -> str:

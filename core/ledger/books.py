@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 from datetime import date
 
 import asyncpg
@@ -19,6 +20,8 @@ from core.ledger import queries
 from core.ledger.journal import SHARD, Connection, Journal, Mark
 
 log = logging.getLogger("stockade.ledger")
+
+_OF_POOLS = re.compile("pool$|balance")
 
 COLUMNS = {
     "movement": (
@@ -100,9 +103,13 @@ class Books:
                         return False
                     await self._write(connection, page)
             except asyncpg.IntegrityConstraintViolationError as error:
-                raise LedgerBroken(f"the events up to {new.seq} break a law: {error}") from error
+                raise LedgerBroken(
+                    f"the events up to {new.seq} break a law: {_told(error)}"
+                ) from error
             except asyncpg.DataError as error:
-                raise LedgerBroken(f"the events up to {new.seq} are no rows: {error}") from error
+                raise LedgerBroken(
+                    f"the events up to {new.seq} are no rows: {_told(error)}"
+                ) from error
         return True
 
     async def _open_months(self, months: set[date]) -> None:
@@ -158,3 +165,9 @@ class Books:
     async def drop_keys(self, short_before_ms: int, long_before_ms: int) -> None:
         """Forgets keys of windows that are out of use."""
         await self._journal.fetch("drop_keys", short_before_ms, long_before_ms)
+
+
+def _told(error: asyncpg.PostgresError) -> str:
+    """What PostgreSQL says, without the row that it is about unless that is a pool's: another one
+    may tell whose a reservation is."""
+    return str(error) if _OF_POOLS.match(error.table_name or "") else str(error.args[0])

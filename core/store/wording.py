@@ -34,7 +34,7 @@ STATES = {
     "X": "expired", "K": "cancelled",
 }  # fmt: skip
 
-MASK = "***"  # for who may not see it: whose it is, and not even whether it is the same one's
+MASK = b"***"  # for who may not see it: whose it is, and not even whether it is the same one's
 
 _PLAIN = re.compile(r"[A-Za-z0-9._~][A-Za-z0-9._~-]*")
 _SAFE = "!#$&'()*+,./:;<=>?[]^_|~-"
@@ -139,14 +139,20 @@ def parse_record(record: bytes) -> Record:
     )  # fmt: skip
 
 
-def without_people(record: str) -> str:
-    """A record's text with its customer and its reference, if it has them, as ``***``. So little
-    must it be a record that it may be any text."""
-    words = record.split(" ")
-    for place in (7, 8):
-        if words[place : place + 1] not in ([], ["-"]):
-            words[place] = MASK
-    return " ".join(words)
+def without_customer(record: bytes) -> bytes:
+    """A record's text with its customer, if it has one, as ``***``. It may be any text."""
+    words = record.split(b" ", 8)
+    if words[7:8] not in ([], [b"-"]):
+        words[7] = MASK
+    return b" ".join(words)
+
+
+def without_people(record: bytes) -> bytes:
+    """The same, and so its reference."""
+    words = without_customer(record).split(b" ", 9)
+    if words[8:9] not in ([], [b"-"]):
+        words[8] = MASK
+    return b" ".join(words)
 
 
 def parse_pool(

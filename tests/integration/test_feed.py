@@ -65,7 +65,7 @@ async def read(feed: Feed, after: Place, wanted: Wanted = ALL) -> list[Happening
 
 
 def events(found: list[Happening]) -> list[dict[str, Any]]:
-    return [json.loads(each.encode()) for each in found]
+    return [json.loads(each.encode(people=True)) for each in found]
 
 
 async def test_every_row_is_told_of(

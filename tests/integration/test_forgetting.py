@@ -149,7 +149,8 @@ async def test_who_looks_at_what_was_forgotten_sees_amounts(
     told = happenings(
         await reading.happened(0, mark.position), {}, Places(await reading.policy()), "ledger"
     )
-    words = b"\n".join(each.encode() for each in told if each.type.startswith("reservation."))
+    sold = [each for each in told if each.type.startswith("reservation.")]
+    words = b"\n".join(each.encode(people=True) for each in sold)
     assert b"order held" in words
     assert b"order shipped" not in words
     reconciler = Reconciler(store_url, ledger)

@@ -143,6 +143,6 @@ async def test_a_rebuild_brings_it_back_and_who_listens_hears_of_it(
         while not any(each.type == "policy.changed" and each.subject == "mode/protect"
                       for each in found):  # fmt: skip
             found += await listener.next(PATIENCE_SECONDS)
-    event = json.loads(found[-1].encode())
+    event = json.loads(found[-1].encode(people=True))
     assert event["data"]["policy"]["reason"] == "a drill"
     assert event["data"]["version"] == 1
