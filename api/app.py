@@ -37,6 +37,7 @@ from api.problems import BodyTooLarge, MethodNotAllowed, answer
 from api.routes import PAGES, ROUTES
 from api.routing import Handler, PageHandler, Route, Router
 from api.wire import encode
+from core.access import ASKS
 from core.errors import StartRefused, StockadeError, StockUnavailable
 from core.meters import Meters, RouteMeter
 from core.service import Service, open_service
@@ -125,6 +126,7 @@ class App(Starlette):
         started = perf_counter()
         call = Call(scope, self)
         HEADERS.set(call.headers)
+        ASKS.set(call)
         if self._tracing is not None:
             call.trace = self._tracing.begin(call.method, call.headers)
             TRACE.set(call.trace)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from core.engine import Engine
     from core.feed import Feed
     from core.ledger.audit import Files
+    from core.noting import Notes
     from core.records import Records
     from core.stock import Stock
 
@@ -164,6 +165,17 @@ class Call:
         if files is None:
             raise LedgerUnavailable("there is no ledger")
         return files
+
+    @property
+    def request_id(self) -> str | None:
+        """The id that the request came with."""
+        return ids(self.headers).get("request_id")
+
+    @property
+    def notes(self) -> Notes:
+        """Where it is written what no event tells of. Raises StockUnavailable outside the service's
+        life."""
+        return self.app.opened.notes
 
     @property
     def instance(self) -> str:

@@ -1,5 +1,5 @@
 """The command line: ``stockade serve``, ``settings``, ``clock accept``, ``import``, ``reconcile``,
-``rebuild``, ``export``, ``show``, ``purge``, ``top``, ``keys``, ``migrate``.
+``rebuild``, ``export``, ``show``, ``audit``, ``purge``, ``top``, ``keys``, ``migrate``.
 
 Every setting is a flag of every command. What goes wrong is one line on standard error, with
 status 2 for a wrong command line or setting and 1 for anything later.
@@ -20,6 +20,7 @@ from typing import NoReturn
 import msgspec
 
 from api.log import configure
+from core.access import ASKS, Operator
 from core.errors import StartRefused, StockadeError
 from core.settings import Origins, Settings, descriptions, flag, load, shown
 
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StartRefused as refused:
         return _complain(refused, 2)
     configure(loaded.settings.log_level)
+    ASKS.set(Operator())
     try:
         match chosen.command:
             case "serve":
@@ -55,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return _mode(loaded.settings, chosen)
             case "migrate":
                 _migrate(loaded.settings)
+            case "audit":
+                _audit(loaded.settings, chosen)
             case "purge":
                 _purge(loaded.settings)
             case "top":
@@ -74,6 +78,12 @@ def _migrate(settings: Settings) -> None:
     if settings.postgres_owner_dsn is None:
         raise StartRefused("migrating needs postgres_owner_dsn, the role that owns the ledger")
     asyncio.run(prepare_ledger(settings))
+
+
+def _audit(settings: Settings, chosen: argparse.Namespace) -> None:
+    from api.audit import show
+
+    show(settings, chosen.since, chosen.until, chosen.format)
 
 
 def _purge(settings: Settings) -> None:
@@ -278,6 +288,10 @@ def _parser() -> _Parser:
         "forget whose reservations were that ended customer_retention_days ago",
     )  # fmt: skip
     _keys_parser(commands)
+    audit = _command(commands, "audit", "show who changed what, and who read personal data")
+    audit.add_argument("--since", metavar="TIME", type=moment, help="from this time, or day, on")
+    audit.add_argument("--until", metavar="TIME", type=moment, help="before this time")
+    audit.add_argument("--format", choices=("text", "jsonl"), default="text")
     watching = _command(commands, "top", "show what a running service does, on one screen")
     watching.add_argument("--url", help="its address; else that of the settings host and port")
     watching.add_argument(

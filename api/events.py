@@ -15,6 +15,7 @@ from api.call import Call, Stream
 from api.problems import Forbidden
 from api.reservations import PEOPLE
 from api.wire import Parameters
+from core.access import LOOPBACK
 from core.errors import Draining, Unavailable
 from core.feed import WHOLE, Wanted
 from core.happenings import TYPES
@@ -66,6 +67,9 @@ async def listen(call: Call) -> Stream:
     after = _last_event_id(call)
     if call.app.draining:
         raise Draining
+    people = call.caller.may(PEOPLE)
+    if people and call.caller is not LOOPBACK:
+        await call.notes.note("read", "events")
     stack = AsyncExitStack()
     subscriber = await stack.enter_async_context(call.feed.subscribe(wanted, after))
     headers = [
@@ -73,7 +77,7 @@ async def listen(call: Call) -> Stream:
         (b"cache-control", b"no-store"),
         (b"x-accel-buffering", b"no"),  # a proxy that gathers would hold events back
     ]
-    pieces = _pieces(subscriber, call.caller.channels, call.caller.may(PEOPLE))
+    pieces = _pieces(subscriber, call.caller.channels, people)
     return Stream(headers, pieces, stack.aclose)
 
 

@@ -17,6 +17,7 @@ from typing import Any, Final, TextIO
 
 import msgspec
 
+from api.noted import note
 from api.servers import open_ledger
 from core.errors import StartRefused
 from core.model import Reservation
@@ -98,6 +99,8 @@ async def _export(
     writer = csv.writer(file, lineterminator="\n")
     if form == "csv":
         writer.writerow(MOVEMENT if what == "movements" else RESERVATION + LINE)
+    if people:
+        await note(settings, "read", f"export {what}", {"since": since, "until": until})
     async with open_ledger(settings) as opened, open_reading(opened) as reading:
         if what == "movements":
             pages = all_movements(reading, MovementFilter(since=since, until=until))

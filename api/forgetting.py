@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from api.noted import note
 from api.servers import open_ledger
 from core.errors import StartRefused
 from core.opening import open_forgetting
@@ -23,6 +24,8 @@ def purge(settings: Settings) -> None:
 
 
 async def _purge(settings: Settings) -> int:
+    days = settings.customer_retention_days
+    await note(settings, "purge", "people", {"customer_retention_days": days})
     async with open_ledger(settings) as opened, open_forgetting(opened) as forgetting:
         assert forgetting is not None
         return await forgetting.all()

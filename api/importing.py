@@ -44,6 +44,7 @@ async def _import(
     async with open_store(settings) as settings, open_postgres(settings) as settings:
         await prepare_ledger(settings)
         async with open_service(settings) as service:
+            await service.notes.note("import", file.name, after={"orders": orders, "again": again})
             return await service.importer.run(
                 file, orders=orders, again=again, skip_bad=skip_bad, tell=progress.tell
             )

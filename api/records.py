@@ -11,7 +11,7 @@ from msgspec import Struct
 from api import wire
 from api.call import JSON, Call, Reply
 from api.problems import Forbidden
-from api.reservations import PEOPLE, listed
+from api.reservations import PEOPLE, listed, shows
 from api.wire import Parameters
 from core.model import NAME_RULE, SKU_RULE, Reservation, is_name, is_printable, is_sku
 from core.model import is_reservation_id as is_id
@@ -111,6 +111,8 @@ async def reservations(call: Call) -> Reply:
     members: dict[str, Any] = {
         "next_cursor": wire.cursor(page.following), "as_of_seq": page.as_of_seq
     }  # fmt: skip
+    if any(shows(call.caller, each) for each in page.items):
+        await call.notes.note("read", "reservations", after={"items": len(page.items)})
     items = b",".join([listed(call.caller, each).encode() for each in page.items])
     return 200, [JSON], b'{"items":[%b],%b' % (items, wire.encode(members)[1:])
 

@@ -10,6 +10,7 @@ from api import wire
 from api.call import JSON, Call, Header, Reply
 from api.problems import Forbidden
 from api.wire import Body
+from core.access import LOOPBACK, Caller
 from core.errors import KeyRequired, StaleVersion, UnknownReservation
 from core.model import (
     Amend,
@@ -25,7 +26,6 @@ from core.model import (
 )
 
 if TYPE_CHECKING:
-    from core.access import Caller
     from core.ops import Receipt
 
 T = TypeVar("T", bound=Struct)
@@ -48,24 +48,31 @@ MOVES = (b"cancel", b"fulfil", b"return")  # what needs a key if it moves a quan
 REPLAYED: Header = (b"idempotent-replayed", b"true")
 
 
-def _reply(call: Call, status: int, receipt: Receipt, *headers: Header) -> Reply:
-    """A reservation as it is now, as its caller may see it."""
+def _reply(
+    call: Call, status: int, receipt: Receipt, *headers: Header, masked: bool = True
+) -> Reply:
+    """A reservation as it is now; ``masked``: as its caller may see it without more ado."""
     replayed = (REPLAYED,) if receipt.replayed else ()
     return (
         status,
         [JSON, wire.etag(receipt.version), *headers, *replayed],
-        shown(call.caller, receipt).encode(),
+        (shown(call.caller, receipt) if masked else receipt).encode(),
     )
 
 
 def shown(caller: Caller, receipt: Receipt) -> Receipt:
-    """One reservation: who may reserve sees whose it is, having said it."""
-    return receipt if caller.may("reserve") else listed(caller, receipt)
+    """The answer to a verb: who may reserve sees whose it is, having said it."""
+    return receipt if caller.may("reserve") else receipt.masked()
 
 
 def listed(caller: Caller, receipt: Receipt) -> Receipt:
     """One of many: whose it is sees who may."""
     return receipt if caller.may(PEOPLE) else receipt.masked()
+
+
+def shows(caller: Caller, receipt: Receipt) -> bool:
+    """True if a list tells this caller, who came with a key, whose it is: that is noted."""
+    return caller.may(PEOPLE) and caller is not LOOPBACK and receipt.has_customer
 
 
 async def reserve(call: Call) -> Reply:
@@ -168,4 +175,7 @@ async def read(call: Call) -> Reply:
     await call.check_reservation(receipt.id)
     if version is not None and receipt.version != version:
         raise StaleVersion
+    if not call.caller.may("reserve") and shows(call.caller, receipt):
+        await call.notes.note("read", f"reservation/{receipt.id}")
+        return _reply(call, 200, receipt, masked=False)
     return _reply(call, 200, receipt)

@@ -9,7 +9,18 @@ from typing import Any
 
 from msgspec import Struct
 
-from api import batch, events, metrics, pages, policy, reconciliations, records, reservations, stock
+from api import (
+    audit,
+    batch,
+    events,
+    metrics,
+    pages,
+    policy,
+    reconciliations,
+    records,
+    reservations,
+    stock,
+)
 from api.call import BATCH_BYTES_MAX, BODY_BYTES_MAX
 from api.reconciliations import Document, Summary
 from api.routing import Handler, PageHandler, Query, Route
@@ -69,6 +80,7 @@ STOCK_CHANGE = frozenset({"stock:write"})
 POLICY = frozenset({"stock:read", "quota:write"})
 POLICY_CHANGE = frozenset({"quota:write"})
 OPERATE = frozenset({"operate"})
+AUDIT = frozenset({"audit"})
 UNVERSIONED = ("if_match_invalid", "stale_version")  # an If-Match there matches nothing
 
 
@@ -370,6 +382,16 @@ ROUTES: tuple[Route[Handler], ...] = (
     Route("GET", "/v1/reconciliations/latest", reconciliations.read_latest,
           "The last reconciliation, with its first 1,000 differences", {200: Document}, OPERATE,
           problems=("unknown_reconciliation", "ledger_unavailable")),
+    Route("GET", "/v1/audit", audit.audit,
+          "Who changed what, and who read whose a reservation is", {200: audit.AuditPage}, AUDIT,
+          query=(
+              Query("actor", TEXT, "By this key, or whoever it was."),
+              Query("target", TEXT, "Of this, as `channel/web`."),
+              Query("since", TIME, "From this on."),
+              Query("until", TIME, "Before this."),
+              *PAGE,
+          ),
+          problems=("ledger_unavailable",)),
     Route("GET", "/v1/channels", policy.list_channels, "All channels, by name",
           {200: Page[policy.ChannelView]}, POLICY, query=PAGE),
 )  # fmt: skip

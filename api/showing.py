@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 
 from msgspec import to_builtins
 
+from api.noted import note
 from api.servers import open_ledger, open_store
 from core.errors import StartRefused
 from core.model import Reservation, ReservationLine, is_reservation_id, is_sku
@@ -33,6 +34,8 @@ def show(settings: Settings, what: str, people: bool) -> None:
 async def _ask(
     settings: Settings, what: str, people: bool
 ) -> ReservationStory | SkuStory | None:
+    if people:
+        await note(settings, "read", f"show {what}")
     async with AsyncExitStack() as stack:
         settings = await stack.enter_async_context(open_store(settings))
         settings = await stack.enter_async_context(open_ledger(settings))

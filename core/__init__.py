@@ -19,6 +19,7 @@
     stock       the use cases of stock: what arrives, what is counted and moved, what is there
     catalogue   the use cases of policy: channels, locations, SKUs
     channels    the end of a channel: swept out of all pools
+    noting      who did what: told by the event of a change, or noted in one of its own
     protecting  the mode in which nothing is lent and less is taken (throttle)
     importing   stock and open orders from files, part by part
     auditing    reconciling: store, ledger and counts against each other; cases, repairs

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
+import getpass
+from contextvars import ContextVar
+from typing import Final, Protocol
 
 from msgspec import Struct
 
@@ -35,6 +37,30 @@ class Caller(Struct, frozen=True):
     def sees(self, channel: str) -> bool:
         """True if this channel is one of its own."""
         return self.channels is None or channel in self.channels
+
+
+class Asks(Protocol):
+    """A request, as far as it says who asks: ``request_id`` is what it came with."""
+
+    @property
+    def caller(self) -> Caller: ...
+
+    @property
+    def request_id(self) -> str | None: ...
+
+
+ASKS: ContextVar[Asks | None] = ContextVar("asks", default=None)  # None: nobody, a turn of ours
+
+class Operator:
+    """Whoever types a command."""
+
+    request_id: str | None = None
+
+    @property
+    def caller(self) -> Caller:
+        """May everything, having the machine."""
+        name = getpass.getuser()
+        return Caller(f"cli:{name}", name, frozenset(SCOPES))
 
 
 LOOPBACK: Final = Caller("loopback", "loopback", frozenset(SCOPES))

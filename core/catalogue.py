@@ -47,6 +47,7 @@ from core.model import (
     sku_as_kept,
     walled,
 )
+from core.noting import who
 from core.policy_rules import check_shares, check_walls, refuse
 from core.store import keys, scripts, wording
 from core.store.shard import PolicyEntries, Shard
@@ -420,7 +421,7 @@ class Catalogue:
         self, script: scripts.Script, names: list[bytes], number: int, args: list[Any]
     ) -> list[Any]:
         """One script. Its reply, also if it says that another try is needed."""
-        head = self._lane.head(self._lane.now_ms, number)
+        head = self._lane.head(self._lane.now_ms, number, who())
         reply: list[Any] = await self._shard.run(script, names, [*head, *args])
         if reply[0] == b"epoch":
             raise StockUnavailable("the store is not the one that this worker knows")

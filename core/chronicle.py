@@ -154,6 +154,7 @@ class _Event:
                 self.page.copied["idempotency_keys"].append(
                     f"{self._next()}\t{self.entry.time_ms}\t{long}\t{keys}\n"
                 )
+        self._write_audit()
         imports = _lines(self.entry, "i")
         self.page.imports.update(zip(imports[::2], imports[1::2], strict=True))
 
@@ -348,6 +349,33 @@ class _Event:
             self.page.copied["policy_version"].append(
                 f"{self._next()}\t{self.time}\t{kind}\t{name}\t{text}\n"
             )
+
+
+    def _write_audit(self) -> None:
+        """What people change of policy, and what they noted."""
+        fields = self.entry.fields
+        if "n" in fields:
+            verb, target, before, after = fields["n"].split("\n")
+        elif self.entry.verb == "policy":
+            kind, (name, entry) = next(
+                (kind, fields[field].split("\n"))
+                for field, kind in (("s", "sku"), *((each, each) for each in POLICY_KINDS))
+                if field in fields
+            )
+            verb, target = "put" if entry else "delete", f"{kind}/{name}"
+            before, after = (_spec(kind, each) for each in (fields.get("b", ""), entry))
+        else:
+            return
+        actor, request = fields.get("a", "- -").split(" ")
+        self.page.copied["audit"].append(
+            f"{self._next()}\t{self.time}\t{_text(actor)}\t{_text(request)}\t{verb}\t"
+            f"{_escaped(target)}\t{_escaped(before) or NULL}\t{_escaped(after) or NULL}\n"
+        )
+
+
+def _spec(kind: str, entry: str) -> str:
+    """What an entry of policy says, as JSON; empty for none."""
+    return entry.split(" ", 2 if kind == "sku" else 1)[-1]
 
 
 def pairs(gains: Mapping[str, int]) -> list[tuple[str, str, int]]:

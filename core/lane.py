@@ -129,12 +129,15 @@ class Lane:
         self._short = (reply[5].decode(), reply[6].decode())
         self._long = (reply[7].decode(), reply[8].decode())
 
-    def head(self, estimate_ms: int | None, policy: int | None = None) -> list[Any]:
-        """The ten arguments that every script begins with."""
+    def head(
+        self, estimate_ms: int | None, policy: int | None = None, who: bytes = b""
+    ) -> list[Any]:
+        """The ten arguments that every script begins with. ``who`` asks, if the event is to say it.
+        """
         return [
             self.epoch, "" if estimate_ms is None else estimate_ms,
             "" if policy is None else policy, *self._short, self.short_window_ms, *self._long,
-            self._long_ms, "0" if self.clock.suspect else "1",
+            self._long_ms, b"%d %b" % (not self.clock.suspect, who),
         ]  # fmt: skip
 
     # --- coming in -----------------------------------------------------------------------------

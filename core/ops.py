@@ -64,6 +64,11 @@ class Receipt:
         """The reservation's version, for its ETag."""
         return int(self.record.split(b" ", 2)[1])
 
+    @property
+    def has_customer(self) -> bool:
+        """True if it says whose it is."""
+        return self.record.split(b" ", 8)[7] != b"-"
+
     def masked(self) -> Receipt:
         """The same, and not whose it is."""
         record = wording.without_customer(self.record)

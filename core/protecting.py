@@ -18,6 +18,7 @@ from core.errors import Overloaded, StockadeError, StockUnavailable
 from core.lane import Lane
 from core.ledger.journal import Journal
 from core.model import ChannelEntry, Mode
+from core.noting import who
 from core.records import rfc3339
 from core.store import keys, scripts, wording
 from core.store.shard import PolicyEntries, Shard
@@ -133,7 +134,7 @@ class Protection:
         reply = await self._shard.run(
             scripts.POLICY,
             [keys.META, keys.MODES, keys.EVENTS, *lane.short_window],
-            [*lane.head(lane.now_ms, number), "mode", keys.PROTECT, entry, b"", b""],
+            [*lane.head(lane.now_ms, number, who()), "mode", keys.PROTECT, entry, b"", b""],
         )
         if reply[0] == b"epoch":
             raise StockUnavailable("the store is not the one that this worker knows")

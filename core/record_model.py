@@ -6,7 +6,7 @@ As ``core.model``: answers are encoded from these structs, and the OpenAPI docum
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from msgspec import Struct, field
 
@@ -36,6 +36,15 @@ class MovementFilter(Struct, frozen=True):
     since: datetime | None = None
     until: datetime | None = None
     channels: frozenset[str] | None = None
+
+
+class AuditFilter(Struct, frozen=True):
+    """Which entries of the audit log; what is None does not matter."""
+
+    actor: str | None = None
+    target: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
 
 
 class ReservationFilter(Struct, frozen=True):
@@ -75,3 +84,18 @@ class Movement(Struct, frozen=True, omit_defaults=True, gc=False):
     reference: str | None = None
     reason: str | None = None
     actor: str | None = None
+
+
+class AuditEntry(Struct, frozen=True, omit_defaults=True):
+    """Something that was changed, or read, by whom. ``actor``: the id of an API key, ``loopback``
+    where none is needed, ``cli:`` and a name for a command; absent for what the service does by
+    itself. ``verb``: ``put`` or ``delete`` for policy, else what was done to ``target``."""
+
+    position: int
+    time: Timestamp
+    verb: str
+    target: str
+    actor: str | None = None
+    request_id: str | None = None
+    before: Any = None
+    after: Any = None

@@ -14,7 +14,14 @@ from core.lane import Lane
 from core.ledger.journal import Journal
 from core.ledger.reading import Reading
 from core.ops import Receipt
-from core.record_model import LAST_ID, Movement, MovementFilter, ReservationFilter
+from core.record_model import (
+    LAST_ID,
+    AuditEntry,
+    AuditFilter,
+    Movement,
+    MovementFilter,
+    ReservationFilter,
+)
 from core.store import keys
 
 EXPORT_ROWS: Final = 10_000  # of one page, of which a process holds one
@@ -109,6 +116,16 @@ async def all_movements(
         after = found.following
 
 
+async def all_audit(reading: Reading, chosen: AuditFilter) -> AsyncIterator[AuditEntry]:
+    """All of the audit log that is chosen, in order."""
+    after: int | None = 0
+    while after is not None:
+        found = await reading.audit(chosen, after, EXPORT_ROWS)
+        for row in found.rows:
+            yield audit_entry(row)
+        after = found.following
+
+
 async def all_reservations(
     reading: Reading, since_ms: int
 ) -> AsyncIterator[list[Receipt]]:
@@ -136,6 +153,16 @@ def movement(row: Any) -> Movement:
         None if row["occurred_at"] is None else rfc3339(row["occurred_at"]), row["channel"],
         None if reservation is None else str(reservation), row["reference"], row["reason"],
         row["actor"],
+    )  # fmt: skip
+
+
+def audit_entry(row: Any) -> AuditEntry:
+    """A row of the audit log as the API shows it."""
+    specs = (row["before"], row["after"])
+    before, after = (None if text is None else msgspec.json.decode(text) for text in specs)
+    return AuditEntry(
+        row["position"], rfc3339(row["time"]), row["verb"], row["target"], row["actor"],
+        row["request"], before, after,
     )  # fmt: skip
 
 

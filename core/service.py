@@ -29,6 +29,7 @@ from core.ledger.journal import Journal
 from core.ledger.keys import KeyTable
 from core.meters import Found, Meters
 from core.model import Durability, Mode
+from core.noting import Notes
 from core.opening import open_journal, servers_are_ours
 from core.protecting import Protection
 from core.reaper import Reaper
@@ -100,6 +101,7 @@ class Service:
         self.protection = Protection(
             self.lane, shard, journal, self._use_policy, self._refresh_policy
         )
+        self.notes = Notes(self.lane, shard)
         self.mode = Mode()
         self.importer = Importer(self.lane, shard, self._refresh_policy)
         self.files = Files(journal) if journal is not None else None

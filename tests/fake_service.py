@@ -42,6 +42,8 @@ class FakeReceipt:
         self._reference = None if request is None else request.reference
         self._customer: str | None = None
 
+    has_customer = True
+
     def masked(self) -> FakeReceipt:
         other = FakeReceipt(replayed=self.replayed)
         other._reference, other._customer = self._reference, "***"
@@ -203,6 +205,19 @@ class FakeRecords:
         return Answer(items=[], following=None if after else f"R{ID}", as_of_seq=5)
 
 
+class FakeNotes:
+    """Remembers what was noted, or cannot."""
+
+    def __init__(self) -> None:
+        self.noted: list[tuple[str, str]] = []
+        self.error: Exception | None = None
+
+    async def note(self, verb: str, target: str, before: Any = None, after: Any = None) -> None:
+        if self.error is not None:
+            raise self.error
+        self.noted.append((verb, target))
+
+
 class FakeService:
     """An opened service."""
 
@@ -210,6 +225,7 @@ class FakeService:
         self.engine = self.stock = self.catalogue = FakeEngine()
         self.records = FakeRecords()
         self.keyring = Keyring(None, None)
+        self.notes = FakeNotes()
         self.ready = True
         self.history: list[str] = []
 

@@ -21,6 +21,7 @@ from core.errors import LedgerBroken, LedgerUnexplained, StockadeError, StockUna
 from core.lane import Lane
 from core.ledger.audit import Case, Files, Inside
 from core.model import Key
+from core.noting import Notes, who
 from core.stock import Stock
 from core.stock_model import Adjust, AdjustLine
 from core.store import keys, scripts, wording
@@ -63,10 +64,14 @@ class Repairer:
         self._stock = stock
         self._survey = survey
         self._files = files
+        self._notes = Notes(lane, shard)
 
     async def mend(self, case: Case, person: str, *, apply: bool, apply_counts: bool) -> Repair:
         """Mends a case, or without ``apply`` says what it would do."""
         try:
+            if apply:
+                known = {"case": case.id, "kind": case.kind, "cause": case.cause}
+                await self._notes.note("repair", case.subject, after=known)
             if case.kind == "row":
                 text = await self._row(case, apply)
             elif case.kind == "held":
@@ -249,7 +254,7 @@ class Repairer:
     async def _run(self, script: scripts.Script, names: list[bytes], args: list[str]) -> None:
         """One script, if what it is about is still as it was found."""
         for _ in range(TRIES_MAX):
-            reply = await self._shard.run(script, names, [*self._lane.head(None), *args])
+            reply = await self._shard.run(script, names, [*self._lane.head(None, who=who()), *args])
             if reply[0] == b"applied":
                 return
             if reply[0] == b"conflict":

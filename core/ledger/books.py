@@ -37,6 +37,9 @@ COLUMNS = {
         "id", "state", "version", "position", "channel", "customer", "reference", "record",
     ),
     "policy_version": ("position", "time", "kind", "name", "entry"),
+    "audit": (
+        "position", "time", "actor", "request", "verb", "target", "before", "after",
+    ),
     "idempotency_keys": ("position", "time_ms", "long", "keys"),
 }  # fmt: skip
 

@@ -2,7 +2,7 @@
 GRANT USAGE ON SCHEMA stockade TO {role};
 GRANT SELECT ON ALL TABLES IN SCHEMA stockade TO {role};
 GRANT INSERT ON stockade.movement, stockade.balance, stockade.reservation_version,
-  stockade.policy_version, stockade.rebuild, stockade.rebuild_end TO {role};
+  stockade.policy_version, stockade.audit, stockade.rebuild, stockade.rebuild_end TO {role};
 GRANT INSERT, UPDATE ON stockade.mark, stockade.pool, stockade.reservation, stockade.import
   TO {role};
 GRANT INSERT, UPDATE, DELETE ON stockade.policy TO {role};

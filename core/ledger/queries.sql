@@ -10,7 +10,7 @@ SELECT coalesce(bool_or(
 ), false)
 FROM pg_catalog.pg_class c
 WHERE c.relnamespace = 'stockade'::regnamespace AND c.relkind IN ('r', 'p')
-  AND c.relname ~ '^(movement|balance|reservation_version|policy_version)(_|$)'
+  AND c.relname ~ '^(movement|balance|reservation_version|policy_version|audit)(_|$)'
 
 -- name: mark
 SELECT epoch, seq, position, policy, time_ms, seen_ms FROM stockade.mark WHERE shard = $1
@@ -79,6 +79,13 @@ DELETE FROM stockade.idempotency_keys WHERE time_ms < $1 AND (NOT long OR time_m
 
 -- name: record
 SELECT record FROM stockade.reservation WHERE id = $1
+
+-- name: audit
+SELECT position, time, actor, request, verb, target, before, after
+FROM stockade.audit
+WHERE position > $1 AND ($2::text IS NULL OR actor = $2) AND ($3::text IS NULL OR target = $3)
+  AND ($4::timestamptz IS NULL OR time >= $4) AND ($5::timestamptz IS NULL OR time < $5)
+ORDER BY position LIMIT $6
 
 -- name: forget
 SELECT looked, forgot FROM stockade.forget($1, $2)

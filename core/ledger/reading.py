@@ -18,7 +18,7 @@ from msgspec import Struct
 from core.errors import LedgerTooSlow, Overloaded
 from core.ledger import queries
 from core.ledger.journal import SHARD, Connection, Journal, Mark
-from core.record_model import VERBS, MovementFilter, ReservationFilter
+from core.record_model import VERBS, AuditFilter, MovementFilter, ReservationFilter
 
 QUESTIONS_MAX = 2  # at once, of one worker: its other connections are for who must not wait
 WAITING_MAX = 32
@@ -187,6 +187,16 @@ class Reading:
                 )
                 following = None if found is None else str(found)
             return Found(rows, following, mark)
+
+    async def audit(self, chosen: AuditFilter, after: int, limit: int) -> Found:
+        """What people did, behind the position ``after``, in the order of the stream."""
+        async with self.instant() as (connection, mark):
+            rows = await connection.fetch(
+                queries.get("audit"), after, chosen.actor, chosen.target, chosen.since,
+                chosen.until, limit + 1,
+            )  # fmt: skip
+            more = len(rows) > limit
+            return Found(rows[:limit], rows[limit - 1]["position"] if more else None, mark)
 
     # --- what happened ---------------------------------------------------------------------------
 

@@ -90,6 +90,18 @@ CREATE TABLE policy_version (
 COMMENT ON TABLE policy_version IS 'Every change of a channel, a location, the mode or a SKU';
 CREATE INDEX ON policy_version (kind, name, position);
 
+CREATE TABLE audit (
+  position     bigint PRIMARY KEY,
+  time         timestamptz NOT NULL,
+  actor        text,                                 -- the key's id, or cli: and who was logged in
+  request      text,                                 -- the id that the request came with
+  verb         text NOT NULL,
+  target       text NOT NULL,
+  before       text,                                 -- JSON, like what is after
+  after        text
+);
+COMMENT ON TABLE audit IS 'Who changed what, and who read whose a reservation is';
+
 CREATE TABLE pool (
   sku          text NOT NULL,
   location     text NOT NULL,

@@ -234,6 +234,7 @@ EDGES = {
         "core.errors": "who is not let in is told so",
     },
     "core.protecting": {
+        "core.noting": "says who asks",
         "core.auditing": "how many oversold orders are an alarm",
         "core.errors": "what cannot be switched now",
         "core.lane": "the server's time",
@@ -285,7 +286,14 @@ EDGES = {
         "core.store": "the link to the store",
         "core.throttle": "how many new ones are taken while stock is protected",
     },
+    "core.noting": {
+        "core.access": "who asks",
+        "core.errors": "what cannot be noted is not done",
+        "core.lane": "key windows are the lane's",
+        "core.store": "appends an event",
+    },
     "core.catalogue": {
+        "core.noting": "says who asks",
         "core.policy_rules": "what floors and ceilings may not be",
         "core.counting": "a SKU that gets a limit has a past",
         "core.channels": "a channel that goes is swept out of all pools",
@@ -330,6 +338,7 @@ EDGES = {
         "core.store": "reads what is planned on, sends the script, moves the position on",
     },
     "core.auditing": {
+        "core.noting": "notes who mends",
         "core.chronicle": "accounts by the names that movements use",
         "core.errors": "what is not to be had, files that cannot be used",
         "core.importing": "counts come in tables as stock does",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 UPPER = {
     "core.service": {
+        "core.noting": "opens it",
         "core.protecting": "opens it",
         "core.throttle": "where less is taken in protect mode",
         "core.meters": "hands them on",

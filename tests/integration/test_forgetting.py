@@ -149,8 +149,8 @@ async def test_who_looks_at_what_was_forgotten_sees_amounts(
     told = happenings(
         await reading.happened(0, mark.position), {}, Places(await reading.policy()), "ledger"
     )
-    sold = [each for each in told if each.type.startswith("reservation.")]
-    words = b"\n".join(each.encode(people=True) for each in sold)
+    of_people = [each for each in told if each.type.startswith("reservation.")]
+    words = b"\n".join(each.encode(people=True) for each in of_people)
     assert b"order held" in words
     assert b"order shipped" not in words
     reconciler = Reconciler(store_url, ledger)

@@ -11,13 +11,14 @@ import httpx2
 import pytest
 
 from core import happenings
-from core.access import Caller
+from core.access import SCOPES, Caller
 from core.asking import Asking
 from core.errors import StockUnavailable
 from core.ledger.books import _told
 from core.ops import Receipt
 from core.store import wording
-from tests.fake_service import BASKET, ID
+from tests.fake_service import BASKET, ID, FakeService
+from tests.problems import assert_problem
 
 RECORD = b"C 2 1795348800000 - 1795348800000 7 web %b %b tee@main@1,0 cap@main@2,1"
 ONE = f"/v1/reservations/{ID}"
@@ -125,3 +126,29 @@ async def test_whose_reservations_are_is_not_asked_by_who_may_not_see_it(
         caller = Caller("k", "till", frozenset(scopes))
         monkeypatch.setattr("api.gate.Gate.caller", lambda *_, caller=caller: caller)
         assert (await client.get("/v1/reservations?customer=c-9")).status_code == status
+
+
+@pytest.mark.parametrize("path", [ONE, "/v1/reservations"])
+async def test_who_reads_whose_it_is_is_noted_first(
+    client: httpx2.AsyncClient, service: FakeService, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """By a key; one that cannot be noted is not answered."""
+    target = "reservations" if path != ONE else f"reservation/{ID}"
+    assert (await client.get(path)).status_code == 200
+    assert service.notes.noted == []
+    for scopes, noted in (({"fulfil"}, []), ({"fulfil", "pii:read"}, [("read", target)])):
+        caller = Caller("k", "till", frozenset(scopes))
+        monkeypatch.setattr("api.gate.Gate.caller", lambda *_, caller=caller: caller)
+        assert (await client.get(path)).status_code == 200
+        assert service.notes.noted == noted
+    service.notes.error = StockUnavailable("the store is away")
+    assert_problem(await client.get(path), 503, "stock_unavailable")
+
+
+async def test_who_listens_with_names_is_noted(
+    client: httpx2.AsyncClient, service: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caller = Caller("k", "till", frozenset(SCOPES))
+    monkeypatch.setattr("api.gate.Gate.caller", lambda *_: caller)
+    service.notes.error = StockUnavailable("the store is away")
+    assert_problem(await client.get("/v1/events"), 503, "stock_unavailable")

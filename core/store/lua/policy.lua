@@ -7,7 +7,7 @@
 -- ARGV head (3 is the number it was checked against), then kind, name, new entry or "",
 --      key or "", value
 -- Returns applied (the new number) | policy | known (value)
--- Event policy: kind, name and entry ("" for one that is gone), h key
+-- Event policy: kind, name and entry ("" for one that is gone), b entry before, h key
 --%include shard
 
 local told = ARGV[3]
@@ -17,10 +17,11 @@ if stop then return stop end
 local kind, name, entry, key, value = ARGV[11], ARGV[12], ARGV[13], ARGV[14], ARGV[15]
 local known = key ~= '' and known_key(KEYS[4], KEYS[5], key)
 if known then return reply('known', known) end
-if (call('HGET', KEYS[2], name) or '') == entry then return reply('applied', meta[4]) end
+local before = call('HGET', KEYS[2], name) or ''
+if before == entry then return reply('applied', meta[4]) end
 if meta[4] ~= told then return reply('policy') end
 
-local event = {kind, name .. '\n' .. entry}
+local event = {kind, name .. '\n' .. entry, 'b', before}
 note_keys(event, key ~= '' and {key, value} or {}, {})
 append_event(KEYS[3], 'policy', unpack(event))
 local number = format('%d', tonumber(meta[4]) + 1)

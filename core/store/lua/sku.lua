@@ -7,7 +7,7 @@
 --      its customers began or "";
 --      pools × (name), × (old row), × (new row), × (deltas)
 -- Returns applied | conflict (fresh entry) | known (value)
--- Event policy: p rows, s the entry, h key
+-- Event policy: p rows, s the entry, b the entry before, h key
 --%include shard
 --%include rows
 
@@ -22,7 +22,7 @@ if entry == new then return reply('applied') end   -- sent again after a broken 
 local outcome, set = meet_plan(KEYS[2], HEAD + 8, pools)
 if entry ~= old or outcome ~= 'applied' then return reply('conflict', entry) end
 
-local event = {'p', table.concat(set, '\n'), 's', sku .. '\n' .. new}
+local event = {'p', table.concat(set, '\n'), 's', sku .. '\n' .. new, 'b', old}
 note_keys(event, key ~= '' and {key, value} or {}, {})
 append_event(KEYS[5], 'policy', unpack(event))
 call_many('HSET', KEYS[2], set)

@@ -3,13 +3,14 @@
 -- ARGV 1 epoch · 2 the worker's estimate of the server's time in ms ("" = does not matter)
 --      3 number of the channels' policy ("" = does not matter)
 --      4, 5 key window of 1 h: start in ms of the current one and of the one before · 6 its length
---      7, 8, 9 the same for the window of 7 days · 10 "1" = deadlines may be judged
+--      7, 8, 9 the same for the window of 7 days · 10 "1" = deadlines may be judged, "0" = not;
+--      behind a blank who asks, for the event: "actor request"
 -- A reply is {outcome, seq, time in ms, mark, cursor, …}; what follows depends on the outcome.
 
 local FORMAT = '2'
 local call = redis.call
 local format = string.format
-local meta, now, seq
+local meta, now, seq, who
 local absent = {}   -- name of a key → true if it was not there when the script began
 local HEAD = 10
 
@@ -37,6 +38,7 @@ end
 -- given, returns the reply for a batch that was done by an earlier sending: it is done, whatever
 -- the clock and the policy have become since.
 local function open_shard(kinds, done_before)
+  ARGV[10], who = string.match(ARGV[10], '^(%S*) ?(.*)$')
   for i = 1, #KEYS do
     local kind = kinds[i] or kinds[#kinds]
     local found = call('TYPE', KEYS[i]).ok
@@ -89,7 +91,9 @@ end
 -- The first write of a script: its event, and with it the next seq. If this fails nothing is done.
 local function append_event(stream, verb, ...)
   seq = format('%d', tonumber(meta[3]) + 1)
-  call('XADD', stream, meta[2] .. '-' .. seq, 'v', verb, 't', format('%d', now), ...)
+  local fields = {...}
+  if who ~= '' then fields[#fields + 1], fields[#fields + 2] = 'a', who end
+  call('XADD', stream, meta[2] .. '-' .. seq, 'v', verb, 't', format('%d', now), unpack(fields))
   call('HSET', KEYS[1], 'seq', seq)
   keep_windows()
 end
