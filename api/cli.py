@@ -288,10 +288,7 @@ def _parser() -> _Parser:
         "forget whose reservations were that ended customer_retention_days ago",
     )  # fmt: skip
     _keys_parser(commands)
-    audit = _command(commands, "audit", "show who changed what, and who read personal data")
-    audit.add_argument("--since", metavar="TIME", type=moment, help="from this time, or day, on")
-    audit.add_argument("--until", metavar="TIME", type=moment, help="before this time")
-    audit.add_argument("--format", choices=("text", "jsonl"), default="text")
+    _add_audit(commands)
     watching = _command(commands, "top", "show what a running service does, on one screen")
     watching.add_argument("--url", help="its address; else that of the settings host and port")
     watching.add_argument(
@@ -324,6 +321,13 @@ def _add_export(commands: argparse._SubParsersAction[_Parser]) -> None:
 
 
     _add_pii(reservations)
+
+
+def _add_audit(commands: argparse._SubParsersAction[_Parser]) -> None:
+    audit = _command(commands, "audit", "show who changed what, and who read personal data")
+    audit.add_argument("--since", metavar="TIME", type=moment, help="from this time, or day, on")
+    audit.add_argument("--until", metavar="TIME", type=moment, help="before this time")
+    audit.add_argument("--format", choices=("text", "jsonl"), default="text")
 
 
 def _add_pii(parser: _Parser) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any, TypeVar
 
+from api.noted import note
 from api.servers import open_ledger
 from core.access import SCOPES
 from core.errors import StartRefused
@@ -62,6 +63,8 @@ def _create(settings: Settings, chosen: argparse.Namespace) -> None:
     async def make(table: KeyTable) -> bool:
         return await table.make(id, chosen.name, scopes, channels, chosen.rate, hash_of(secret))
 
+    wanted = {"name": chosen.name, "scopes": scopes, "channels": channels}
+    asyncio.run(note(settings, "create", f"key/{id}", wanted))
     if not _with(settings, make):
         raise StartRefused(f"there are {KEYS_MAX} keys that count; revoke one first")
     _tell(chosen.json, id, secret, f"This is shown once. {_WHERE}")
@@ -73,6 +76,7 @@ def _rotate(settings: Settings, chosen: argparse.Namespace) -> None:
     async def rotate(table: KeyTable) -> bool:
         return await table.rotate(chosen.id, hash_of(secret), chosen.overlap)
 
+    asyncio.run(note(settings, "rotate", f"key/{chosen.id}", {"overlap": chosen.overlap}))
     if not _with(settings, rotate):
         raise StartRefused(f"no key {chosen.id}, or it was revoked; see stockade keys list")
     until = f"for {chosen.overlap} s more" if chosen.overlap else "no more"
@@ -85,6 +89,8 @@ def _revoke(settings: Settings, chosen: argparse.Namespace) -> None:
 
     if not _with(settings, revoke):
         raise StartRefused(f"no key {chosen.id}; see stockade keys list")
+    # Noted behind it: who is to be shut out is shut out, also while nothing can be noted.
+    asyncio.run(note(settings, "revoke", f"key/{chosen.id}"))
     if chosen.json:
         print(json.dumps({"id": chosen.id, "revoked": True}))
     else:

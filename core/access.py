@@ -51,6 +51,15 @@ class Asks(Protocol):
 
 ASKS: ContextVar[Asks | None] = ContextVar("asks", default=None)  # None: nobody, a turn of ours
 
+def actor() -> str:
+    """Who asks, for the movements that come of it; empty for nobody, and where nobody need say."""
+    asks = ASKS.get()
+    if asks is None:
+        return ""
+    id = asks.caller.id
+    return "" if id == LOOPBACK.id else id
+
+
 class Operator:
     """Whoever types a command."""
 

@@ -140,6 +140,19 @@ class _Event:
         records = _lines(entry, "r")
         self.records = dict(zip(records[::2], records[1::2], strict=True))
         self.moved: dict[str, dict[str, int]] = {pool: {} for pool in self.rows}
+        self._take_actors()
+
+    def _take_actors(self) -> None:
+        """Who asked for all of it, and in which request; or who for which id."""
+        told = self.entry.fields.get("a", "- -")
+        self.actors: dict[str, str] = {}
+        self.actor = self.request = NULL
+        if told.startswith("\n"):
+            pairs = (line.split(" ") for line in told[1:].split("\n"))
+            self.actors = {id: _text(actor) for id, actor in pairs}
+        else:
+            actor, request = told.split(" ")
+            self.actor, self.request = _text(actor), _text(request)
 
     def write(self) -> None:
         self._write_movements()
@@ -177,14 +190,14 @@ class _Event:
                 moves.append(words)
         for words in moves:
             if verb in SAYS_VERB:
-                pool, source, target, units, note, reason, occurred = words[1:]
+                pool, source, target, units, note, reason, occurred, *by = words[1:]
                 told.add(note)
                 if len(note) == ID_LENGTH and note in self.records:
                     self._move(words[0], pool, source, target, units, note, notes)
                 else:
                     self._write_movement(
                         words[0], pool, source, target, units, _channel(source, target), NULL,
-                        _text(note), _text(reason), _time(occurred),
+                        _text(note), _text(reason), _time(occurred), *map(_text, by),
                     )  # fmt: skip
             elif verb == "drop":
                 pool, source, target, units, channel = words
@@ -231,8 +244,9 @@ class _Event:
 
     def _write_movement(
         self, verb: str, pool: str, source: str, target: str, units: str, channel: str, id: str,
-        reference: str, reason: str, occurred: str,
+        reference: str, reason: str, occurred: str, by: str = "",
     ) -> None:  # fmt: skip
+        by = by or self.actors.get(id, self.actor)
         moved, count = self.moved[pool], int(units)
         moved[source] = moved.get(source, 0) - count
         moved[target] = moved.get(target, 0) + count
@@ -240,7 +254,7 @@ class _Event:
         self.page.copied["movement"].append(
             f"{self._next()}\t{self.time}\t{occurred}\t{verb}\t{sku}\t{location}\t{source}\t"
             f"{target}\t{units}\t{self.rows[pool].version}\t{channel}\t{id}\t{reference}\t"
-            f"{reason}\n"
+            f"{reason}\t{by}\n"
         )
 
     # --- what is, after it -----------------------------------------------------------------------
@@ -324,7 +338,8 @@ class _Event:
             verb = GIVEN_BACK.get(state, "cancel")
         position = self._next()
         self.page.copied["reservation_version"].append(
-            f"{position}\t{self.time}\t{id}\t{version}\t{verb}\t{_escaped(record)}\n"
+            f"{position}\t{self.time}\t{id}\t{version}\t{verb}\t{_escaped(record)}\t"
+            f"{self.actors.get(id, self.actor)}\n"
         )
         known = self.page.changed.get(id)
         was = known.was if known is not None else int(version) - 1
@@ -366,9 +381,8 @@ class _Event:
             before, after = (_spec(kind, each) for each in (fields.get("b", ""), entry))
         else:
             return
-        actor, request = fields.get("a", "- -").split(" ")
         self.page.copied["audit"].append(
-            f"{self._next()}\t{self.time}\t{_text(actor)}\t{_text(request)}\t{verb}\t"
+            f"{self._next()}\t{self.time}\t{self.actor}\t{self.request}\t{verb}\t"
             f"{_escaped(target)}\t{_escaped(before) or NULL}\t{_escaped(after) or NULL}\n"
         )
 

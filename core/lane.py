@@ -69,8 +69,7 @@ class Lane:
         meters: Meters,
     ) -> None:
         """``trouble(kind)`` is called once when the lane needs help from outside: ``link`` (lost),
-        ``policy`` (out of date), ``epoch`` (another shard) or ``scripts`` (unknown to the server).
-        """
+        ``policy`` (out of date), ``epoch`` (another shard) or ``scripts`` (which it lost)."""
         self.durability = durability
         self.snapshot = Snapshot()
         self.clock = ServerClock()
@@ -86,8 +85,7 @@ class Lane:
         self.short_window_ms, self._long_ms = short_window_ms, long_window_ms
         self._short = self._long = ("0", "0")
         self._queue_limit, self._wait_ms = queue_limit, wait_ms
-        self._timeout_seconds = timeout_seconds
-        self._trouble = trouble
+        self._timeout_seconds, self._trouble = timeout_seconds, trouble
         self._loop = asyncio.get_running_loop()
         self._link: Link | None = None
         self._flights: deque[Flight] = deque()
@@ -132,8 +130,7 @@ class Lane:
     def head(
         self, estimate_ms: int | None, policy: int | None = None, who: bytes = b""
     ) -> list[Any]:
-        """The ten arguments that every script begins with. ``who`` asks, if the event is to say it.
-        """
+        """The ten arguments that every script begins with; ``who`` asks, for its event."""
         return [
             self.epoch, "" if estimate_ms is None else estimate_ms,
             "" if policy is None else policy, *self._short, self.short_window_ms, *self._long,

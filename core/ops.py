@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
+from core.access import actor
 from core.clock import monotonic_ms
 from core.customers import Cut, Entries, Excess, units_of
 from core.errors import KeyReused, StockadeError
@@ -166,6 +167,7 @@ class Waiting:
     since_ms: float  # monotonic; when it came in, 0 if nobody is told how long it waited
     entered_ms: float  # the same, 0 once it was counted how long it waited
     trace: Trace | None
+    actor: str  # who asks; empty for nobody
 
     def gone(self) -> bool:
         """True if nobody waits any more: the caller went away, or has its answer."""
@@ -184,8 +186,8 @@ class ReserveOp(Demand, Waiting):
     """A demand in the lane."""
 
     __slots__ = (
-        "alone", "conflicts", "content", "cut", "entered_ms", "index", "key", "key_round", "round",
-        "since_ms", "trace", "ttl_seconds", "turns", "waiter",
+        "actor", "alone", "conflicts", "content", "cut", "entered_ms", "index", "key", "key_round",
+        "round", "since_ms", "trace", "ttl_seconds", "turns", "waiter",
     )  # fmt: skip
 
     def __init__(
@@ -211,6 +213,7 @@ class ReserveOp(Demand, Waiting):
         self.since_ms = 0.0
         self.entered_ms = monotonic_ms()
         self.trace = TRACE.get()
+        self.actor = actor()
         self.round = 0  # pipelines sent when it was submitted
         self.key_round = -1  # pipeline that last found its key unused
         self.conflicts = 0
@@ -273,8 +276,8 @@ class SettleOp(Waiting):
     return the question whether they may be planned."""
 
     __slots__ = (
-        "argument", "bucket", "deadline_ms", "entered_ms", "id", "index", "key", "limit_ms",
-        "parts", "script", "since_ms", "trace", "turns", "verb", "waiter", "wanted",
+        "actor", "argument", "bucket", "deadline_ms", "entered_ms", "id", "index", "key",
+        "limit_ms", "parts", "script", "since_ms", "trace", "turns", "verb", "waiter", "wanted",
     )  # fmt: skip
 
     SCRIPTS: Final[dict[str, Script]] = {
@@ -302,6 +305,7 @@ class SettleOp(Waiting):
         self.since_ms = 0.0
         self.entered_ms = monotonic_ms()
         self.trace = TRACE.get()
+        self.actor = "" if verb == "expire" else actor()  # whoever met it did not ask for that
         self.key = key
         self.wanted = wanted
         self.parts = parts
@@ -318,8 +322,8 @@ class StockOp(Waiting):
     """One line of stock. Its key is the caller's, or one that the worker made."""
 
     __slots__ = (
-        "entered_ms", "index", "key", "line", "locations", "looks", "moves", "note", "round",
-        "since_ms", "trace", "turns", "verb", "waiter",
+        "actor", "entered_ms", "index", "key", "line", "locations", "looks", "moves", "note",
+        "round", "since_ms", "trace", "turns", "verb", "waiter",
     )  # fmt: skip
 
     def __init__(
@@ -340,6 +344,7 @@ class StockOp(Waiting):
         self.since_ms = 0.0
         self.entered_ms = monotonic_ms()
         self.trace = TRACE.get()
+        self.actor = actor()
         self.round = 0
         self.turns = 0  # conflicts
         self.looks = 0

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from msgspec import Struct
 from msgspec.structs import replace
 
+from core.access import actor
 from core.clock import monotonic_ms
 from core.customers import NOBODY, Entries, units_of
 from core.kernel._plan import COMMITTED, RESERVED
@@ -240,8 +241,8 @@ class ReturnOp(Waiting):
     """A return: shipped units of a record that came back."""
 
     __slots__ = (
-        "due_ms", "entered_ms", "id", "index", "key", "limits", "moves", "note", "old_record",
-        "parts", "record", "round", "since_ms", "trace", "turns", "waiter", "was",
+        "actor", "due_ms", "entered_ms", "id", "index", "key", "limits", "moves", "note",
+        "old_record", "parts", "record", "round", "since_ms", "trace", "turns", "waiter", "was",
     )  # fmt: skip
     verb: ClassVar[str] = "return"
     late: ClassVar[bool] = False
@@ -268,6 +269,7 @@ class ReturnOp(Waiting):
         self.since_ms = 0.0
         self.entered_ms = monotonic_ms()
         self.trace = TRACE.get()
+        self.actor = actor()
         self.round = 0
         self.turns = 0
         self.due_ms: int | None = None

@@ -9,7 +9,7 @@ from core.customers import Entries
 from core.kernel._plan import Stage
 from core.ops import Receipt, stands_for
 from core.replan_ops import AmendOp, ReplanOp, ReturnOp
-from core.steps import PlannedStep, evalsha, index_of, key_words
+from core.steps import PlannedStep, asked_by, evalsha, index_of, key_words
 from core.store import keys, scripts
 from core.store.link import Command
 
@@ -78,7 +78,8 @@ class ReplanStep(PlannedStep):
         for ids in due.values():
             args += (len(ids), *ids)
         args += self._entries.words(names)
-        return evalsha(self.script, names, lane.head(lane.now_ms, lane.policy_number), args)
+        head = lane.head(lane.now_ms, lane.policy_number, asked_by(self.ops))
+        return evalsha(self.script, names, head, args)
 
     def landed(self, lane: Lane, reply: list[Any]) -> None:
         outcome = reply[0]

@@ -28,6 +28,17 @@ def evalsha(
     return ("EVALSHA", script.sha, len(names), *names, *head, *args)
 
 
+def asked_by(ops: Sequence[Any]) -> bytes:
+    """Who asks, for the event: "actor -" if all of it was asked by one, who is known; by several,
+    an empty line and one for each id, "id actor"; of nobody's none."""
+    actors = {op.actor for op in ops}
+    if len(actors) == 1:
+        (one,) = actors
+        return b"%b -" % wording.encode_text(one) if one else b""
+    words = {each: wording.encode_text(each).decode() for each in actors}
+    return "".join([f"\n{op.id} {words[op.actor]}" for op in ops if op.actor]).encode()
+
+
 def index_of(names: list[bytes], known: dict[bytes, int], name: bytes) -> int:
     """Where a key stands in KEYS (from 1); appended at first use."""
     at = known.get(name)
@@ -163,7 +174,8 @@ class ReserveStep(PlannedStep):
         args += ended
         if counted is not None:
             args += counted.words(names)
-        return evalsha(self.script, names, lane.head(self._now_ms, lane.policy_number), args)
+        head = lane.head(self._now_ms, lane.policy_number, asked_by(self.ops))
+        return evalsha(self.script, names, head, args)
 
     def _moves(self) -> str:
         """The movements of what its record does not explain: facts, and what has left already."""
@@ -258,7 +270,7 @@ class SettleStep(Step):
                 args += (index_of(names, known, keys.customers_on(day)), day)
         # A deadline is judged only on a clock that this worker knows; the limit of an extension is
         # the policy's.
-        head = lane.head(now_ms, lane.policy_number if timed else None)
+        head = lane.head(now_ms, lane.policy_number if timed else None, asked_by(self.ops))
         return evalsha(self.script, names, head, args)
 
     def landed(self, lane: Lane, reply: list[Any]) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.kernel._plan import Stage
 from core.ops import StockOp, stands_for
-from core.steps import PlannedStep, evalsha
+from core.steps import PlannedStep, asked_by, evalsha
 from core.store import keys, scripts, wording
 from core.store.link import Command
 
@@ -28,8 +28,9 @@ class StockStep(PlannedStep):
     def command(self, lane: Lane) -> Command:
         stage = self.stage
         names = [keys.META, keys.POOLS, keys.SKUS, keys.EVENTS, *lane.long_window]
+        several = len({op.actor for op in self.ops}) > 1  # then each movement says who
         moves = "\n".join(
-            f"{op.verb} {pool.decode()} {source} {target} {units} {op.note}"
+            f"{op.verb} {pool.decode()} {source} {target} {units} {op.note}{_by(op, several)}"
             for op in self.ops
             for pool, source, target, units in op.moves
         )
@@ -39,7 +40,8 @@ class StockStep(PlannedStep):
             args += (name, lane.snapshot.skus[name].text, self._entry(lane, name))
         for op in self.ops:
             args += wording.pack_key(op.key, 200, op.pools[0])
-        return evalsha(self.script, names, lane.head(None, lane.policy_number), args)
+        asked = b"" if several else asked_by(self.ops)
+        return evalsha(self.script, names, lane.head(None, lane.policy_number, asked), args)
 
     def _entry(self, lane: Lane, name: str) -> bytes:
         """A SKU's entry with its new locations."""
@@ -72,3 +74,8 @@ class StockStep(PlannedStep):
                 lane.snapshot.see_sku(name, self._entry(lane, name), round, seen_at)
             for op in self.ops:
                 op.finish(None)
+
+
+def _by(op: StockOp, several: bool) -> str:
+    """The word of a movement that says who moved it."""
+    return f" {wording.encode_text(op.actor or None).decode()}" if several else ""

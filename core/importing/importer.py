@@ -24,6 +24,7 @@ from core.kernel._policy import Policy
 from core.kernel._pool import ChannelUnknown, RowCorrupt
 from core.lane import Lane
 from core.model import timestamp
+from core.noting import who
 from core.store import keys, scripts, wording
 from core.store.shard import Shard
 from core.store.wording import Imported
@@ -370,7 +371,7 @@ class _Work:
             lane.done_list, keys.bucket_at(now_ms),
         ]  # fmt: skip
         arguments = plan.arguments((table.digest, self._entry, after, *name), names)
-        head = lane.head(now_ms, self._batch.policy.number)
+        head = lane.head(now_ms, self._batch.policy.number, who())
         reply: list[Any] = await self._steady(
             self._shard.run, scripts.IMPORT, names, [*head, *arguments]
         )

@@ -26,13 +26,15 @@ _OF_POOLS = re.compile("pool$|balance")
 COLUMNS = {
     "movement": (
         "position", "time", "occurred_at", "verb", "sku", "location", "source", "target",
-        "quantity", "version", "channel", "reservation", "reference", "reason",
+        "quantity", "version", "channel", "reservation", "reference", "reason", "actor",
     ),
     "balance": (
         "position", "time", "sku", "location", "version", "row", "on_hand", "promised",
         "sellable", "deficit", "was_sellable", "was_deficit",
     ),
-    "reservation_version": ("position", "time", "reservation", "version", "verb", "record"),
+    "reservation_version": (
+        "position", "time", "reservation", "version", "verb", "record", "actor",
+    ),
     "reservation": (
         "id", "state", "version", "position", "channel", "customer", "reference", "record",
     ),

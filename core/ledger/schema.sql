@@ -74,6 +74,7 @@ CREATE TABLE reservation_version (
   version      integer NOT NULL CHECK (version > 0),
   verb         text NOT NULL,
   record       text NOT NULL,                        -- as the store had it
+  actor        text,
   PRIMARY KEY (reservation, version, time)
 ) PARTITION BY RANGE (time);
 COMMENT ON TABLE reservation_version IS 'Every version of every reservation';

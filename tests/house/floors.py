@@ -110,6 +110,7 @@ EDGES = {
     },
     "core.ops": {
         "core.customers": "what of it counts for a customer",
+        "core.access": "who asks",
         "core.tracing": "takes its request's trace along",
         "core.clock": "when it came in",
         "core.errors": "an op ends with a result or with an error",
@@ -174,6 +175,7 @@ EDGES = {
     },
     "core.replan_ops": {
         "core.customers": "what of it counts for a customer",
+        "core.access": "who asks",
         "core.tracing": "takes its request's trace along",
         "core.clock": "when it came in",
         "core.kernel": "what its units become",
@@ -331,6 +333,7 @@ EDGES = {
     },
     "core.importing": {
         "core.customers": "orders count for their customers",
+        "core.noting": "says who asks",
         "core.errors": "what may be wrong with a file",
         "core.kernel": "plans what rows of a file do to rows of the store",
         "core.lane": "key windows and the server's time are the lane's",
@@ -410,6 +413,7 @@ TYPES_ONLY = {
     ("core.stock_steps", "core.lane"): "a step is given the lane that it belongs to",
     ("api", "core.catalogue"): "core.service hands it out",
     ("api", "core.engine"): "core.service hands it out",
+    ("api", "core.noting"): "core.service hands it out",
     ("api", "core.ops"): "what core.engine hands out",
     ("api", "core.stock"): "core.service hands it out",
 }

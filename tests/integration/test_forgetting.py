@@ -73,14 +73,13 @@ async def leave(worker: Service, store: Store, ids: dict[str, str]) -> None:
 async def kept(ledger: Ledger, word: str) -> dict[str, int]:
     """Tables that have a word anywhere in a row, and in how many rows."""
     names = await ledger.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'stockade'")
-    found = {}
-    for (name,) in names:
-        rows = await ledger.fetch(
-            f"SELECT count(*) FROM stockade.{name} t WHERE strpos(t::text, $1) > 0", word
-        )
-        if rows[0][0]:
-            found[name] = rows[0][0]
-    return found
+    rows = " UNION ALL ".join(
+        f"SELECT '{name}' AS name, t::text AS row FROM stockade.{name} t" for (name,) in names
+    )
+    found = await ledger.fetch(
+        f"SELECT name, count(*) FROM ({rows}) r WHERE strpos(row, $1) > 0 GROUP BY name", word
+    )
+    return {row["name"]: row["count"] for row in found}
 
 
 async def amounts(ledger: Ledger) -> list[tuple[Any, ...]]:

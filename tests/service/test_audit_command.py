@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.listening import Shop
-from tests.processes import ROOT, Service
+from tests.processes import ROOT, Service, until
 
 COMMAND_SECONDS = 120.0
 
@@ -57,4 +57,37 @@ def test_what_was_done_is_told_by_whom(tmp_path: Path) -> None:
         assert f"{operator}  put  mode/protect" in text[2]
         assert shop.ask("GET", "/v1/audit?target=sku/tee")["items"] == items[1:2]
         assert run(data, "audit", "--since", "2099-01-01") == ""
+        check_keys(shop, data, operator)
         shop.caller.close()
+
+
+def check_keys(shop: Shop, data: Path, operator: str) -> None:
+    """What a key does bears its id; who may read that needs a scope of its own."""
+
+    def ask(key: str, method: str, path: str, body: str | None = None) -> tuple[int, Any]:
+        headers = {"authorization": f"Bearer {key}", "content-type": "application/json",
+                   "x-request-id": "req 7"}  # fmt: skip
+        shop.caller.request(method, path, body, headers)
+        answer = shop.caller.getresponse()
+        return answer.status, json.loads(answer.read())
+
+    def made(scope: str) -> tuple[str, str]:
+        key = run(data, "keys", "create", "--name", scope, "--scope", scope).strip()
+        return key, key.partition(".")[0]
+
+    (auditor, first), (editor, second) = made("audit"), made("quota:write")
+    until(lambda: ask(editor, "GET", "/v1/channels/web")[0] == 200, "the keys count")
+    assert ask(editor, "PUT", "/v1/channels/web", '{"borrow": false}')[0] == 200
+    assert ask(editor, "GET", "/v1/audit")[0] == 403
+    found: list[Any] = []
+
+    def there() -> bool:
+        found[:] = ask(auditor, "GET", f"/v1/audit?actor={second}")[1]["items"]
+        return bool(found)
+
+    until(there, "the ledger has it")
+    (change,) = found
+    assert (change["target"], change["request_id"]) == ("channel/web", "req 7")
+    assert (change["before"]["borrow"], change["after"]["borrow"]) == (True, False)
+    makers = ask(auditor, "GET", f"/v1/audit?target=key/{first}")[1]["items"]
+    assert [(each["actor"], each["verb"]) for each in makers] == [(operator, "create")]
