@@ -167,6 +167,13 @@ class App(Starlette):
             else:
                 await send_reply(call, reply, send)
 
+    def admits(self, call: Call) -> bool:
+        """True if a call would be let in now as it was: its key still counts, for the same."""
+        try:
+            return self._gate.caller(call.headers, self.opened.keyring) == call.caller
+        except StockadeError:
+            return False
+
     def may(self, request: Request, scope: str) -> bool:
         """True if who asks has this scope."""
         headers = Call(request.scope, self).headers

@@ -41,6 +41,7 @@ DROPPED_BYTES_MAX = 2**16  # of a body that nobody reads, for which a connection
 LINGER_BYTES_MAX = 2**26  # what is read and dropped of a refused body, so that its sender sees why
 LINGER_SECONDS_MAX = 5.0
 STALL_SECONDS_MAX = 60.0  # who takes nothing of a stream for so long makes room for another
+ADMITTED_SECONDS = 1.0  # between looks whether who takes a stream may still have it
 END_SECONDS_MAX = 1.0  # to say that a stream is over
 
 # What a proxy adds: behind one that is open to others, all seem to come from this machine.
@@ -317,7 +318,8 @@ async def send_and_linger(call: Call, reply: Reply, receive: Receive, send: Send
 async def send_stream(
     call: Call, stream: Stream, receive: Receive, send: Send, drained: asyncio.Event
 ) -> None:
-    """Answer ``call`` piece by piece, no faster than its caller takes them."""
+    """Answer ``call`` piece by piece, no faster than its caller takes them, for as long as its key
+    counts."""
 
     async def pump() -> None:
         async for piece in stream.pieces:
@@ -328,12 +330,17 @@ async def send_stream(
         while (await receive())["type"] != "http.disconnect":
             pass
 
+    async def shut_out() -> None:
+        while call.app.admits(call):  # noqa: ASYNC110 - of a key that others may revoke
+            await asyncio.sleep(ADMITTED_SECONDS)
+
     try:
         stream.headers += call.limits
         pass_through(call.headers, stream.headers)
         await send({"type": "http.response.start", "status": 200, "headers": stream.headers})
         if call.method != "HEAD":
-            works = [asyncio.create_task(each) for each in (pump(), left(), drained.wait())]
+            ends = (pump(), left(), shut_out(), drained.wait())
+            works = [asyncio.create_task(each) for each in ends]
             try:
                 await asyncio.wait(works, return_when=asyncio.FIRST_COMPLETED)
             finally:

@@ -40,7 +40,7 @@ DOCS = """\
 </head>
 <body>
 <rapi-doc spec-url="/openapi.json" load-fonts="false" render-style="read" theme="light"
- show-header="false" allow-authentication="false" allow-server-selection="false"
+ show-header="false" allow-authentication="true" allow-server-selection="false"
  schema-style="table" default-schema-tab="example">
 </rapi-doc>
 <noscript>This page needs JavaScript; the same is in <a href="/openapi.json">openapi.json</a>.\

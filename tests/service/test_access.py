@@ -12,6 +12,7 @@ import httpx2
 import pytest
 import redis.asyncio as redis
 
+from api import call
 from api.app import App
 from api.routes import PAGES, ROUTES
 from core.access import SCOPES
@@ -263,33 +264,42 @@ async def test_a_key_of_another_means_nothing(shop: Shop) -> None:
     assert len({each.json()["results"][0]["reservation"]["id"] for each in made}) == 2
 
 
-async def listen(shop: Shop, path: str, key: dict[str, str], count: int) -> list[dict[str, Any]]:
-    """The first events of a stream, from the beginning of the ledger on."""
-    head = {name.lower().encode(): value.encode() for name, value in key.items()}
-    place, _, query = path.partition("?")
-    scope = {
-        "type": "http", "method": "GET", "path": place, "raw_path": place.encode(),
-        "query_string": query.encode(), "headers": [*head.items(), (b"last-event-id", b"0")],
-    }  # fmt: skip
-    gone = asyncio.Event()
-    text = bytearray()
+class Listening:
+    """Who listens to events from the beginning of the ledger on, until it has heard ``count``."""
 
-    async def receive() -> dict[str, Any]:
-        await gone.wait()
+    def __init__(self, shop: Shop, path: str, key: dict[str, str], count: int) -> None:
+        self.began = asyncio.Event()
+        self._text = bytearray()
+        self._count = count
+        self._gone = asyncio.Event()
+        place, _, query = path.partition("?")
+        head = [(name.lower().encode(), value.encode()) for name, value in key.items()]
+        scope = {
+            "type": "http", "method": "GET", "path": place, "raw_path": place.encode(),
+            "query_string": query.encode(), "headers": [*head, (b"last-event-id", b"0")],
+        }  # fmt: skip
+        self.task = asyncio.create_task(shop.app(scope, self._receive, self._send))
+
+    async def _receive(self) -> dict[str, Any]:
+        await self._gone.wait()
         return {"type": "http.disconnect"}
 
-    def heard() -> list[dict[str, Any]]:
-        lines = text.decode().split("\n")
+    async def _send(self, message: Any) -> None:
+        self._text.extend(message.get("body", b""))
+        if self._text:
+            self.began.set()
+        if len(self.heard()) >= self._count:
+            self._gone.set()
+
+    def heard(self) -> list[dict[str, Any]]:
+        lines = self._text.decode().split("\n")
         return [json.loads(line[6:]) for line in lines if line.startswith("data: ")]
 
-    async def send(message: Any) -> None:
-        text.extend(message.get("body", b""))
-        if len(heard()) >= count:
-            gone.set()
-
-    async with asyncio.timeout(30):
-        await shop.app(scope, receive, send)
-    return heard()
+    async def all(self) -> list[dict[str, Any]]:
+        """All that was heard when it ended."""
+        async with asyncio.timeout(30):
+            await self.task
+        return self.heard()
 
 
 async def test_events_of_other_channels_are_not_heard(shop: Shop) -> None:
@@ -299,12 +309,14 @@ async def test_events_of_other_channels_are_not_heard(shop: Shop) -> None:
         assert (await shop.ask("POST", "/v1/reservations", selling, body)).status_code == 201
     await shop.catch_up()
     web = await shop.key("reserve", channels=["web"])
-    heard = await listen(shop, "/v1/events", web, 3)
+    heard = await Listening(shop, "/v1/events", web, 3).all()
     types = {each["type"] for each in heard}
     assert types == {"stock.back", "reservation.reserved", "stock.sold_out"}
     assert "store" not in json.dumps(heard)
     everything = await shop.key("stock:read")
-    types = {each["type"] for each in await listen(shop, "/v1/events", everything, 8)}
+    types = {
+        each["type"] for each in await Listening(shop, "/v1/events", everything, 8).all()
+    }
     assert "stock.received" in types
     answer = await shop.ask("GET", "/v1/events?type=stock.received", web)
     assert_problem(answer, 403, "forbidden")
@@ -364,3 +376,18 @@ async def test_a_key_that_was_revoked_or_rotated(shop: Shop) -> None:
     assert await seen() == [401, 401]
     assert (await shop.client.get("/metrics")).status_code == 401
     assert not await shop.table.rotate(id, hash_of(secret), 0)
+
+
+async def test_a_stream_ends_with_its_key(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(call, "ADMITTED_SECONDS", 0.01)
+    one, other = await shop.key("stock:read"), await shop.key("stock:read")
+    streams = [Listening(shop, "/v1/events?type=deficit.opened", key, 1) for key in (one, other)]
+    for each in streams:
+        await each.began.wait()
+    id = one["Authorization"].removeprefix("Bearer ").partition(".")[0]
+    assert await shop.table.revoke(id)
+    await shop.app.opened.keyring.read()
+    assert await streams[0].all() == []
+    assert not streams[1].task.done()
+    shop.app.drain()
+    assert await streams[1].all() == []
