@@ -88,6 +88,7 @@ class Keyring:
         self._found: list[LiveKey] | None = None
         self._copied: list[LiveKey] | None = None
         self._copied_at_ms = float("-inf")
+        self._uncopied = False  # and that was told
         self.needed = table is not None
         self._keys: dict[str, _Known] = {}
         self._read_at_ms: float | None = None
@@ -179,8 +180,11 @@ class Keyring:
             try:
                 await self._shard.copy_api_keys(msgspec.json.encode(_Copy(_now_ms(), bare)))
             except StockUnavailable as error:
-                log.warning("no copy of the API keys: %s", error)
+                if not self._uncopied:
+                    log.warning("no copy of the API keys: %s", error)
+                self._uncopied = True
                 return
+            self._uncopied = False
         self._copied, self._copied_at_ms = bare, now
 
     def _take(self, found: list[LiveKey] | None) -> None:
