@@ -16,6 +16,7 @@
     stockroom         restocks and counts meanwhile
     generator         a process that asks: its share of the crowd
     fleet             several of them as one
+    limit             the search for the highest rate
     pools             what each pool must hold, by the book
     records           what the ledger has, against store and book
     checks            what an audit found

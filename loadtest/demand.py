@@ -72,8 +72,8 @@ def _wanted(settings: Settings) -> float:
     return settings.buyers * lines * units
 
 
-def baskets(settings: Settings, run: str) -> Iterator[Basket]:
-    """All of the crowd, in the order in which it comes."""
+def baskets(settings: Settings, run: str, first: int = 0) -> Iterator[Basket]:
+    """All of the crowd, in the order in which it comes; numbers count from ``first``."""
     rng = random.Random(f"demand {settings.seed}")
     names = [channel(one.name) for one in settings.channels]
     weights = list(accumulate(one.weight for one in settings.channels))
@@ -81,7 +81,7 @@ def baskets(settings: Settings, run: str) -> Iterator[Basket]:
     place, skus = location(run), [sku(run, number) for number in range(settings.skus)]
     lines_max = min(settings.lines_max, settings.skus)
     arrivals = times(settings.buyers, settings.seconds, SHAPES[settings.shape], rng)
-    for number, time_s in enumerate(arrivals):
+    for number, time_s in enumerate(arrivals, first):
         [seller] = rng.choices(names, cum_weights=weights)
         count = rng.randint(1, lines_max) if lines_max > 1 else 1
         chosen = dict.fromkeys(rng.choices(skus, cum_weights=shares, k=count))

@@ -40,7 +40,9 @@ CANNOT_GO_ON = (NotAnOrderLog, Refused, Unanswered)
 class Task(msgspec.Struct):
     """What one of ``parts`` processes has to do: every basket whose number is ``part`` modulo it.
 
-    ``log`` and ``first_s``: of a replay alone. ``plenty``: nothing may be refused.
+    ``log`` and ``first_s``: of a replay alone. ``plenty``: nothing may be refused. ``first``: the
+    number of the first basket. ``zero_ns``: second 0, if that was before the start; ``warm_s``: how
+    long after the start latencies do not count.
     """
 
     url: str
@@ -54,6 +56,9 @@ class Task(msgspec.Struct):
     log: str | None = None
     first_s: float = 0.0
     plenty: bool = False
+    first: int = 0
+    zero_ns: int = 0
+    warm_s: float = 0.0
 
 
 class Start(msgspec.Struct):
@@ -120,7 +125,8 @@ async def _do(task: Task, inbox: asyncio.StreamReader) -> Done:
         crowd = Crowd(client, book, settings, task.run, task.plenty)
         _tell(Ready())
         start: Start = await received(inbox, Start)
-        client.meter.began_ns = start.began_ns
+        client.meter.began_ns = task.zero_ns or start.began_ns
+        client.meter.counted_ns = start.began_ns + round(task.warm_s * 1e9)
         telling = asyncio.create_task(_keep_telling(client.meter, crowd))
         try:
             await _come(crowd, task, start.began_ns)
@@ -133,7 +139,7 @@ async def _come(crowd: Crowd, task: Task, began_ns: int) -> None:
     """Its share of the crowd: at times of its own, where baskets have them; else one by one."""
     settings = task.settings
     if task.log is None:
-        baskets = demand.baskets(settings, task.run)
+        baskets = demand.baskets(settings, task.run, task.first)
     else:
         baskets = read(Path(task.log), Dirt(), settings.limit or None)
     mine = journeys(islice(baskets, task.part, None, task.parts), settings)

@@ -81,10 +81,14 @@ class Measured(msgspec.Struct):
 
 
 class Meter:
-    """Counts as it happens; ``began_ns`` is second 0 of the run."""
+    """Counts as it happens; ``began_ns`` is second 0 of the run.
+
+    What was due before ``counted_ns`` is not in the latencies of its operation.
+    """
 
     def __init__(self, began_ns: int | None = None) -> None:
         self.began_ns = time.monotonic_ns() if began_ns is None else began_ns
+        self.counted_ns = 0
         self.measured = Measured()
         self._busy_s = time.process_time()
 
@@ -109,7 +113,8 @@ class Meter:
         histogram = operations.get(verb)
         if histogram is None:
             histogram = operations[verb] = Histogram()
-        histogram.record(taken_us)
+        if since_ns >= self.counted_ns:
+            histogram.record(taken_us)
         second = self._second(now_ns)
         second.answered += 1
         second.latency_us.record(taken_us)

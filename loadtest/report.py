@@ -18,6 +18,7 @@ import orjson
 from loadtest.checks import Audit
 from loadtest.document import Document
 from loadtest.histogram import Histogram
+from loadtest.limit import Step
 from loadtest.measure import CURVE, Measured, Second
 from loadtest.page import render
 from loadtest.settings import Settings
@@ -60,6 +61,8 @@ class Run:
     processes: int = 1
     restocked: int = 0
     counted: int = 0
+    steps: list[Step] = field(default_factory=list)
+    knee: float = 0.0
     log: Path | None = None
     plan: Survey | None = None
 
@@ -106,6 +109,8 @@ def document(run: Run) -> dict[str, Any]:
         "versions": {"stockade": run.service_version, "python": platform.python_version()},
         "machine": machine(),
     }
+    if run.steps:
+        found["find_limit"] = {"steps": [asdict(step) for step in run.steps], "knee": run.knee}
     if run.plan is not None and run.log is not None:
         found["log"] = _log(run.plan, run.log)
     return found
@@ -133,6 +138,9 @@ def generator(run: Run) -> dict[str, Any]:
     """Whether the harness itself was what held the run up."""
     late_ms = run.measured.late_us.quantile(0.99) / 1000
     busy = run.measured.busy_s / max(run.tally.elapsed_s, 1e-9) / run.processes
+    if run.steps:  # what counts is why the search went no higher
+        failed = [step for step in run.steps if not step.passed]
+        late_ms = min(failed, key=lambda step: step.rate).late_p99_ms if failed else 0.0
     notes = []
     if run.settings.is_open and late_ms > LATE_MS:
         notes.append(f"it was {late_ms:.1f} ms late at the 99th percentile")
@@ -141,8 +149,9 @@ def generator(run: Run) -> dict[str, Any]:
     note = ""
     if notes:
         note = (
-            f"the harness itself was the bottleneck: {' and '.join(notes)}; latencies are too "
-            "long: set more processes, where there are cores for them, or come more slowly"
+            f"the harness itself was the bottleneck: {' and '.join(notes)}; "
+            f"{'the knee may be its own' if run.steps else 'latencies are too long'}: set more "
+            "processes, where there are cores for them, or come more slowly"
         )
     return {
         "processes": run.processes,
@@ -186,6 +195,13 @@ def summary(run: Run) -> str:
         lines.append(f"{name:12} {row['count']:>9,} {row['rate_per_second']:>8,.0f} {times}")
     if grown := [look.memory_mib for look in run.looks if look.memory_mib is not None]:
         lines.append(f"memory    {grown[0]:,.0f} MiB at first, {grown[-1]:,.0f} MiB at last")
+    lines += [
+        f"step      {step.rate:>8,.0f}/s: answered {step.achieved:,.0f}/s, reserve p99 "
+        f"{step.p99_ms:,.1f} ms, errors {step.errors:,}{'' if step.passed else ': did not pass'}"
+        for step in run.steps
+    ]
+    if run.steps:
+        lines.append(f"knee      {run.knee:,.0f} requests a second")
     if asked["note"]:
         lines.append(f"WARNING   {asked['note']}")
     lines.append(

@@ -7,20 +7,20 @@ import random
 import secrets
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import (
     AbstractAsyncContextManager,
     asynccontextmanager,
-    contextmanager,
     nullcontext,
     suppress,
 )
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 
 import orjson
+from msgspec.structs import replace
 
 from loadtest import demand
 from loadtest.audit import audit
@@ -28,8 +28,9 @@ from loadtest.book import Book
 from loadtest.client import Call, Client
 from loadtest.fleet import Fleet
 from loadtest.generator import Task
+from loadtest.limit import WARM_S, Step, judged, search
 from loadtest.live import Live, Snapshot
-from loadtest.measure import Meter
+from loadtest.measure import Measured, Meter
 from loadtest.orders import NotAnOrderLog
 from loadtest.pools import read_pools
 from loadtest.report import Look, Run
@@ -38,6 +39,7 @@ from loadtest.settings import Settings
 from loadtest.sight import snapshot
 from loadtest.stocking import Supply, Survey, must_be_empty, stock_up, survey
 from loadtest.stockroom import Stockroom, working
+from loadtest.tally import Tally
 from loadtest.transport import reach
 
 LOOKERS = 16  # connections of who sets up, looks on and audits
@@ -59,9 +61,7 @@ async def run(scenario: str, settings: Settings, target: Target, log: Path | Non
     plan = None if log is None else _survey(log, settings)
     supply = demand.supply(settings, id) if plan is None else plan.supply(settings.stock)
     async with (
-        nullcontext(Running(target.url))
-        if target.url
-        else own_service(settings.workers) as service,
+        _running(target, settings) as service,
         _client(service.url, target.key, LOOKERS) as outside,
     ):
         version = await _version(outside)
@@ -80,16 +80,16 @@ async def run(scenario: str, settings: Settings, target: Target, log: Path | Non
             parts=settings.processes,
             shares=book.shares,
             rules=book.rules,
+            log=None if log is None else str(log),
+            first_s=0.0 if plan is None else plan.first_s,
+            plenty=plan is not None and _plenty(settings, supply),
+            warm_s=WARM_S if settings.searches else 0.0,
         )
-        if plan is not None:
-            task.log, task.first_s = str(log), plan.first_s
-            task.plenty = _plenty(settings, supply)
-        fleet = Fleet(task, book)
         stockroom = Stockroom(outside, book, settings, id)
-        baskets = settings.buyers if plan is None else plan.baskets
-        async with _watching(outside, book, service) as looks, working(stockroom):
-            with _shown(scenario, fleet, baskets, looks):
-                await fleet.run()
+        with Live(scenario) as live:
+            async with _watching(outside, book, service) as looks, working(stockroom):
+                crowd = _Crowd(task, book, looks, live, plan.baskets if plan else settings.buyers)
+                await crowd.all()
         audited = await audit(
             outside, book, LOOKERS, random.Random(settings.seed), settings.ledger_seconds
         )
@@ -100,35 +100,84 @@ async def run(scenario: str, settings: Settings, target: Target, log: Path | Non
         started_at=started_at,
         setup_s=setup_s,
         settings=settings,
-        tally=fleet.tally,
-        measured=fleet.measured,
+        tally=crowd.tally,
+        measured=crowd.measured,
         audit=audited,
         looks=looks,
         processes=settings.processes,
         restocked=stockroom.restocked,
         counted=stockroom.counted,
+        steps=crowd.steps,
+        knee=crowd.knee,
         log=log,
         plan=plan,
     )
 
 
+@dataclass(slots=True)
+class _Crowd:
+    """All fleets of a run: one, or one for each step of a search."""
+
+    task: Task
+    book: Book
+    looks: list[Look]
+    live: Live
+    baskets: int
+    measured: Measured = field(default_factory=Measured)
+    tally: Tally = field(default_factory=Tally)
+    steps: list[Step] = field(default_factory=list)
+    knee: float = 0.0
+
+    async def all(self) -> None:
+        """One, or as many as a search takes."""
+        settings = self.task.settings
+        if settings.searches:
+            self.steps, self.knee = await search(settings.rate, self.step)
+        else:
+            await self.come(settings)
+
+    async def come(self, settings: Settings) -> Fleet:
+        """Let one come to its end."""
+        fleet = Fleet(replace(self.task, settings=settings), self.book)
+
+        def look() -> Snapshot:
+            last = self.looks[-1] if self.looks else None
+            since_ns = self.task.zero_ns or fleet.began_ns
+            return snapshot(
+                fleet.measured,
+                max(0.0, (time.monotonic_ns() - since_ns) / 1e9),
+                fleet.baskets / max(1, settings.buyers or self.baskets),
+                None if last is None else (last.on_hand, last.available),
+            )
+
+        fleet.see = lambda _: self.live.show(look)
+        await fleet.run()
+        elapsed_s = self.tally.elapsed_s + fleet.tally.elapsed_s
+        self.measured.merge(fleet.measured)
+        self.tally.merge(fleet.tally)
+        self.tally.elapsed_s = elapsed_s
+        self.task.zero_ns = self.task.zero_ns or fleet.began_ns
+        return fleet
+
+    async def step(self, baskets: float) -> Step:
+        """One step of a search: so many baskets a second, that were not there before."""
+        settings = self.task.settings
+        count = max(1, round(baskets * settings.step_seconds))
+        fleet = await self.come(
+            replace(
+                settings,
+                buyers=count,
+                seconds=settings.step_seconds,
+                seed=settings.seed + self.task.first,
+            )
+        )
+        self.task.first += count
+        return judged(fleet, settings)
+
+
 def _running(target: Target, settings: Settings) -> AbstractAsyncContextManager[Running]:
     """The service that is named, or one of the harness's own."""
     return nullcontext(Running(target.url)) if target.url else own_service(settings.workers)
-
-
-@contextmanager
-def _shown(scenario: str, fleet: Fleet, baskets: int, looks: list[Look]) -> Iterator[None]:
-    """The run at the terminal, whenever its processes tell what they saw."""
-
-    def look() -> Snapshot:
-        stock = (looks[-1].on_hand, looks[-1].available) if looks else None
-        elapsed_s = max(0.0, (time.monotonic_ns() - fleet.began_ns) / 1e9)
-        return snapshot(fleet.measured, elapsed_s, fleet.baskets / max(baskets, 1), stock)
-
-    with Live(scenario) as live:
-        fleet.see = lambda _: live.show(look)
-        yield
 
 
 def _survey(log: Path, settings: Settings) -> Survey:

@@ -52,6 +52,10 @@ class Settings(msgspec.Struct, frozen=True):
     concurrency: int = 64
     stock: Decimal = Decimal(1)
     limit: int = 0
+    # A search for the limit.
+    p99_ms: float = 0.0
+    errors_max: float = 0.0
+    step_seconds: float = 5.0
     # Who comes when, and what there is.
     buyers: int = 0
     rate: float = 0.0
@@ -94,16 +98,28 @@ class Settings(msgspec.Struct, frozen=True):
     @property
     def is_open(self) -> bool:
         """Whether baskets come at times of their own, or each when one before is done."""
-        return bool(self.buyers) or self.speed is not None
+        return bool(self.buyers or self.searches) or self.speed is not None
+
+    @property
+    def searches(self) -> bool:
+        """Whether the limit is wanted, not one run."""
+        return self.p99_ms > 0
+
+    @property
+    def crowded(self) -> bool:
+        """Whether there is a crowd of its own, not an order log."""
+        return bool(self.buyers) or self.searches
 
     def check(self, has_log: bool) -> None:
         """Raises WrongSetting when there is nobody to come, or a log for nobody."""
-        if has_log and self.buyers:
+        if has_log and self.crowded:
             raise WrongSetting("a scenario with buyers of its own takes no order log")
-        if not has_log and not self.buyers:
+        if not has_log and not self.crowded:
             raise WrongSetting("expected an order log to replay, or a scenario that sets buyers")
-        if self.buyers and not (self.channels and self.seconds):
+        if self.crowded and not self.channels:
             raise WrongSetting("a scenario with buyers needs at least one [[channel]]")
+        if self.searches and not (self.rate and self.step_seconds > 1):
+            raise WrongSetting("a search needs a rate to begin with and step_seconds above 1")
 
     def as_dict(self) -> dict[str, Any]:
         """As written into the report."""
@@ -226,6 +242,9 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "concurrency": _whole(1, 4096),
     "stock": _decimal("0", "1000"),
     "limit": _whole(0, 2**31),
+    "p99_ms": _number(0, 600_000),
+    "errors_max": _SHARE,
+    "step_seconds": _SECONDS,
     "buyers": _whole(0, 2**31),
     "rate": _number(0, 1_000_000),
     "seconds": _SECONDS,

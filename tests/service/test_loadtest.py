@@ -82,8 +82,22 @@ async def test_a_promotion_keeps_quotas_while_more_arrives_and_is_counted(tmp_pa
     assert "<html" in (tmp_path / "report.html").read_text()
 
 
+async def test_a_search_within_a_bound_that_nothing_keeps_finds_no_knee(tmp_path: Path) -> None:
+    """Two steps are enough to see that the second comes with baskets that are new."""
+    code, output, found = await loadtest(
+        tmp_path, "find-limit", "rate=3 step_seconds=1.5 p99_ms=0.001 skus=3"
+    )
+    assert code == 0, output
+    steps = found["find_limit"]["steps"]
+    assert [step["passed"] for step in steps] == [False, False]
+    assert steps[0]["rate"] > steps[1]["rate"] > 0
+    assert found["find_limit"]["knee"] == 0
+    assert found["totals"]["granted"] == 4 + 2  # of 3 and of 1.5 a second
+    assert "knee      0 requests a second" in output
+
+
 async def test_a_scenario_that_is_none_says_so_in_one_line(tmp_path: Path) -> None:
     code, output, found = await loadtest(tmp_path, "flash-sail")
     assert (code, found) == (2, None)
-    assert output.startswith("flash-sail: expected one of flash-sale, marketplace, ")
+    assert output.startswith("flash-sail: expected one of find-limit, flash-sale, ")
     assert output.count("\n") == 1

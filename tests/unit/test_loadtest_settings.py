@@ -69,5 +69,7 @@ def test_a_crowd_needs_somebody_to_come_and_somewhere_to_go(tmp_path: Path) -> N
         scenario(str(path)).check(has_log=False)
     with pytest.raises(WrongSetting, match="expected an order log"):
         scenario("replay").check(has_log=False)
+    with pytest.raises(WrongSetting, match="needs a rate to begin with"):
+        scenario("find-limit", ["rate=0"]).check(has_log=False)
     with pytest.raises(WrongSetting, match="takes no order log"):
         scenario("flash-sale").check(has_log=True)
