@@ -17,6 +17,9 @@ from core.service import Service
 from core.store.link import Link, Replies
 
 SKUS = 1_000
+TURNS_MAX = 100
+# The clock's: on a very busy machine a pipeline is sent too late, and the lane makes it anew.
+EXPECTED = {b"applied", b"clock"}
 
 
 class World:
@@ -145,12 +148,12 @@ class Scripts:
             await asyncio.sleep(0)
 
         run(ask())
-        while lane.waiting() or not self._link.held:  # behind a look of the worker's own
-            if lane.closed is not None:
-                raise lane.closed
-            self.send()
-            self.land()
-            run(asyncio.sleep(0))
+        for _ in range(TURNS_MAX):
+            if self._link.held and lane.waiting() == len(lane.queues.reads):
+                return  # a read goes on waiting until its look has landed
+            self.send()  # a look of the worker's own, which the ops wait behind
+            run(self._tell())
+        raise RuntimeError(f"the lane makes no pipeline of it: {lane.closed or 'all was answered'}")
 
     def send(self) -> None:
         """What is measured: one write, the scripts, their replies."""
@@ -158,19 +161,21 @@ class Scripts:
 
     def land(self) -> None:
         """Everything that was sent, back to the lane; and whatever it asks thereupon."""
-
-        async def tell() -> None:
-            sent, self._link.held = self._link.held, []
-            replies, self._replies = self._replies, []
-            for (_, _, done), told in zip(sent, replies, strict=True):
-                assert {outcome(each) for each in told} <= {b"applied", b"ok"}, told
-                done(told)
-            await asyncio.sleep(0)
-
-        while self._replies:
-            self.world.runner.run(tell())
-            if self._link.held:
+        while self._replies or self._link.held:
+            if not self._replies:
                 self.send()
+            self.world.runner.run(self._tell())
+
+    async def _tell(self) -> None:
+        """What was sent, back to the lane, which may hand over the next pipeline thereupon."""
+        sent, self._link.held = self._link.held, []
+        replies, self._replies = self._replies, []
+        for (_, _, done), told in zip(sent, replies, strict=True):
+            found = {outcome(each) for each in told}
+            if not found <= EXPECTED:
+                raise RuntimeError(f"the store answered {found}")
+            done(told)
+        await asyncio.sleep(0)
 
     def close(self) -> None:
         self.send()
