@@ -106,8 +106,8 @@ class Book(msgspec.Struct):
     rest of a receipt is for all. ``rules``: channel → what else was set for it. ``received``: all
     pools of the run, with what each had at the start; ``arrived``: what came later, ``lost``: what
     a count did not find. ``returned``: pool → disposition → units. ``unheard``: references under
-    which there may be a reservation that nobody heard of, which expires. ``closed``: what the
-    ``folded`` reservations come to that are no longer known one by one.
+    which there may be a reservation that nobody heard of, until ``unheard_over_s``. ``closed``:
+    what the ``folded`` reservations come to that are no longer known one by one.
     """
 
     shares: dict[str, dict[str, int]]
@@ -120,6 +120,7 @@ class Book(msgspec.Struct):
     closed: dict[PoolKey, Sums] = {}
     folded: int = 0
     unheard: set[str] = set()
+    unheard_over_s: float = 0.0
     keys_repeated: int = 0
     keys: Differences = msgspec.field(default_factory=Differences)
     surprises: Differences = msgspec.field(default_factory=Differences)
@@ -134,6 +135,7 @@ class Book(msgspec.Struct):
         _add(self.closed, other.closed)
         self.folded += other.folded
         self.unheard |= other.unheard
+        self.unheard_over_s = max(self.unheard_over_s, other.unheard_over_s)
         self.keys_repeated += other.keys_repeated
         self.keys.merge(other.keys)
         self.surprises.merge(other.surprises)
@@ -240,7 +242,8 @@ class Book(msgspec.Struct):
 
     def last_deadline_s(self) -> float:
         """When the last of what is still unpaid has expired; 0 if nothing will."""
-        return max((held.over_s for held in self._unpaid() if held.over_s is not None), default=0)
+        known = [held.over_s for held in self._unpaid() if held.over_s is not None]
+        return max(self.unheard_over_s, *known, 0.0)
 
     def deadlines_passed(self) -> None:
         """All that has a deadline and was not paid has reached it."""

@@ -235,8 +235,9 @@ class Crowd:
         # Where one of two was refused, or not answered, the other one says what is.
         answers.sort(key=lambda answer: answer.status)
         id = self._settle(asked, answers[0], sent_s)
-        if journey.hasty and not id:
+        if journey.hasty and not id and asked.ttl_s is not None:
             self._book.unheard.add(asked.reference)
+            self._book.unheard_over_s = time.monotonic() + asked.ttl_s
         for other in answers[1:]:
             self._same(asked, answers[0], other)
         # A refusal is not kept under its key: asked again, it may be granted.

@@ -16,7 +16,7 @@ import msgspec
 
 from loadtest.book import Book, PoolKey, differences
 from loadtest.checks import About, Audit
-from loadtest.client import Call, Client, Pool, Reservation
+from loadtest.client import Call, Client, Pool, Refused, Reservation
 from loadtest.live import Progress
 from loadtest.pools import accounts_of
 
@@ -59,7 +59,7 @@ class _Store(msgspec.Struct):
 
 
 class _Ready(msgspec.Struct):
-    store: _Store
+    store: _Store | None = None  # told to who may operate
 
 
 async def hold(
@@ -80,17 +80,19 @@ async def hold(
 async def _caught_up(client: Client, within_s: float) -> str:
     """Wait until the ledger has all that the store did; why it does not, if it does not."""
     ready = await client.must(Call("read", "GET", "/readyz"), 200)
-    seq, until_s = ready.decode(_Ready).store.seq, time.monotonic() + within_s
+    store, until_s = ready.decode(_Ready).store, time.monotonic() + within_s
+    if store is None:
+        raise Refused("/readyz tells nothing of the store: the key needs the scope operate, too")
     while True:
         answer = await client.call(Call("read", "GET", "/v1/movements?limit=1"))
         if answer.status != 200:
             problem = answer.problem()
             return f"the ledger cannot be read: {answer.status} {problem.code} {problem.detail}"
         has = answer.decode(Page[Movement]).as_of_seq
-        if has >= seq:
+        if has >= store.seq:
             return ""
         if time.monotonic() > until_s:
-            return f"the ledger has events up to {has} of {seq} {within_s:g} s after the run"
+            return f"the ledger has events up to {has} of {store.seq} {within_s:g} s after the run"
         await asyncio.sleep(POLL_S)
 
 

@@ -250,9 +250,12 @@ def test_books_of_several_processes_become_one() -> None:
     grant(one, "r1", own=1, borrowed=0)
     grant(other, "r2", own=1, borrowed=0)
     other.surprises.add("planted")
+    other.unheard.add("b7")
+    other.unheard_over_s = 7.0
     one.merge(msgspec.msgpack.decode(msgspec.msgpack.encode(other), type=Book, dec_hook=counter))
     assert one.reservations.keys() == {"r1", "r2"}
     assert one.surprises.listed == ["planted"]
+    assert (one.unheard, one.last_deadline_s()) == ({"b7"}, 7)
     assert one.keys.count == 0
     one.merge(other)
     assert "two baskets were given this id" in one.keys.listed[0]
