@@ -294,16 +294,19 @@ class Catalogue:
         raise Overloaded("This SKU's pools keep changing; try again")
 
     async def _set_sku(
-        self, name: str, spec: SkuSpec, old: bytes, key: Key | None
+        self, name: str, spec: SkuSpec, old: bytes, key: Key | None, anew: bool = False
     ) -> Put[SkuView] | None:
-        """A SKU's policy, if that is still ``old``; None if it is to be tried again."""
+        """A SKU's policy, if that is still ``old``; None if it is to be tried again. ``anew``: what
+        customers have of it is counted from the beginning."""
         policy = self._lane.snapshot.policy  # if it is out of date the script says so
         assert policy is not None
         number, locations, before = wording.parse_sku(old) if old else (0, (), SkuEntry())
         known = {*policy.specs, *before.channels}  # of a channel that was deleted it may stay
         counting, past = 0, ""
         if old:
-            counting = await self._counting.begins(name, before.counting, spec.customer_limit)
+            counting = await self._counting.begins(
+                name, 0 if anew else before.counting, spec.customer_limit
+            )
             past = "" if counting else PAST
         if spec.customer_limit is not None and not counting:
             counting = number + 1
@@ -345,11 +348,18 @@ class Catalogue:
 
     async def _finish_past(self, name: str) -> None:
         """What an earlier request could not finish: the past of a SKU that got a limit."""
+        if (await self._shard.limit_of(name)).endswith(PAST):
+            await self.recount(name)
+
+    async def recount(self, name: str) -> None:
+        """Counting of what customers have of a SKU begins anew. Raises LedgerUnavailable."""
         for _ in range(TRIES_MAX):
-            if not (await self._shard.limit_of(name)).endswith(PAST):
+            old = (await self._shard.skus([name]))[0]
+            spec = wording.parse_sku(old)[2] if old is not None else None
+            if old is None or spec is None or spec.customer_limit is None:
                 return
-            old = (await self._shard.skus([name]))[0] or b""
-            await self._set_sku(name, wording.parse_sku(old)[2], old, None)
+            if await self._set_sku(name, spec, old, None, anew=True) is not None:
+                return
         raise Overloaded("Others keep changing this SKU; try again")
 
     async def sku(self, name: str) -> SkuView:

@@ -139,7 +139,9 @@ class Service:
         """Mends what reconciling found. Raises LedgerUnavailable where there is no ledger."""
         if self.files is None:
             raise LedgerUnavailable("there is no ledger")
-        return Repairer(self.lane, self._shard, self.stock, survey, self.files)
+        return Repairer(
+            self.lane, self._shard, self.stock, survey, self.files, self.catalogue.recount
+        )
 
     def _ledger_readiness(self) -> dict[str, Any]:
         """The ledger may be away for a while: what it does not have waits in the store."""

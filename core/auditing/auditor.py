@@ -15,6 +15,7 @@ from itertools import islice
 from core.auditing import differences as of
 from core.auditing.comparing import Comparison, check_epoch
 from core.auditing.counts import Counted, Counts
+from core.auditing.customers import CustomerBooks
 from core.auditing.variance import judge
 from core.errors import LedgerUnavailable
 from core.ledger.audit import LOWEST_ID, Difference, Files, Inside, Kind, Snapshot, Totals
@@ -66,9 +67,10 @@ class Auditor:
         await one.pools()
         kinds: list[Kind] = ["row", "lag", "fold", "held"]
         if sku is None:
-            kinds.append("record")
+            kinds += ["record", "customers"]
             await one.living()
             await one.stored()
+            await one.customers()
         if counts is not None:
             await one.counted(counts)
         rate = await self._files.finish(run, one.totals, kinds, sku)
@@ -199,6 +201,13 @@ class _Run:
             await self._note(await self._compare.records(turn))
             self.totals.reservations += len(turn)
             self._tell("compared", self.totals.reservations, None, "reservations")
+
+    async def customers(self) -> None:
+        """What customers have of limited SKUs against what their reservations say."""
+        now_ms = await self._survey.now_ms()
+        books = CustomerBooks(self._survey, self._files, self._compare, now_ms)
+        async for found in books.differences():
+            await self._note([found])
 
     # --- what was counted --------------------------------------------------------------------
 

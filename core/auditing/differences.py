@@ -32,6 +32,10 @@ CAUSES = {
     "record_behind": "the store's record went back to an older version",
     "record_ended": "the store still holds a reservation that has ended in the ledger",
     "record_unknown": "the store has a record that no event tells of",
+    "customers_off": "the store's books of what customers have of this SKU were changed by "
+    "something other than Stockade",
+    "customers_half": "what customers had of this SKU before it got a limit is not counted: the "
+    "request that set it was broken off",
     "shrinkage": "less is there than is booked: lost, stolen, or shipped and not booked",
     "surplus": "more is there than is booked: received and not booked, or booked as shipped and "
     "still there",

@@ -8,7 +8,7 @@ changed since is left alone. What only a person can know is left to a person.
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from hashlib import blake2b
 from typing import Literal
 
@@ -57,8 +57,16 @@ class Repairer:
     """Mends cases of one store, through one worker's lane."""
 
     def __init__(
-        self, lane: Lane, shard: Shard, stock: Stock, survey: Survey, files: Files
+        self,
+        lane: Lane,
+        shard: Shard,
+        stock: Stock,
+        survey: Survey,
+        files: Files,
+        recount: Callable[[str], Awaitable[None]],
     ) -> None:
+        """``recount`` begins counting of what customers have of a SKU anew."""
+        self._recount = recount
         self._lane = lane
         self._shard = shard
         self._stock = stock
@@ -78,6 +86,8 @@ class Repairer:
                 text = await self._held(case, apply)
             elif case.kind == "record":
                 text = await self._record(case, apply)
+            elif case.kind == "customers":
+                text = await self._customers(case, apply)
             elif case.kind == "lag" and "@" in case.subject:
                 text = await self._drift(case, person, apply)
             elif case.kind == "count" and apply_counts:
@@ -231,6 +241,12 @@ class Repairer:
         if not known:
             return "the record goes: no event tells of it"
         return f"the record becomes {of.quoted_record(record)!r}, as the ledger has it"
+
+    async def _customers(self, case: Case, apply: bool) -> str:
+        """Counting of a SKU begins anew; the past comes from the ledger."""
+        if apply:
+            await self._recount(case.subject)
+        return "what customers have of it is counted anew, from the ledger"
 
     async def _count(self, case: Case, apply: bool) -> str:
         """What is missing or too much is booked, as a fact."""

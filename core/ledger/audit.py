@@ -16,12 +16,13 @@ from msgspec import Struct
 from core.errors import LedgerUnexplained
 from core.ledger import queries
 from core.ledger.journal import SHARD, Connection, Journal, Mark
+from core.ledger.rebuilding import Rebuilds
 
 PASS_SECONDS = 3_600.0  # for what looks at all live reservations at once
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 LOWEST_ID = "00000000-0000-0000-0000-000000000000"
 
-Kind = Literal["row", "lag", "fold", "held", "record", "count"]
+Kind = Literal["row", "lag", "fold", "held", "record", "customers", "count"]
 
 
 class Inside(Struct, frozen=True):
@@ -58,7 +59,9 @@ class Difference(Struct, frozen=True):
 
     @property
     def place(self) -> tuple[str | None, str | None]:
-        """SKU and location, of a pool."""
+        """SKU and location, of a pool; what customers have is of a SKU alone."""
+        if self.kind == "customers":
+            return self.subject, None
         sku, at, location = self.subject.partition("@")
         return (sku, location) if at else (None, None)
 
@@ -217,6 +220,19 @@ class Files:
         """(version, record) of reservations as of the mark; those that the ledger has."""
         rows = await self._journal.fetch("records", list(ids))
         return {row["id"]: (row["version"], row["record"]) for row in rows}
+
+    async def customers(self, sku: str, low: str) -> AsyncIterator[list[Record]]:
+        """What customers have of a SKU by reservations with an id of ``low`` or higher: (day,
+        customer, units), page by page."""
+        async with Rebuilds(self._journal).remains() as remains:
+            async for page in remains.pages("customers_before", sku, 2**62, low):
+                yield page
+
+    async def units_of(self, named: Sequence[tuple[str, str]], low: str) -> list[Record]:
+        """The same of some (SKU, customer): (sku, customer, day, units)."""
+        return await self._journal.fetch(
+            "units_of_customers", [sku for sku, _ in named], [name for _, name in named], low
+        )
 
     async def verified(self, pools: Sequence[Inside]) -> None:
         """Movements and accounts of these agree."""

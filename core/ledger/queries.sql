@@ -178,6 +178,23 @@ HAVING sum(split_part(body, ',', 1)::bigint + split_part(body, ',', 2)::bigint
     - coalesce(nullif(split_part(body, ',', 4), ''), '0')::bigint
     - coalesce(nullif(split_part(body, ',', 5), ''), '0')::bigint) <> 0
 
+-- What some customers have of some SKUs, by the day of their reservations since an id.
+-- name: units_of_customers
+SELECT n.sku, split_part(r.record, ' ', 8) AS customer,
+  (('x' || translate(left(r.id::text, 13), '-', ''))::bit(48)::bigint / 86400000)::integer AS day,
+  sum(split_part(body, ',', 1)::bigint + split_part(body, ',', 2)::bigint
+    - coalesce(nullif(split_part(body, ',', 4), ''), '0')::bigint
+    - coalesce(nullif(split_part(body, ',', 5), ''), '0')::bigint)::bigint AS units
+FROM unnest($1::text[], $2::text[]) AS n (sku, customer)
+JOIN stockade.reservation r ON r.customer = n.customer AND r.id >= $3
+CROSS JOIN LATERAL (
+  SELECT split_part(word, '@', 3) AS body
+  FROM unnest((string_to_array(r.record, ' '))[10:]) AS word
+  WHERE split_part(word, '@', 1) = n.sku
+) line
+WHERE r.state NOT IN ('L', 'X')
+GROUP BY 1, 2, 3
+
 -- name: position_at
 -- The first position from which on movements are of $1 or later; $2 is the last there is. Found by
 -- halving: in the order of positions time goes on, unless the store's clock went back.

@@ -229,8 +229,9 @@ COMMENT ON TABLE reconciliation IS 'Every reconciliation and what it came to';
 
 CREATE TABLE reconciliation_case (
   id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-  kind         text NOT NULL CHECK (kind IN ('row', 'lag', 'fold', 'held', 'record', 'count')),
-  subject      text NOT NULL,                        -- sku@location, or a reservation's id
+  kind         text NOT NULL CHECK (kind IN
+                 ('row', 'lag', 'fold', 'held', 'record', 'customers', 'count')),
+  subject      text NOT NULL,                        -- sku@location, a SKU, or a reservation's id
   sku          text,
   location     text,
   cause        text NOT NULL,

@@ -27,6 +27,13 @@ class Look(Struct, frozen=True):
     texts: dict[str, str]
 
 
+class Customers(Struct, frozen=True):
+    """What customers had at one instant, by (day, field)."""
+
+    look: Look
+    units: dict[tuple[int, str], int]
+
+
 class Survey:
     """Reads one shard, pool by pool and record by record. Every failure is a StockUnavailable.
 
@@ -56,6 +63,14 @@ class Survey:
             raise _error(error) from error
         return int(found[0] or 0), int(found[1] or 0), found[2] or ""
 
+    async def now_ms(self) -> int:
+        """The server's time."""
+        try:
+            seconds, microseconds = await self._redis.time()
+        except RedisError as error:
+            raise _error(error) from error
+        return int(seconds) * 1000 + int(microseconds) // 1000
+
     async def pools(self, names: Sequence[str]) -> Look:
         """Rows of pools (``sku@location``)."""
         pipe = self._redis.pipeline(transaction=True)
@@ -71,6 +86,29 @@ class Survey:
             pipe.hget(keys.bucket_of(each).decode(), each)
         values, meta = await self._look(pipe)
         return _look(meta, zip(ids, values, strict=True))
+
+    async def limits(self) -> dict[str, str]:
+        """SKU → number with which counting of its customers began, " past" behind it while what was
+        before is still being added."""
+        try:
+            found = await cast("Any", self._redis.hgetall(keys.LIMITS.decode()))
+        except RedisError as error:
+            raise _error(error) from error
+        return cast("dict[str, str]", found)
+
+    async def customers(self, places: Iterable[tuple[int, str]]) -> Customers:
+        """What customers have; ``places``: (day, field) each."""
+        asked = list(places)
+        pipe = self._redis.pipeline(transaction=True)
+        for day, field in asked:
+            pipe.hget(keys.customers_on(day).decode(), field)
+        values, meta = await self._look(pipe)
+        units = dict(zip(asked, (int(value or 0) for value in values), strict=True))
+        return Customers(_look(meta, ()), units)
+
+    def all_customers(self, day: int) -> AsyncIterator[dict[str, str]]:
+        """What customers have by the reservations of a day, turn by turn: field → units."""
+        return self._hash(keys.customers_on(day).decode())
 
     async def _look(self, pipe: Any) -> tuple[list[Any], list[str | None]]:
         pipe.hmget(_META, ["epoch", "seq"])

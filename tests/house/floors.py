@@ -342,6 +342,7 @@ EDGES = {
     },
     "core.auditing": {
         "core.noting": "notes who mends",
+        "core.customers": "how a customer is named in the books",
         "core.chronicle": "accounts by the names that movements use",
         "core.errors": "what is not to be had, files that cannot be used",
         "core.importing": "counts come in tables as stock does",

@@ -28,8 +28,9 @@ from core.store import keys
 from tests.audit import audit
 from tests.ledgered import Ledger
 from tests.rebuilt import Open, customers, opened
+from tests.reconciled import Reconciler
 from tests.stored import read
-from tests.workers import Store, demand, furnish, key, moved, receive
+from tests.workers import TURN_SECONDS, Store, demand, furnish, key, moved, receive
 
 __all__ = ["opened"]
 
@@ -64,12 +65,20 @@ async def sell(
 @contextlib.asynccontextmanager
 async def scribing(ledger: Ledger, url: str) -> AsyncIterator[None]:
     """A scribe at work."""
-    task = asyncio.create_task(ledger.scribe(url).run())
+    scribe, over = ledger.scribe(url), asyncio.Event()
+
+    async def write() -> None:
+        while not over.is_set():
+            if not await scribe.turn(wait=False):
+                await asyncio.sleep(TURN_SECONDS)
+
+    await ledger.catch_up(url)
+    task = asyncio.create_task(write())
     try:
         yield
     finally:
-        task.cancel()
-        await asyncio.wait([task])
+        over.set()
+        await task
 
 
 async def test_the_past_counts(
@@ -77,7 +86,8 @@ async def test_the_past_counts(
 ) -> None:
     """Sales go on while the limit is set; the books are what the records say, to the unit."""
     dice = random.Random(seed)
-    worker, other = await opened(), await opened()
+    patient = {"ledger_wait_seconds": 25.0, "drain_seconds": 25.0}
+    worker, other = await opened(**patient), await opened(**patient)
     await furnish(worker, {"tee": 10_000, "cap": 10_000})
     await sell(worker, dice, 40, (None,))
     ended = (await worker.engine.reserve(demand("tee", 2, customer="bob"))).id
@@ -120,6 +130,48 @@ async def test_the_counts_are_rebuilt(
     await audit(store_url, moved)
 
 
+async def test_books_that_are_off_are_found_and_counted_anew(
+    opened: Open, store: Store, store_url: str, ledger: Ledger, seed: int
+) -> None:
+    """One case for a SKU, whatever was done to its books; its repair leaves none, and sales go on
+    meanwhile."""
+    worker = await opened(ledger_wait_seconds=25.0, drain_seconds=25.0)
+    dice = random.Random(seed)
+    await furnish(worker, {"cap": 10_000})
+    for sku in ("tee", "mug"):
+        await worker.catalogue.put_sku(sku, SkuSpec(customer_limit=200))
+        await receive(worker, {sku: 10_000})
+    await sell(worker, dice, 30)
+    reconciler = Reconciler(store_url, ledger)
+    today = keys.customers_on(worker.lane.now_ms // keys.DAY_MS)
+    await worker.engine.reserve(demand("mug", 2, customer="ann"))
+    async with scribing(ledger, store_url):
+        selling = asyncio.create_task(sell(worker, dice, 40))
+        done, cases = await reconciler.run()
+        assert (done.status, cases) == ("normal", [])
+        await selling
+        before = store.hgetall(today)
+        store.hincrby(today, "tee@1@ann", 7)
+        store.hdel(today, "tee@1@bob")
+        store.hset(today, "tee@1@nobody", 5)
+        store.hset(keys.LIMITS, "mug", "1" + PAST)
+        _, cases = await reconciler.run()
+        found = sorted((each.kind, each.subject, each.cause, each.units) for each in cases)
+        assert found == [
+            ("customers", "mug", "customers_half", 0),
+            ("customers", "tee", "customers_off", 7 + int(before[b"tee@1@bob"]) + 5),
+        ]
+        assert all("ann" not in each.expected + each.found for each in cases)
+        repairs = await reconciler.repair(worker, cases)
+        assert [each.state for each in repairs] == ["done", "done"]
+        _, cases = await reconciler.run()
+        assert cases == []
+    for field, units in before.items():
+        sku, _, customer = field.decode().split("@")
+        assert store.hget(today, f"{sku}@2@{customer}") == units
+    await reconciler.close()
+
+
 async def test_a_limit_waits_for_the_ledger(
     opened: Open, store: Store, store_url: str, ledger: Ledger
 ) -> None:
@@ -135,7 +187,7 @@ async def test_a_limit_waits_for_the_ledger(
     assert refused.value.outcome == "unknown"
     assert store.hget(keys.LIMITS, "tee").endswith(PAST.encode())
     async with scribing(ledger, store_url):
-        patient = await opened()
+        patient = await opened(ledger_wait_seconds=25.0, drain_seconds=25.0)
         put = await patient.catalogue.put_sku("tee", spec, key("limit"))
     assert put.replayed
     assert put.value.customer_limit == 2
