@@ -371,6 +371,9 @@ class _Event:
         fields = self.entry.fields
         if "n" in fields:
             verb, target, before, after = fields["n"].split("\n")
+        elif self.entry.verb == "repair":
+            ((target, row),) = self.rows.items()
+            verb, before, after = "repair", f'"{fields["b"]}"', f'"{row.text}"'
         elif self.entry.verb == "policy":
             kind, (name, entry) = next(
                 (kind, fields[field].split("\n"))

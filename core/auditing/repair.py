@@ -77,9 +77,6 @@ class Repairer:
     async def mend(self, case: Case, person: str, *, apply: bool, apply_counts: bool) -> Repair:
         """Mends a case, or without ``apply`` says what it would do."""
         try:
-            if apply:
-                known = {"case": case.id, "kind": case.kind, "cause": case.cause}
-                await self._notes.note("repair", case.subject, after=known)
             if case.kind == "row":
                 text = await self._row(case, apply)
             elif case.kind == "held":
@@ -234,6 +231,8 @@ class Repairer:
             if words[0] == "R":
                 second = str(int(words[3]) // 1000)
         if apply:
+            # No event tells of it, as the ledger has what the record becomes.
+            await self._notes.note("repair", f"reservation/{id}", after={"case": case.id})
             names = [
                 keys.META, keys.bucket_of(id), keys.due_at(int(second or 0)), self._lane.done_list,
             ]  # fmt: skip
