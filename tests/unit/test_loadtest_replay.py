@@ -141,6 +141,20 @@ async def test_baskets_change_lose_a_part_and_come_back() -> None:
     assert tally.repeated_calls > 50
 
 
+async def test_who_presses_twice_or_does_not_wait_has_one_reservation() -> None:
+    tally, audited, measured = await run(Shop(), double_click=1.0, retry=1.0)
+    assert audited.listed == []
+    assert tally.pressed_twice > 100  # reserves and commits
+    assert tally.hasty == measured.gave_up >= 60
+    assert audited.checks[About.KEYS].checked >= tally.pressed_twice
+
+
+async def test_a_key_that_has_two_effects_when_pressed_twice_is_found() -> None:
+    _, audited, _ = await run(Shop("repeats"), double_click=1.0, stock=Decimal(2))
+    assert any("pressed twice, answered 201 r" in text for text in audited.listed)
+    assert any("was never acknowledged" in text for text in audited.listed)
+
+
 async def test_short_stock_is_refused_and_counted_by_reason() -> None:
     tally, audited, _ = await run(Shop(), stock=Decimal("0.8"), abandon=0, change=1)
     assert audited.listed == []
