@@ -78,7 +78,10 @@ async def movements(call: Call) -> Reply:
         raise wire.invalid("?cursor", wire.CURSOR_RULE)
     page = await call.records.movements(chosen, int(after or 0), limit)
     following = None if page.following is None else str(page.following)
-    document = MovementPage(page.items, wire.cursor(following), page.as_of_seq)
+    own, items = call.caller.channels, page.items
+    if own is not None:
+        items = [each.seen_by(own) for each in items]
+    document = MovementPage(items, wire.cursor(following), page.as_of_seq)
     return 200, [JSON], wire.encode(document)
 
 

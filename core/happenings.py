@@ -13,6 +13,7 @@ import msgspec
 
 from core.ledger.reading import Happened
 from core.model import ChannelSpec, Durability, walled
+from core.record_model import Movement
 from core.records import movement, rfc3339
 from core.store import keys, wording
 from core.store._answer import reservation_json
@@ -78,6 +79,8 @@ class Happening:
                 "channels": [name for name in data["channels"] if name in seen],
                 "available": {k: v for k, v in data["available"].items() if k in seen},
             }
+        elif seen is not None and isinstance(data, Movement):
+            data = data.seen_by(seen)
         data = data(people) if callable(data) else _encode(data)
         return _encode({
             "specversion": "1.0", "id": self.id, "source": SOURCE, "type": self.type,

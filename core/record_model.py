@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from core.model import Timestamp
 
@@ -84,6 +85,17 @@ class Movement(Struct, frozen=True, omit_defaults=True, gc=False):
     reference: str | None = None
     reason: str | None = None
     actor: str | None = None
+
+    def seen_by(self, channels: frozenset[str]) -> Movement:
+        """As who is bound to these channels sees it: an account of another's is ``free:***``."""
+        return replace(
+            self, source=_account(self.source, channels), target=_account(self.target, channels)
+        )
+
+
+def _account(name: str, channels: frozenset[str]) -> str:
+    kind, _, channel = name.partition(":")
+    return f"{kind}:***" if channel and channel not in channels else name
 
 
 class AuditEntry(Struct, frozen=True, omit_defaults=True):

@@ -378,6 +378,7 @@ EDGES = {
     "core.happenings": {
         "core.ledger": "is told of its rows",
         "core.model": "what a channel may take",
+        "core.record_model": "a movement, and who sees what of it",
         "core.records": "a movement is told as it is listed",
         "core.store": "records and rows as values",
     },

@@ -236,8 +236,14 @@ async def test_numbers_of_other_channels_are_not_shown(shop: Shop) -> None:
         await shop.ask("GET", "/v1/channels", web),
         await shop.ask("GET", "/v1/skus/tee", web),
     ]
+    move = {"sku": "tee", "location": "main", "from": "store", "to": "web", "quantity": 1}
+    moved = await shop.ask("POST", "/v1/stock/reallocate", whole, {"lines": [move]})
+    assert moved.json()["results"][0]["status"] == 200
     await shop.catch_up()
     answers.append(await shop.ask("GET", "/v1/movements", web))
+    (heard,) = await Listening(shop, "/v1/events?type=stock.reallocated", web, 1).all()
+    for each in (heard["data"], answers[-1].json()["items"][-1]):
+        assert (each["from"], each["to"]) == ("free:***", "free:web")
     for answer in answers:
         assert answer.status_code == 200
         assert "web" in answer.text
