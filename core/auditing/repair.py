@@ -21,7 +21,7 @@ from core.errors import LedgerBroken, LedgerUnexplained, StockadeError, StockUna
 from core.lane import Lane
 from core.ledger.audit import Case, Files, Inside
 from core.model import Key
-from core.noting import Notes, who
+from core.noting import who
 from core.stock import Stock
 from core.stock_model import Adjust, AdjustLine
 from core.store import keys, scripts, wording
@@ -72,7 +72,6 @@ class Repairer:
         self._stock = stock
         self._survey = survey
         self._files = files
-        self._notes = Notes(lane, shard)
 
     async def mend(self, case: Case, person: str, *, apply: bool, apply_counts: bool) -> Repair:
         """Mends a case, or without ``apply`` says what it would do."""
@@ -231,8 +230,6 @@ class Repairer:
             if words[0] == "R":
                 second = str(int(words[3]) // 1000)
         if apply:
-            # No event tells of it, as the ledger has what the record becomes.
-            await self._notes.note("repair", f"reservation/{id}", after={"case": case.id})
             names = [
                 keys.META, keys.bucket_of(id), keys.due_at(int(second or 0)), self._lane.done_list,
             ]  # fmt: skip

@@ -341,7 +341,7 @@ EDGES = {
         "core.store": "reads what is planned on, sends the script, moves the position on",
     },
     "core.auditing": {
-        "core.noting": "notes who mends",
+        "core.noting": "says who mends",
         "core.customers": "how a customer is named in the books",
         "core.chronicle": "accounts by the names that movements use",
         "core.errors": "what is not to be had, files that cannot be used",
