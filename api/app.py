@@ -88,7 +88,7 @@ class App(Starlette):
         self.draining = False  # True once ``drain`` was called
         self._ending = asyncio.Event()
         self.book = book or Book()
-        self.limits = Limits(self.book.rates, customer_rate)
+        self.limits = Limits(self.book.rates, self.book.customer_rates, customer_rate)
         self.meters = meters or Meters(self.book.sheet(WORKER_SHEET))
         self.document = encode(document((*ROUTES, *PAGES)))
         self._open_service = open_service

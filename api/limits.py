@@ -14,22 +14,24 @@ CUSTOMER_SECONDS = 60.0
 class Limits:
     """What one worker lets in, with all others of its service."""
 
-    def __init__(self, rates: Rates, customer_rate: int | None) -> None:
-        """``customer_rate``: new reservations a minute of one customer; None for any number."""
+    def __init__(self, rates: Rates, customer_rates: Rates, customer_rate: int | None) -> None:
+        """``rates``: of keys; ``customer_rate``: new reservations a minute of one customer; None
+        for any number."""
         self._rates = rates
+        self._customer_rates = customer_rates
         self.customer_rate = customer_rate
 
     def of_key(self, caller: Caller) -> list[tuple[bytes, bytes]]:
         """The headers that say how it stands with a key's rate. Raises RateLimited."""
         if caller.rate is None:
             return []
-        spent = self._rates.spend(b"k" + caller.id.encode(), caller.rate, KEY_SECONDS)
+        spent = self._rates.spend(caller.id.encode(), caller.rate, KEY_SECONDS)
         return _headers(b"key", caller.rate, KEY_SECONDS, spent)
 
     def owed(self, caller: Caller, cost: int) -> list[tuple[bytes, bytes]]:
         """The same for what a request that was let in costs beyond one."""
         assert caller.rate is not None
-        spent = self._rates.owe(b"k" + caller.id.encode(), caller.rate, KEY_SECONDS, cost)
+        spent = self._rates.owe(caller.id.encode(), caller.rate, KEY_SECONDS, cost)
         return _headers(b"key", caller.rate, KEY_SECONDS, spent)
 
     def of_customer(self, customer: str | None) -> None:
@@ -37,7 +39,7 @@ class Limits:
         quota = self.customer_rate
         if quota is None or customer is None:
             return
-        spent = self._rates.spend(b"c" + customer.encode(), quota, CUSTOMER_SECONDS)
+        spent = self._customer_rates.spend(customer.encode(), quota, CUSTOMER_SECONDS)
         _headers(b"customer", quota, CUSTOMER_SECONDS, spent)
 
 

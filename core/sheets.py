@@ -28,7 +28,7 @@ WIDTH_MAX = 64  # of one series: the cells of a histogram
 NAMES_BYTES_MAX = 1_000_000
 SHEET_BYTES = 8 * (HEAD_CELLS + CELLS_MAX) + NAMES_BYTES_MAX
 SHEET_BYTES += -SHEET_BYTES % mmap.ALLOCATIONGRANULARITY  # untouched pages cost nothing
-BOOK_BYTES = SHEETS_MAX * SHEET_BYTES + RATES_BYTES
+BOOK_BYTES = SHEETS_MAX * SHEET_BYTES + 2 * RATES_BYTES
 FRESH_SECONDS = 10.0  # a process that did not beat for so long is gone, or as good as gone
 
 
@@ -116,7 +116,8 @@ def loose_sheet() -> Sheet:
 
 class Book:
     """The sheets of all processes of one service; two that live never share a sheet. And the
-    ``rates`` that they share."""
+    ``rates`` of keys that they share, and the ``customer_rates``: whoever may name customers must
+    not have a key forgotten by naming many."""
 
     def __init__(self, descriptor: int | None = None) -> None:
         """``descriptor``: of the book that another process made; None makes a new one."""
@@ -125,7 +126,8 @@ class Book:
             weakref.finalize(self, os.close, descriptor)
         self.descriptor = descriptor
         self._memory = memoryview(mmap.mmap(self.descriptor, BOOK_BYTES))
-        self.rates = Rates(self._memory[SHEETS_MAX * SHEET_BYTES :])
+        rates = self._memory[SHEETS_MAX * SHEET_BYTES :]
+        self.rates, self.customer_rates = Rates(rates[:RATES_BYTES]), Rates(rates[RATES_BYTES:])
 
     def sheet(self, number: int) -> Sheet:
         """One of them, to write."""

@@ -11,7 +11,9 @@ import pytest
 
 from api.app import App
 from api.limits import Limits
+from api.problems import RateLimited
 from core import rates
+from core.access import Caller
 from core.keyring import Keyring, hash_of, new_id, new_secret
 from core.ledger.keys import LiveKey
 from core.rates import RATES_BYTES, Rates
@@ -44,6 +46,19 @@ def test_a_quota_is_given_back_evenly(now: list[float]) -> None:
     assert [counted.spend(b"a", 4, 2.0).wait_seconds for _ in range(2)] == [0, 1]
     now[0] += 2.0
     assert counted.spend(b"a", 4, 2.0).left == 3
+
+
+def test_who_names_many_customers_goes_on_owing(now: list[float]) -> None:
+    """However many there are, none of them takes the place of a key."""
+    book = Book()
+    limits = Limits(book.rates, book.customer_rates, customer_rate=2)
+    caller = Caller("stockade_x", "till", frozenset(), rate=2)
+    for _ in range(caller.rate or 0):
+        limits.of_key(caller)
+    for n in range(2 * rates.WAYS * rates.SETS):
+        limits.of_customer(f"{n}")
+    with pytest.raises(RateLimited):
+        limits.of_key(caller)
 
 
 def test_no_more_is_let_in_than_the_rate(now: list[float], seed: int) -> None:
@@ -155,7 +170,7 @@ async def test_none_is_limited_unless_somebody_says_so(
 async def test_a_customer_reserves_only_so_often(
     client: httpx2.AsyncClient, app: App, service: FakeService, now: list[float]
 ) -> None:
-    app.limits = Limits(app.book.rates, customer_rate=2)
+    app.limits = Limits(app.book.rates, app.book.customer_rates, customer_rate=2)
     basket = BASKET | {"customer": "c-1"}
     other = BASKET | {"customer": "c-2"}
     dry = await client.post("/v1/reservations?dry_run=true", json=basket)
