@@ -207,9 +207,14 @@ class Keyring:
         """Reads them again and again, and keeps the copy while the store may be written to."""
         while True:
             await asyncio.sleep(READ_SECONDS)
-            await self.read()
-            if may_write():
-                await self.copy()
+            try:
+                await self.read()
+                if may_write():
+                    await self.copy()
+            except Exception as error:  # who read no more would never hear that a key was revoked
+                if not self._trouble:
+                    log.exception("the API keys cannot be read")
+                await self._do_without(f"{type(error).__name__}: {error}")
 
     def shown(self) -> dict[str, Any]:
         """What /readyz says of them."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import httpx2
 import pytest
 
@@ -125,6 +127,30 @@ async def test_the_secret_before_counts_until_its_time(now: list[float]) -> None
     await ring.read()
     assert ring.caller(bearer(id, former)) is None
     assert ring.caller(bearer(id, secret)) is not None
+
+
+async def test_reading_goes_on_whatever_goes_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as a table that may not be read for a while: else no revocation was felt any more."""
+    monkeypatch.setattr(keyring, "READ_SECONDS", 0.001)
+    id, secret = new_id(), new_secret()
+    table = FakeTable(live(id, secret))
+    ring = Keyring(table, None)  # type: ignore[arg-type]
+    await ring.read()
+
+    async def until(state: str) -> None:
+        async with asyncio.timeout(20.0):
+            while ring.shown()["state"] != state:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.001)
+
+    reading = asyncio.create_task(ring.run(lambda: False))
+    with monkeypatch.context() as broken:
+        broken.setattr(table, "live", lambda: 1 / 0)
+        await until("ZeroDivisionError: division by zero")
+        assert ring.caller(bearer(id, secret)) is not None
+    table.keys = []
+    await until("ok")
+    assert ring.caller(bearer(id, secret)) is None
+    reading.cancel()
 
 
 async def test_known_keys_outlive_the_ledger_for_a_day(now: list[float]) -> None:
