@@ -217,15 +217,9 @@ class Crowd:
             self.tally.hasty += 1
             await self._client.give_up(asked.call, HASTE_S)
             due_ns = None
-        asking = [self._client.call(asked.call, due_ns)]
-        if journey.twice and verb in PRESSED_TWICE:
-            self.tally.pressed_twice += 1
-            asking.append(self._client.call(asked.call, due_ns))
-        heard = await asyncio.gather(*asking, return_exceptions=True)
-        answers = [answer for answer in heard if isinstance(answer, Answer)]
-        for error in heard:
-            if isinstance(error, BaseException) and not isinstance(error, Unanswered):
-                raise error
+        twice = journey.twice and verb in PRESSED_TWICE
+        self.tally.pressed_twice += twice
+        answers = await self._answers(asked.call, due_ns, twice)
         if not answers:
             self.tally.unanswered += 1
             if self.tally.unanswered > UNANSWERED_MAX:
@@ -235,7 +229,8 @@ class Crowd:
         # Where one of two was refused, or not answered, the other one says what is.
         answers.sort(key=lambda answer: answer.status)
         id = self._settle(asked, answers[0], sent_s)
-        if journey.hasty and not id and asked.ttl_s is not None:
+        unheard = journey.hasty or (twice and len(answers) < 2)
+        if unheard and not id and asked.ttl_s is not None:
             self._book.unheard.add(asked.reference)
             self._book.unheard_over_s = time.monotonic() + asked.ttl_s
         for other in answers[1:]:
@@ -248,6 +243,22 @@ class Crowd:
             except Unanswered as error:
                 self._book.surprises.add(f"not answered when repeated: {error}")
         return id
+
+    async def _answers(self, call: Call, due_ns: int | None, twice: bool) -> list[Answer]:
+        """What came of a call, or of two at once under one key; none where nothing is known."""
+        if not twice:
+            try:
+                return [await self._client.call(call, due_ns)]
+            except Unanswered:
+                return []
+        asking = (self._client.call(call, due_ns), self._client.call(call, due_ns))
+        answers = []
+        for heard in await asyncio.gather(*asking, return_exceptions=True):
+            if isinstance(heard, Answer):
+                answers.append(heard)
+            elif not isinstance(heard, Unanswered):
+                raise heard
+        return answers
 
     def _settle(self, asked: _Asked, answer: Answer, sent_s: float = 0.0) -> str:
         """Book what was answered; the id of the reservation, or "" if it goes no further."""
