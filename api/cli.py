@@ -13,9 +13,10 @@ import importlib.metadata
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import msgspec
 
@@ -23,6 +24,8 @@ from api.log import configure
 from core.access import ASKS, Operator
 from core.errors import StartRefused, StockadeError
 from core.settings import Origins, Settings, descriptions, flag, load, shown
+
+N = TypeVar("N", int, float)
 
 OVERLAP_SECONDS = 3_600  # in which whoever uses a key can be given its new secret
 
@@ -101,26 +104,16 @@ def _top(settings: Settings, chosen: argparse.Namespace) -> None:
     top(url, chosen.key_file, chosen.interval, chosen.once)
 
 
-def _interval(text: str) -> float:
-    """Seconds between two looks."""
-    seconds = float(text)
-    if not 0.1 <= seconds <= 3_600:
-        raise ValueError(text)
-    return seconds
+def _number(kind: type[N], low: N, high: N) -> Callable[[str], N]:
+    """Reads a number within these bounds, or raises ArgumentTypeError."""
 
+    def read(text: str) -> N:
+        with suppress(ValueError):
+            if low <= (value := kind(text)) <= high:
+                return value
+        raise argparse.ArgumentTypeError(f"expected a number from {low} to {high}, not {text!r}")
 
-def _count(text: str) -> int:
-    """A number of requests."""
-    if not 1 <= (count := int(text)) <= 1_000_000:
-        raise ValueError(text)
-    return count
-
-
-def _overlap(text: str) -> int:
-    """Seconds, up to thirty days."""
-    if not 0 <= (seconds := int(text)) <= 30 * 86_400:
-        raise ValueError(text)
-    return seconds
+    return read
 
 
 def _serve(settings: Settings, reread: Callable[[], Settings]) -> None:
@@ -294,7 +287,8 @@ def _parser() -> _Parser:
     watching.add_argument(
         "--key-file", metavar="FILE", type=Path, help="holds an API key of scope operate"
     )
-    watching.add_argument("--interval", metavar="SECONDS", type=_interval, default=2.0)
+    seconds = _number(float, 0.1, 3_600.0)
+    watching.add_argument("--interval", metavar="SECONDS", type=seconds, default=2.0)
     watching.add_argument("--once", action="store_true", help="print one interval, and end")
     clock = commands.add_parser("clock", help="the store's clock", allow_abbrev=False)
     clock_commands = clock.add_subparsers(required=True, metavar="COMMAND")
@@ -375,13 +369,15 @@ def _keys_parser(commands: argparse._SubParsersAction[_Parser]) -> None:
     create.add_argument("--scope", required=True, action="append", help="what it may; repeat it")
     create.add_argument("--channel", action="append", help="only for this channel; repeat it")
     create.add_argument(
-        "--rate", metavar="N", type=_count, help="requests a second; any number if not said"
+        "--rate", metavar="N", type=_number(int, 1, 1_000_000),
+        help="requests a second; any number if not said",
     )
     listing = _command(inner, "list", "show all keys", "keys ")
     rotate = _command(inner, "rotate", "give a key another secret, and print it, once", "keys ")
     rotate.add_argument("id", metavar="ID", help="what stands before the point")
     rotate.add_argument(
-        "--overlap", metavar="SECONDS", type=_overlap, default=OVERLAP_SECONDS,
+        "--overlap", metavar="SECONDS", type=_number(int, 0, 30 * 86_400),
+        default=OVERLAP_SECONDS,
         help=f"how long the secret before counts as well ({OVERLAP_SECONDS})",
     )  # fmt: skip
     revoke = _command(inner, "revoke", "let nobody in with a key any more", "keys ")

@@ -82,6 +82,21 @@ def test_a_wrong_command_line_is_one_line_and_status_2(
     assert status == 2
 
 
+@pytest.mark.parametrize(
+    ("arguments", "bounds"),
+    [
+        (["keys", "rotate", "stockade_x", "--overlap", "-1"], "0 to 2592000, not '-1'"),
+        (["keys", "create", "--rate", "none"], "1 to 1000000, not 'none'"),
+        (["top", "--interval", "nan"], "0.1 to 3600.0, not 'nan'"),
+    ],
+)
+def test_a_number_out_of_bounds_is_told_its_bounds(
+    arguments: list[str], bounds: str, capsys: Captured
+) -> None:
+    status, told = complaint(arguments, capsys)
+    assert (status, f"expected a number from {bounds}" in told) == (2, True), told
+
+
 def test_a_wrong_variable_is_one_line_and_status_2(
     capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
