@@ -79,7 +79,9 @@ def before_each(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Trial]]:
     trials: list[Trial] = []
     send, run, by_sha = Link.send, Shard.run, {script.sha: script for script in scripts.ALL}
 
-    def try_first(link: Link, payload: bytes, count: int, done: Any) -> None:
+    def try_first(
+        link: Link, payload: bytes, count: int, done: Any, crowd: bool = False
+    ) -> None:
         reader = hiredis.Reader()
         reader.feed(payload)
         for _ in range(count):
@@ -89,7 +91,7 @@ def before_each(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Trial]]:
                 command = Command(by_sha[words[0]], words[2 : 2 + names], words[2 + names :])
                 for trial in trials:
                     trial(command)
-        send(link, payload, count, done)
+        send(link, payload, count, done, crowd)
 
     async def try_first_too(
         shard: Shard, script: scripts.Script, names: Sequence[bytes], args: Sequence[Any]
