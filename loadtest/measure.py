@@ -89,6 +89,7 @@ class Meter:
     def __init__(self, began_ns: int | None = None) -> None:
         self.began_ns = time.monotonic_ns() if began_ns is None else began_ns
         self.counted_ns = 0
+        self._troubles: dict[str, int] = {}
         self.measured = Measured()
         self._busy_s = time.process_time()
 
@@ -143,6 +144,11 @@ class Meter:
         """No answer came, however often it was asked for."""
         self.measured.unanswered += 1
         self.failed(trouble)
+        _count(self._troubles, trouble)
+
+    def troubles(self) -> str:
+        """Why calls were not answered, in all of the run."""
+        return ", ".join(f"{trouble} {count:,}" for trouble, count in self._troubles.items())
 
     def gave_up(self) -> None:
         """A request of which nobody waits for the answer."""

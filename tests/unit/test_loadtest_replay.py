@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -16,10 +17,12 @@ from msgspec.structs import replace
 
 import loadtest.audit
 import loadtest.client
+import loadtest.crowd
 from loadtest import report
 from loadtest.audit import audit
+from loadtest.book import Book
 from loadtest.checks import About, Audit
-from loadtest.client import Client, Refused
+from loadtest.client import Client, Refused, Unanswered
 from loadtest.crowd import Crowd
 from loadtest.journeys import DISPOSITIONS, journeys
 from loadtest.measure import Measured, Meter
@@ -268,3 +271,16 @@ def test_settings_are_read_and_wrong_ones_told() -> None:
     for wrong in ("speed", "colour=red", "abandon=1.5", "abandon=NaN", "limit=-1", "back=2"):
         with pytest.raises(WrongSetting, match=f"--set {wrong}"):
             scenario("replay", [wrong])
+
+
+async def test_a_service_that_is_gone_ends_an_open_run_with_one_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loadtest.crowd, "UNANSWERED_MAX", 3)
+    settings = chosen(patience_seconds=0, limit=60)
+    async with reach("http://127.0.0.1:9", 16) as transport:  # nobody listens there
+        client = Client(transport, random.Random(1), Meter(), settings.patience_seconds)
+        crowd = Crowd(client, Book({}), settings, "run")
+        baskets = read(SAMPLE, Dirt(), settings.limit)
+        with pytest.raises(Unanswered, match="calls were not answered: ConnectionRefusedError"):
+            await crowd.arrive(journeys(baskets, settings), time.monotonic_ns(), 0.0, 1e12)
