@@ -14,7 +14,7 @@ from api.noted import note
 from api.servers import open_ledger
 from core.access import SCOPES
 from core.errors import StartRefused
-from core.keyring import hash_of, new_id, new_secret
+from core.keyring import hash_of, is_key_id, new_id, new_secret
 from core.ledger.keys import KEYS_MAX, KeyRow, KeyTable
 from core.model import NAME_RULE, is_name, is_printable
 from core.opening import open_key_table
@@ -29,6 +29,9 @@ T = TypeVar("T")
 
 def run(settings: Settings, chosen: argparse.Namespace) -> int:
     """Do one of the commands and return the exit status. Raises StockadeError with one line."""
+    # A whole key would be noted with its secret, and stay in the audit log.
+    if "id" in chosen and not is_key_id(chosen.id):
+        raise StartRefused("ID: expected what stands before the point of a key, without its secret")
     match chosen.command:
         case "keys create":
             _create(settings, chosen)

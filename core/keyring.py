@@ -46,6 +46,12 @@ def new_id() -> str:
     return ID_PREFIX + "".join(secrets.choice(ID_ALPHABET) for _ in range(ID_CHARS))
 
 
+def is_key_id(text: str) -> bool:
+    """True for what may be the id of a key; not for a whole key, which has its secret behind it."""
+    chars = text.removeprefix(ID_PREFIX)
+    return chars != text and len(chars) == ID_CHARS and set(ID_ALPHABET).issuperset(chars)
+
+
 def new_secret() -> str:
     """A secret of 256 bits."""
     return secrets.token_urlsafe(SECRET_BYTES)

@@ -110,6 +110,8 @@ def test_others_are_not_served_without_a_key(tmp_path: Path, words: tuple[str, .
         (("create", "--name", "", "--scope", "operate"), "--name: expected"),
         (("create", "--name", "a", "--scope", "reserve", "--channel", "Web"), "--channel Web: "),
         (("create", "--name", "a", "--scope", "audit", "--channel", "web"), "--scope audit is"),
+        (("rotate", "stockade_0123456789abcdef.s3cr3t"), "ID: expected what stands before"),
+        (("revoke", "stockade_0123456789abcdef.s3cr3t"), "ID: expected what stands before"),
     ],
 )
 def test_what_cannot_be_is_one_line(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
@@ -117,4 +119,5 @@ def test_what_cannot_be_is_one_line(tmp_path: Path, words: tuple[str, ...], said
     assert done.returncode == 1
     assert done.stderr.startswith(f"stockade: {said}")
     assert done.stderr.count("\n") == 1
+    assert "s3cr3t" not in done.stderr
     assert not (tmp_path / "var").exists()
