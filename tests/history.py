@@ -22,7 +22,6 @@ from core.model import (
     SkuSpec,
 )
 from core.service import Service
-from core.store import keys
 from tests.workers import Store, demand, furnish, key, make_due, receive
 
 CALLERS = 8
@@ -70,8 +69,7 @@ async def history(worker: Service, store: Store, seed: int) -> None:
                     await engine.return_(one, Return([ReturnLine("tee", 1)], "rma 1"), key(name))
                 elif verb == 10:
                     await engine.extend(one, Extend(ttl_seconds=dice.randint(100, 2_000)))
-                elif store.hget(keys.bucket_of(one), one)[:1] == b"R":
-                    make_due(store, one)
+                elif make_due(store, one):
                     await engine.commit(one, Commit(), key(name))
             except StockadeError:
                 refused.append(name)

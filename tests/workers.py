@@ -85,18 +85,26 @@ def server_ms(store: Store) -> int:
     return int(seconds) * 1000 + int(microseconds) // 1000
 
 
-def move_deadline(store: Store, reservation_id: str, deadline_ms: int) -> None:
-    """Gives a reservation another deadline, behind the back of every worker."""
-    words = record(store, reservation_id).split(" ")
-    words[3] = str(deadline_ms)
-    moved.add(reservation_id)
+def move_deadline(store: Store, reservation_id: str, deadline_ms: int) -> bool:
+    """Gives a reservation another deadline, behind the back of every worker. False if it has none,
+    not any more."""
     second = deadline_ms // 1000
-    with store.pipeline(transaction=True) as pipe:
-        pipe.hset(keys.bucket_of(reservation_id), reservation_id, " ".join(words))
-        pipe.rpush(keys.due_at(second), reservation_id)
-        pipe.execute()
+
+    def move(pipe: Any) -> bool:
+        words = record(store, reservation_id).split(" ")
+        words[3] = str(deadline_ms)
+        pipe.multi()
+        if words[0] == "R":
+            pipe.hset(keys.bucket_of(reservation_id), reservation_id, " ".join(words))
+            pipe.rpush(keys.due_at(second), reservation_id)
+        return words[0] == "R"
+
+    if not store.transaction(move, keys.bucket_of(reservation_id), value_from_callable=True):
+        return False
+    moved.add(reservation_id)
     if int(text(store, keys.META, "cursor")) > second:
         store.hset(keys.META, "cursor", second)
+    return True
 
 
 async def leave_store(service: Service, store: Store, ids: list[str]) -> None:
@@ -115,9 +123,9 @@ async def leave_store(service: Service, store: Store, ids: list[str]) -> None:
     assert not any(store.hexists(keys.bucket_of(id), id) for id in ids)
 
 
-def make_due(store: Store, reservation_id: str) -> None:
-    """Makes a reservation's deadline the millisecond before now."""
-    move_deadline(store, reservation_id, server_ms(store) - 1)
+def make_due(store: Store, reservation_id: str) -> bool:
+    """Makes a reservation's deadline the millisecond before now. False if it has none."""
+    return move_deadline(store, reservation_id, server_ms(store) - 1)
 
 
 def key(name: object, body: object = "") -> Key:

@@ -76,7 +76,7 @@ def check_keys(shop: Shop, data: Path, operator: str) -> None:
         return key, key.partition(".")[0]
 
     (auditor, first), (editor, second) = made("audit"), made("quota:write")
-    until(lambda: ask(editor, "GET", "/v1/channels/web")[0] == 200, "the keys count")
+    until(lambda: ask(editor, "GET", "/v1/audit")[0] == 403, "the keys count")
     assert ask(editor, "PUT", "/v1/channels/web", '{"borrow": false}')[0] == 200
     assert ask(editor, "GET", "/v1/audit")[0] == 403
     found: list[Any] = []
