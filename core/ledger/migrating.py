@@ -17,6 +17,7 @@ from core.errors import StartRefused
 from core.ledger.answering import answering
 
 _LOCK = 0x53_74_6F_63_6B_61_64_65  # "Stockade", so that no other program's lock is taken for it
+_MONTH_LOCK = "SELECT pg_advisory_xact_lock(hashtext('stockade.open_month'))"  # as open_month has
 _FILE = re.compile(r"(\d{4})_(\w+)\.sql")
 _ROLE = re.compile(r"[A-Za-z_][A-Za-z0-9_$-]*")
 
@@ -69,6 +70,8 @@ async def migrate(owner_dsn: str, service_role: str) -> int:
             async with connection.transaction():
                 await _apply(connection, known)
                 grants = (resources.files("core.ledger") / "grants.sql").read_text()
+                # Months open beside us, and one object cannot be changed by two at a time.
+                await connection.execute(_MONTH_LOCK)
                 await connection.execute(grants.replace("{role}", f'"{service_role}"'))
         except asyncpg.InsufficientPrivilegeError as error:
             raise StartRefused(f"postgres_owner_dsn: its role may not migrate: {error}") from None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
+import asyncpg
 import msgspec
 import pytest
 
@@ -82,3 +84,22 @@ def test_a_named_ledger_is_nobody_s_to_take(ledger_dsns: Addresses, tmp_path: Pa
     ):
         assert not servers_are_ours(msgspec.structs.replace(ours, **{name: address}))
     assert not servers_are_ours(msgspec.structs.replace(ours, postgres_dsn=None))
+
+
+async def test_a_month_may_open_while_a_command_migrates(ledger: Ledger) -> None:
+    """A command that starts beside a service grants again what is granted, and waits its turn."""
+    owner = await asyncpg.connect(ledger.owner_dsn)
+    try:
+        opening = owner.transaction()
+        await opening.start()
+        await owner.execute("SELECT stockade.open_month('2031-01-01')")
+        migrated = asyncio.ensure_future(migrating.migrate(ledger.owner_dsn, "stockade"))
+        waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"
+        async with asyncio.timeout(20):
+            while not migrated.done() and not await owner.fetchval(waits):
+                pass
+        assert not migrated.done()
+        await opening.commit()
+        assert await migrated == len(migrating.migrations())
+    finally:
+        owner.terminate()
