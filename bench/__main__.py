@@ -25,6 +25,7 @@ from bench import contest, peers_table, table, where
 from bench.availability import availability
 from bench.changes import changes
 from bench.growth import growth
+from bench.half_knee import half_knee
 from bench.hot import hot, uniform
 from bench.http import http_suite
 from bench.importing import importing
@@ -45,6 +46,7 @@ SUITES: dict[str, Suite] = {
     "http": http_suite,
     "http_ledger": http_with_ledger,
     "scribe": scribe,
+    "half_knee": half_knee,
     "availability": availability,
     "kernel": kernel,
     "growth": growth,

@@ -7,12 +7,14 @@ runs its private store on the same machine.
 from __future__ import annotations
 
 import http.client
+import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -33,6 +35,7 @@ PATH = "/v1/reservations"
 IN_STOCK, SOLD_OUT = "tee", "gone"
 SCRIPT = Path(__file__).parent / "post.lua"
 ROOT = SCRIPT.parent.parent
+LAG_SAMPLE_SECONDS = 0.5
 
 
 class Wrk(msgspec.Struct):
@@ -124,6 +127,41 @@ def _stock(port: int) -> None:
             raise RuntimeError(f"{method} {path}: {status} {answer}")
 
 
+def scribe_of(data: str) -> int:
+    """The process of the scribe that belongs to this bench's service."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
+                mine = (Path("/proc") / parent / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if b"api.scribe" in words and data.encode() in mine:
+                return int(entry.name)
+    raise RuntimeError("the service has no scribe")
+
+
+def _lag(port: int) -> int:
+    return int(ask(port, "GET", "/readyz", b"")[1]["ledger"]["lag"]["events"])
+
+
+def caught_up(port: int) -> None:
+    """Returns when the ledger has all that happened."""
+    while _lag(port):
+        time.sleep(LAG_SAMPLE_SECONDS)
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """A process stands still meanwhile."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
 @contextmanager
 def starlette_echo() -> Iterator[int]:
     """The echo, served with the settings of our worker: the port."""
@@ -146,20 +184,24 @@ def starlette_echo() -> Iterator[int]:
 
 
 async def http_suite(rounds: int) -> AsyncIterator[Figure]:
-    """Reservations, refusals and batches per second."""
+    """Reservations, refusals and batches per second, with the scribe standing still: the contest of
+    the ledger tells what it takes of them."""
     if shutil.which("wrk") is None:
         print("http is left out: wrk is not installed (apt install wrk)", file=sys.stderr)
         return
     granted, refused, batches, echoed = [], [], [], []
     with ExitStack() as stack:
-        port, _ = stack.enter_context(stockade())
+        port, data = stack.enter_context(stockade())
         echo = stack.enter_context(starlette_echo())
         one, gone, many = body(IN_STOCK), body(SOLD_OUT), batch_body()
+        scribe = scribe_of(data)
         for _ in range(rounds):
-            granted.append(wrk(port, PATH, one, CONNECTIONS))
+            with stopped(scribe):
+                granted.append(wrk(port, PATH, one, CONNECTIONS))
+                refused.append(wrk(port, PATH, gone, CONNECTIONS, refused=True))
+                batches.append(wrk(port, f"{PATH}/batch", many, BATCH_CONNECTIONS))
+            caught_up(port)
             echoed.append(wrk(echo, PATH, one, CONNECTIONS))
-            refused.append(wrk(port, PATH, gone, CONNECTIONS, refused=True))
-            batches.append(wrk(port, f"{PATH}/batch", many, BATCH_CONNECTIONS))
     reserves = [seen.rate for seen in granted]
     echoes = [seen.rate for seen in echoed]
     yield Figure(

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
 from itertools import cycle
 from pathlib import Path
-from signal import SIGCONT, SIGSTOP
 
 import orjson
 
 from bench.callers import CALLERS, fresh_key
-from bench.http import CONNECTIONS, IN_STOCK, PATH, Wrk, ask, body, latency, starlette_echo, wrk
+from bench.http import (
+    CONNECTIONS,
+    IN_STOCK,
+    LAG_SAMPLE_SECONDS,
+    PATH,
+    Wrk,
+    ask,
+    body,
+    caught_up,
+    latency,
+    scribe_of,
+    starlette_echo,
+    stopped,
+    wrk,
+)
 from bench.http import stockade as serving
 from bench.stores import CHANNEL, LOCATION, UNITS, Store, private_store, sku_names
 from bench.table import Figure
@@ -33,7 +45,6 @@ RESERVATIONS = 60_000  # of one round
 UNIFORM_SKUS = 10_000
 CHUNK = 500  # SKUs that are made at once
 HOUR_MS, WEEK_MS = 3_600_000, 604_800_000
-LAG_SAMPLE_SECONDS = 0.5
 
 
 @asynccontextmanager
@@ -101,39 +112,6 @@ async def _carried(store: Store, journal: Journal, names: list[str]) -> float:
         await stream.close()
 
 
-def _scribe_of(data: str) -> int:
-    """The process of the scribe that belongs to this bench's service."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                words = (entry / "cmdline").read_bytes().split(b"\0")
-                parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
-                mine = (Path("/proc") / parent / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if b"api.scribe" in words and data.encode() in mine:
-                return int(entry.name)
-    raise RuntimeError("the service has no scribe")
-
-
-def _lag(port: int) -> int:
-    return int(ask(port, "GET", "/readyz", b"")[1]["ledger"]["lag"]["events"])
-
-
-def _caught_up(port: int) -> None:
-    while _lag(port):
-        time.sleep(LAG_SAMPLE_SECONDS)
-
-
-@contextmanager
-def _stopped(pid: int) -> Iterator[None]:
-    os.kill(pid, SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, SIGCONT)
-
-
 async def http_with_ledger(rounds: int) -> AsyncIterator[Figure]:
     """Reserves over HTTP with the scribe at work beside them, and with it standing still."""
     if shutil.which("wrk") is None:
@@ -145,13 +123,13 @@ async def http_with_ledger(rounds: int) -> AsyncIterator[Figure]:
     with ExitStack() as stack:
         port, data = stack.enter_context(serving())
         echo = stack.enter_context(starlette_echo())
-        pid, one = _scribe_of(data), body(IN_STOCK)
+        pid, one = scribe_of(data), body(IN_STOCK)
         for _ in range(rounds):
             beside.append(wrk(port, PATH, one, CONNECTIONS))
-            _caught_up(port)
-            with _stopped(pid):
+            caught_up(port)
+            with stopped(pid):
                 alone.append(wrk(port, PATH, one, CONNECTIONS))
-            _caught_up(port)
+            caught_up(port)
             echoed.append(wrk(echo, PATH, one, CONNECTIONS))
     echoes = [seen.rate for seen in echoed]
     yield Figure(

@@ -62,7 +62,11 @@ def _against(ours: list[float], theirs: list[float]) -> str:
     if not all(theirs):
         return f"{rate}: –"
     ratios = [mine / other for mine, other in zip(ours, theirs, strict=True)]
-    return f"{rate}: {median(ratios):.3g} × ({min(ratios):.3g}–{max(ratios):.3g})"
+    return f"{rate}: {_ratio(median(ratios))} × ({_ratio(min(ratios))}–{_ratio(max(ratios))})"
+
+
+def _ratio(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

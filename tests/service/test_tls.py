@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import shutil
 import signal
 import socket
 import ssl
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import pytest
 from api.tls import tls_context
 from core.errors import StartRefused
 from core.settings import Settings
-from tests.processes import Service, until
+from tests.processes import ROOT, Service, until
 
 pytestmark = pytest.mark.skipif(
     shutil.which("openssl") is None, reason="no openssl to make certificates with"
@@ -133,6 +135,35 @@ def test_a_service_over_tls(tmp_path: Path) -> None:
         service.signal(signal.SIGHUP)
         assert str(key) in service.hears("what was not replaced yet goes on")
         assert (caller.serial(), caller.ask("GET", "/healthz")[0]) == (known, 200)
+
+
+def test_a_crowd_comes_over_tls_with_a_key(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    cert, key = authority.make("server")
+    flags = ("--data", str(tmp_path / "var"), "--tls-cert", str(cert), "--tls-key", str(key))
+    scopes = ("reserve", "fulfil", "stock:read", "stock:write", "quota:write", "operate")
+    with Service(*flags) as service:
+        url = service.url()
+        secret = command(
+            tmp_path, "api.cli", "keys", "create", "--data", str(tmp_path / "var"), "--name",
+            "crowd", *(word for scope in scopes for word in ("--scope", scope)),
+        ).strip()  # fmt: skip
+        said = command(
+            tmp_path, "loadtest", "mixed-verbs", "--url", url, "--key", secret, "--set",
+            "seconds=2", "--set", "rate=20", "--set", "skus=20", SSL_CERT_FILE=str(authority.file),
+        )  # fmt: skip
+    assert "errors    0" in said
+    assert "audit     passed: oversold 0" in said
+
+
+def command(cwd: Path, module: str, *words: str, **environ: str) -> str:
+    """What a command that works prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", module, *words], cwd=cwd, capture_output=True, text=True,
+        check=False, timeout=120, env=os.environ | {"PYTHONPATH": str(ROOT)} | environ,
+    )  # fmt: skip
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    return done.stdout
 
 
 def test_files_that_cannot_be_used_are_one_line(tmp_path: Path) -> None:

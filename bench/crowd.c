@@ -1,9 +1,9 @@
 /* A crowd that comes at its own rate, whether it is answered or not: an open loop over HTTP/1.1.
  *
- * crowd HOST PORT CONNECTIONS RATE SECONDS SKUS
+ * crowd HOST PORT CONNECTIONS RATE SECONDS SKUS buy|hold
  *
  * RATE times a second somebody comes, takes a connection that is free and reserves one unit of one
- * of SKUS; who gets it commits at once. Who finds no free connection goes away. The reserves and
+ * of SKUS; who gets it and is to buy commits at once. Who finds no free connection goes away. The reserves and
  * the commits count from when they were due, so that a crowd that is held up is not forgiven
  * (coordinated omission). Prints one JSON object: counts, and times in ms.
  */
@@ -30,6 +30,7 @@ struct caller {
 
 static double taken[2][TIMES]; /* of reserves that were granted, of commits that were done */
 static long done[2], refused[2], failed, absent, came;
+static int buys;
 static struct sockaddr_in service;
 
 static double now(void) {
@@ -78,7 +79,7 @@ static void hear(struct caller *caller) {
         failed++;
     }
     char *id = strstr(caller->answer, "\"id\":\"");
-    if (status == 201 && id) {
+    if (status == 201 && id && buys) {
         char path[128];
         snprintf(path, sizeof path, "/v1/reservations/%.*s/commit", ID, id + 6);
         caller->doing = COMMITTING;
@@ -112,7 +113,8 @@ static double rank(int verb, double share) {
 }
 
 int main(int count, char **words) {
-    if (count != 7) return 2;
+    if (count != 8) return 2;
+    buys = !strcmp(words[7], "buy");
     int callers = atoi(words[3]), skus = atoi(words[6]), next = 0;
     double rate = atof(words[4]), seconds = atof(words[5]);
     service.sin_family = AF_INET;
@@ -150,8 +152,8 @@ int main(int count, char **words) {
         qsort(taken[verb], done[verb] < TIMES ? done[verb] : TIMES, sizeof(double), ascending);
     printf("{\"came\": %ld, \"absent\": %ld, \"failed\": %ld, \"reserved\": %ld, \"committed\": %ld, "
            "\"reserves_refused\": %ld, \"commits_refused\": %ld, \"committed_per_second\": %.1f, "
-           "\"reserve_p50_ms\": %.1f, \"reserve_p99_ms\": %.1f, \"commit_p50_ms\": %.1f, "
-           "\"commit_p99_ms\": %.1f}\n",
+           "\"reserve_p50_ms\": %.2f, \"reserve_p99_ms\": %.2f, \"commit_p50_ms\": %.2f, "
+           "\"commit_p99_ms\": %.2f}\n",
            came, absent, failed, done[0], done[1], refused[0], refused[1], done[1] / passed,
            rank(0, 0.5), rank(0, 0.99), rank(1, 0.5), rank(1, 0.99));
     return 0;
