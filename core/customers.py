@@ -51,6 +51,11 @@ def field_of(sku: str, counting: int, customer: str) -> str:
     return f"{sku}@{counting}@{customer}"
 
 
+def live_member(customer: str, id: str) -> str:
+    """What stands for a live reservation of a customer, as its record names it."""
+    return f"{customer}@{id}"
+
+
 def refusal(found: Sequence[Excess]) -> CustomerLimit:
     """What a caller is told whose demand passes limits."""
     return CustomerLimit(
@@ -62,6 +67,15 @@ def refusal(found: Sequence[Excess]) -> CustomerLimit:
             for each in found
         ]
     )  # fmt: skip
+
+
+def crowded(has: int, most: int) -> CustomerLimit:
+    """What a caller is told whose customer has as many live reservations as one may."""
+    held = f"{has} reservation" if has == 1 else f"{has} reservations"
+    return CustomerLimit(
+        f"This customer holds {held} not paid yet, and one may hold {most}: "
+        "commit or release one first"
+    )
 
 
 def days_before(today: int, days: int) -> list[bytes]:

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from core.asking import check_names, counted, too_many
 from core.changes import Changes
-from core.customers import NOBODY, Cut, Excess, days_before, field_of, refusal
+from core.customers import NOBODY, Cut, Excess, crowded, days_before, field_of, refusal
 from core.errors import (
     InvalidQuantity,
     InvalidRequest,
@@ -163,6 +163,7 @@ class Engine(Changes):
             if isinstance(result, StockadeError):
                 raise result
             if not isinstance(result, NoPool):
+                await self._check_live(request)
                 found = await self._excess(result)
                 if not found:
                     break
@@ -183,6 +184,19 @@ class Engine(Changes):
             left = kept
             op = None
         return self._trial(request, spec, op, lines)
+
+    async def _check_live(self, request: Reserve) -> None:
+        """Raises CustomerLimit if its customer has as many live reservations as one may. What is
+        due makes room first."""
+        most = self._lane.planner.limiter.live_most
+        if most is None or request.state != "reserved" or request.customer is None:
+            return
+        customer = wording.encode_text(request.customer).decode()
+        if await self._shard.live_of(customer) >= most:
+            await self._lane.tidy()
+            has = await self._shard.live_of(customer)
+            if has >= most:
+                raise crowded(has, most)
 
     async def _excess(self, op: TrialOp) -> list[Excess]:
         """The limits that a trial would pass now. What is due gives its units back first."""

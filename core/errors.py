@@ -110,7 +110,10 @@ class InsufficientStock(LineError):
 
 
 class CustomerLimit(LineError):
-    """One customer may have only so many of this SKU; lines says how many are left for this one."""
+    """One customer may have only so many of this SKU; lines says how many are left for this one.
+
+    Or only so many reservations that are not paid yet: then there are no lines.
+    """
 
     code = "customer_limit"
 

@@ -1,9 +1,9 @@
 """Demands that would pass what a customer may have: refused, content with less, or asked again.
 
-The script counts, and refuses the whole batch if one of its demands passes a limit. The others go
-again at once and among themselves, so that whoever always asks for too much delays nobody twice. A
-refusal stands once nothing is due: an expiry may have given the customer room. Decides, never
-awaits.
+One may have so many units of a SKU, and so many live reservations. The script counts, and refuses
+the whole batch if one of its demands passes a limit. The others go again at once and among
+themselves, so that whoever always asks for too much delays nobody twice. A refusal stands once
+nothing is due: an expiry may have given the customer room. Decides, never awaits.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from core.customers import Excess, refusal
+from core.customers import Excess, crowded, refusal
 from core.deadlines import Deadlines
 from core.errors import CustomerRequired, Overloaded
 from core.kernel._policy import Sku
@@ -32,18 +32,26 @@ class Limiter:
         self._deadlines = deadlines
         self._since = since
         self.look_due = False
+        self.live_most: int | None = None  # live reservations of one customer
 
-    def passed(self, ops: Sequence[Any], over: Mapping[int, list[Excess]]) -> None:
-        """Takes a batch back of which some ops, by index, pass limits."""
-        for index, found in over.items():
+    def passed(
+        self, ops: Sequence[Any], over: Mapping[int, list[Excess]], crowd: Mapping[int, int]
+    ) -> None:
+        """Takes a batch back of which some ops, by index, pass limits; ``crowd``: how many live
+        reservations the customers have who have too many."""
+        passing = over.keys() | crowd.keys()
+        for index in sorted(passing):
             op = ops[index]
             if not self._nothing_due(op):
                 self._wait(op)
-            elif op.content and op.cut_to(found):
+            elif index in crowd:
+                assert self.live_most is not None, "else nobody counts"
+                op.finish(crowded(crowd[index], self.live_most))
+            elif op.content and op.cut_to(over[index]):
                 self._queues.requeue([op])
             else:
-                op.finish(refusal(found))
-        rest = [op for index, op in enumerate(ops) if index not in over]
+                op.finish(refusal(over[index]))
+        rest = [op for index, op in enumerate(ops) if index not in passing]
         for op in rest:
             op.alone = True
         self._queues.requeue(rest)

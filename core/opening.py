@@ -210,8 +210,9 @@ async def _rebuild(
     refill = Refill(settings.valkey_url, settings.store_timeout_seconds)
     try:
         return await Rebuild(
-            stream, refill, journal, _windows_ms(settings), settings.move_deadlines, tell
-        ).run()
+            stream, refill, journal, _windows_ms(settings), settings.move_deadlines, tell,
+            count_live=settings.customer_live_reservations is not None,
+        ).run()  # fmt: skip
     finally:
         await refill.close()
 

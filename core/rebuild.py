@@ -24,7 +24,7 @@ from urllib.parse import unquote
 import msgspec
 
 from core.chronicle import Chronicle, check_order
-from core.customers import field_of
+from core.customers import NOBODY, field_of, live_member
 from core.errors import LedgerBroken, RebuildRefused
 from core.ledger.books import Books
 from core.ledger.journal import Journal, Mark
@@ -59,9 +59,11 @@ class Rebuild:
         windows_ms: tuple[int, int],
         move_deadlines: bool,
         tell: Tell = lambda *_: None,
+        count_live: bool = False,
     ) -> None:
         """``windows_ms``: lengths of the two key windows; ``move_deadlines``: those that passed
-        while the store was away are moved by as long as it was."""
+        while the store was away are moved by as long as it was; ``count_live``: how many live
+        reservations a customer may have is bounded."""
         self._stream = stream
         self._refill = refill
         self._journal = journal
@@ -70,6 +72,7 @@ class Rebuild:
         self._windows_ms = windows_ms
         self._move_deadlines = move_deadlines
         self._tell = tell
+        self._count_live = count_live
         self._part = Part()
         self._kind = ""
         self._done = 0
@@ -281,6 +284,8 @@ class Rebuild:
                 words = record.split(" ")
                 words[5] = "-"  # the event that wrote it is of an epoch before
                 self._part.field(keys.bucket_of(id), id, " ".join(words))
+                if self._count_live and words[0] == "R" and words[7] != NOBODY:
+                    self._part.member(keys.LIVE, live_member(words[7], id))
                 if words[0] == "R" and not away_ms < int(words[3]) <= until_ms:
                     second = int(words[3]) // 1000
                     self._part.id(keys.due_at(second), id)

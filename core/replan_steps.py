@@ -87,7 +87,7 @@ class ReplanStep(PlannedStep):
             lane.queues.replan(self.ops, self.conflicted(lane, reply[5]))
         elif outcome == b"limit":
             self.undone(lane)
-            lane.planner.limiter.passed(self.ops, self._entries.over(reply[5]))
+            lane.planner.limiter.passed(self.ops, self._entries.over(reply[5]), {})
         elif outcome == b"stale" or (outcome == b"known" and reply[5] == b"keys"):
             self.undone(lane)
             found = reply[5] if outcome == b"stale" else reply[6]

@@ -82,6 +82,7 @@ class Service:
             trouble=self._on_trouble,
             meters=meters,
         )
+        self.lane.planner.limiter.live_most = settings.customer_live_reservations
         self.stock = Stock(self.lane, shard, self._refresh_policy)
         self.journal = journal
         self.backlog = Backlog(

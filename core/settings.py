@@ -145,6 +145,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Annotated[int, Meta(ge=1, le=1_000_000)] | None,
         Meta(description="new reservations a minute for one customer; none: any number"),
     ] = None
+    customer_live_reservations: Annotated[
+        Annotated[int, Meta(ge=1, le=10_000)] | None,
+        Meta(description="reservations not paid yet that one customer may have; none: any number"),
+    ] = None
     store_timeout_seconds: Annotated[
         float, Meta(gt=0, le=60, description="how long one call to the store may take")
     ] = 2.0

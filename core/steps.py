@@ -153,11 +153,12 @@ class ReserveStep(PlannedStep):
         both[::2], both[1::2] = ids, records
         held = [op.ttl_ms for op in self.ops if op.state == RESERVED]
         ended = [op.id for op in self.ops if op.state == FULFILLED]
+        most, entries = lane.planner.limiter.live_most, 0 if counted is None else len(counted)
         args: list[Any] = [
             len(stage.pools), len(ids), len(self._short), len(self._long), len(self._due),
             self._now_ms + min(held) if held else "",
             "" if len(held) == len(ids) else self._moves(), len(ended),
-            0 if counted is None else len(counted),
+            entries if most is None else f"{entries} {most}",
             record_lines(ids, records), _lines(self._short), _lines(self._long),
         ]  # fmt: skip
         args += stage.pools
@@ -174,6 +175,8 @@ class ReserveStep(PlannedStep):
         args += ended
         if counted is not None:
             args += counted.words(names)
+        if most is not None:
+            names.append(keys.LIVE)
         head = lane.head(self._now_ms, lane.policy_number, asked_by(self.ops))
         return evalsha(self.script, names, head, args)
 
@@ -203,9 +206,10 @@ class ReserveStep(PlannedStep):
         if outcome == b"conflict":
             lane.queues.replan(self.ops, self.conflicted(lane, reply[5]))
         elif outcome == b"limit":
-            assert self._entries is not None
             self.undone(lane)
-            lane.planner.limiter.passed(self.ops, self._entries.over(reply[5]))
+            over = {} if self._entries is None else self._entries.over(reply[5])
+            crowd = dict(zip(reply[6][::2], reply[6][1::2], strict=True))
+            lane.planner.limiter.passed(self.ops, over, crowd)
         elif outcome == b"known" and reply[5] == b"keys":
             self.undone(lane)
             keyed = [*self._short, *self._long]
@@ -242,7 +246,7 @@ class SettleStep(Step):
     def command(self, lane: Lane) -> Command:
         names = [
             keys.META, keys.POOLS, keys.EVENTS, lane.done_list, *lane.short_window,
-            *lane.long_window,
+            *lane.long_window, keys.LIVE,
         ]  # fmt: skip
         known: dict[bytes, int] = {}
         args: list[Any] = [len(self.ops), self.script.name]

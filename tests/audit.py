@@ -13,7 +13,7 @@ from collections.abc import Collection
 import redis.asyncio as redis
 
 from tests.chronicled import check_chronicle
-from tests.limited import check_customers
+from tests.limited import check_customers, check_live
 from tests.stored import (
     ALIVE,
     ID,
@@ -66,6 +66,7 @@ def inspect(store: Store, edited: Collection[str] = ()) -> Audit:
     _check_due(found)
     _check_catalogue(found)
     check_customers(found)
+    check_live(found)
     Fold(found).run()
     check_chronicle(found)
     _check_keys(found)

@@ -38,11 +38,16 @@ class Ledger:
         self._streams.append(stream)
         return Scribe(stream, self.journal, HOUR_MS, WEEK_MS)
 
-    def rebuilding(self, url: str, move_deadlines: bool = True) -> Rebuild:
+    def rebuilding(
+        self, url: str, move_deadlines: bool = True, count_live: bool = False
+    ) -> Rebuild:
         """A rebuild of the store at ``url``, not begun yet."""
         stream, refill = EventStream(url, 5.0), Refill(url, 5.0)
         self._streams += (stream, refill)
-        return Rebuild(stream, refill, self.journal, (HOUR_MS, WEEK_MS), move_deadlines)
+        windows_ms = (HOUR_MS, WEEK_MS)
+        return Rebuild(
+            stream, refill, self.journal, windows_ms, move_deadlines, count_live=count_live
+        )
 
     async def catch_up(self, url: str) -> Mark:
         """Brings all that the store holds into the ledger; the mark then."""

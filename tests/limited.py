@@ -10,6 +10,17 @@ from tests.stored import TAG, Audit, created_ms
 DAY_MS = 86_400_000
 
 
+def check_live(found: Audit) -> None:
+    """What is counted as a live reservation of a customer is one."""
+    for member in found.store.lists.get(TAG + "live", []):
+        customer, _, id = member.partition("@")
+        record = found.records.get(id)
+        found.check(
+            record is not None and (record.state, record.customer) == ("R", customer),
+            f"live: {member} is counted, the record says {record}",
+        )
+
+
 def check_customers(found: Audit) -> None:
     """Every limited SKU is counted, and the counts are what the records say: on the day of each
     reservation, what was taken and neither given back nor returned."""

@@ -66,6 +66,7 @@ def same(before: Store, after: Store, but: Collection[str] = ()) -> None:
         assert after.hash(name) == before.hash(name), name
     assert after.catalog == before.catalog
     assert customers(after) == customers(before)
+    assert after.lists.get(f"{TAG}live") == before.lists.get(f"{TAG}live")
     one, other = alive(before), alive(after)
     assert one.keys() == other.keys()
     assert {id: one[id] for id in one if id not in but} == {

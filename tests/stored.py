@@ -24,7 +24,7 @@ KINDS = {
     "meta": "hash", "pools": "hash", "channels": "hash", "locations": "hash", "skus": "hash",
     "catalog": "zset", "events": "stream", "rsv": "hash", "due": "list", "done": "list",
     "idem": "hash", "imports": "hash", "modes": "hash",
-    "limits": "hash", "customers": "hash",
+    "limits": "hash", "customers": "hash", "live": "zset",
 }  # fmt: skip
 
 _ROW = re.compile(r"(\d+) (\d+) (\d+) (\d+),(\d+),(\d+),(\d+),(\d+),(-?\d+)((?: \S+)*)")

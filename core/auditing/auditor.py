@@ -16,6 +16,7 @@ from core.auditing import differences as of
 from core.auditing.comparing import Comparison, check_epoch
 from core.auditing.counts import Counted, Counts
 from core.auditing.customers import CustomerBooks
+from core.auditing.living import stale_live
 from core.auditing.variance import judge
 from core.errors import LedgerUnavailable
 from core.ledger.audit import LOWEST_ID, Difference, Files, Inside, Kind, Snapshot, Totals
@@ -67,7 +68,7 @@ class Auditor:
         await one.pools()
         kinds: list[Kind] = ["row", "lag", "fold", "held"]
         if sku is None:
-            kinds += ["record", "customers"]
+            kinds += ["record", "customers", "live"]
             await one.living()
             await one.stored()
             await one.customers()
@@ -203,11 +204,17 @@ class _Run:
             self._tell("compared", self.totals.reservations, None, "reservations")
 
     async def customers(self) -> None:
-        """What customers have of limited SKUs against what their reservations say."""
+        """What customers have of limited SKUs, and how many live reservations, against what their
+        reservations say."""
         now_ms = await self._survey.now_ms()
         books = CustomerBooks(self._survey, self._files, self._compare, now_ms)
         async for found in books.differences():
             await self._note([found])
+        stale = 0
+        async for members in stale_live(self._survey):
+            stale += len(members)
+        if stale:
+            await self._note([of.of_live(stale)])
 
     # --- what was counted --------------------------------------------------------------------
 

@@ -36,6 +36,8 @@ CAUSES = {
     "something other than Stockade",
     "customers_half": "what customers had of this SKU before it got a limit is not counted: the "
     "request that set it was broken off",
+    "live_stale": "reservations that are paid or have ended are still counted as held by their "
+    "customers: a worker of an older version ended them, or something other than Stockade",
     "shrinkage": "less is there than is booked: lost, stolen, or shipped and not booked",
     "surplus": "more is there than is booked: received and not booked, or booked as shipped and "
     "still there",
@@ -116,6 +118,12 @@ def of_count(pool: str, booked: int, counted: int) -> Difference:
     """What was counted is not what is booked."""
     cause = "shrinkage" if counted < booked else "surplus"
     return Difference("count", pool, cause, str(booked), str(counted), abs(counted - booked))
+
+
+def of_live(stale: int) -> Difference:
+    """So many are counted as live reservations of their customers that are not live."""
+    found = f"{stale} that are not reserved"
+    return Difference("live", "live reservations", "live_stale", "none", found, 0)
 
 
 def same_record(one: str, other: str) -> bool:

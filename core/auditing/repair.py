@@ -16,12 +16,14 @@ from msgspec import Struct
 
 from core.auditing import differences as of
 from core.auditing.comparing import Comparison
+from core.auditing.living import id_of, stale_live
 from core.chronicle import Chronicle, pairs
 from core.errors import LedgerBroken, LedgerUnexplained, StockadeError, StockUnavailable
 from core.lane import Lane
 from core.ledger.audit import Case, Files, Inside
-from core.model import Key
+from core.model import Key, is_reservation_id
 from core.noting import who
+from core.steps import index_of
 from core.stock import Stock
 from core.stock_model import Adjust, AdjustLine
 from core.store import keys, scripts, wording
@@ -84,6 +86,8 @@ class Repairer:
                 text = await self._record(case, apply)
             elif case.kind == "customers":
                 text = await self._customers(case, apply)
+            elif case.kind == "live":
+                text = await self._live(apply)
             elif case.kind == "lag" and "@" in case.subject:
                 text = await self._drift(case, person, apply)
             elif case.kind == "count" and apply_counts:
@@ -232,6 +236,7 @@ class Repairer:
         if apply:
             names = [
                 keys.META, keys.bucket_of(id), keys.due_at(int(second or 0)), self._lane.done_list,
+                keys.LIVE,
             ]  # fmt: skip
             await self._run(scripts.RESTATE, names, [id, found, " ".join(words), second])
         if not known:
@@ -243,6 +248,22 @@ class Repairer:
         if apply:
             await self._recount(case.subject)
         return "what customers have of it is counted anew, from the ledger"
+
+    async def _live(self, apply: bool) -> str:
+        """What is counted as live and is not is not counted any more."""
+        count = 0
+        async for members in stale_live(self._survey):
+            count += len(members)
+            names, known, args = [keys.META, keys.LIVE], {keys.META: 1}, list[str]()
+            for member in members:
+                id = id_of(member)  # what cannot be one no bucket has, as little as meta does
+                bucket = keys.bucket_of(id) if is_reservation_id(id) else keys.META
+                args += (str(index_of(names, known, bucket)), id, member)
+            if apply:
+                await self._run(scripts.SWEEP, names, args)
+        if not count:
+            raise _Left("it is as it should be by now")
+        return f"{count} reservations that are not reserved any more are not counted any more"
 
     async def _count(self, case: Case, apply: bool) -> str:
         """What is missing or too much is booked, as a fact."""

@@ -22,7 +22,7 @@ PASS_SECONDS = 3_600.0  # for what looks at all live reservations at once
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 LOWEST_ID = "00000000-0000-0000-0000-000000000000"
 
-Kind = Literal["row", "lag", "fold", "held", "record", "customers", "count"]
+Kind = Literal["row", "lag", "fold", "held", "record", "customers", "live", "count"]
 
 
 class Inside(Struct, frozen=True):
@@ -47,8 +47,8 @@ class Inside(Struct, frozen=True):
 
 
 class Difference(Struct, frozen=True):
-    """Something that is not as it should be. ``subject``: ``sku@location``, or a reservation's id;
-    ``units`` lie in the wrong account, or nowhere."""
+    """Something that is not as it should be. ``subject``: ``sku@location``, a SKU, a reservation's
+    id, or what there is one of; ``units`` lie in the wrong account, or nowhere."""
 
     kind: Kind
     subject: str

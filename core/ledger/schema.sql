@@ -230,8 +230,9 @@ COMMENT ON TABLE reconciliation IS 'Every reconciliation and what it came to';
 CREATE TABLE reconciliation_case (
   id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   kind         text NOT NULL CHECK (kind IN
-                 ('row', 'lag', 'fold', 'held', 'record', 'customers', 'count')),
-  subject      text NOT NULL,                        -- sku@location, a SKU, or a reservation's id
+                 ('row', 'lag', 'fold', 'held', 'record', 'customers', 'live', 'count')),
+  subject      text NOT NULL,                        -- sku@location, a SKU, a reservation's id, or
+                                                     -- what there is one of
   sku          text,
   location     text,
   cause        text NOT NULL,

@@ -17,6 +17,7 @@ SKUS = f"{_TAG}:skus".encode()
 CATALOG = f"{_TAG}:catalog".encode()
 IMPORTS = f"{_TAG}:imports".encode()
 LIMITS = f"{_TAG}:limits".encode()
+LIVE = f"{_TAG}:live".encode()
 EVENTS = f"{_TAG}:events".encode()
 API_KEYS = b"stockade:api_keys"  # a copy; of no shard, so that a rebuilt one still has it
 PROTECT = b"protect"  # the field of the one mode that there is beside the normal one

@@ -55,10 +55,11 @@ RESTORE: Final = Script("restore")
 REPAIR: Final = Script("repair")
 RESTATE: Final = Script("restate")
 COUNT: Final = Script("count")
+SWEEP: Final = Script("sweep")
 NOTE: Final = Script("note")
 
 ALL: Final = (
     START, LOOK, STOCK, RESERVE, REPLAN, JUDGE, COMMIT, FULFIL, GIVEBACK, EXTEND, DUE, SKU, POLICY,
     PURGE, DROP, IMPORT, MARK, RESTORE, REBUILD_BEGIN, REBUILD_PUT, REBUILD_END, REPAIR, RESTATE,
-    COUNT, NOTE,
+    COUNT, SWEEP, NOTE,
 )  # fmt: skip

@@ -300,6 +300,16 @@ class Shard:
         except RedisError as error:
             raise _error(error, names[0]) from error
 
+    async def live_of(self, customer: str) -> int:
+        """How many live reservations a customer has, as its records spell it, if they are counted.
+        ``parts/living.lua`` says the same."""
+        try:
+            return int(
+                await self._redis.zlexcount(keys.LIVE, f"[{customer}@", f"({customer}A")
+            )
+        except RedisError as error:
+            raise _error(error, keys.LIVE) from error
+
     async def drop(self, names: Sequence[bytes]) -> None:
         """Removes keys; the server frees them in the background, however large they are."""
         try:

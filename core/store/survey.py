@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import redis.asyncio as redis
@@ -110,6 +110,35 @@ class Survey:
         """What customers have by the reservations of a day, turn by turn: field → units."""
         return self._hash(keys.customers_on(day).decode())
 
+    async def all_live(self) -> AsyncIterator[list[str]]:
+        """The live reservations of customers that are counted, turn by turn: "customer@id" each."""
+        cursor = 0
+        while True:
+            try:
+                cursor, pairs = await self._redis.zscan(_LIVE, cursor, count=TURN)
+            except RedisError as error:
+                raise _error(error) from error
+            if pairs:
+                yield [str(member) for member, _ in pairs]
+            if cursor == 0:
+                return
+
+    async def live(self, members: Mapping[str, str]) -> dict[str, str]:
+        """Those of ``members`` (→ id) that are counted still, with their records as of the same
+        instant; "" for none."""
+        if not members:
+            return {}
+        pipe = self._redis.pipeline(transaction=True)
+        pipe.zmscore(_LIVE, list(members))
+        for id in members.values():
+            pipe.hget(keys.bucket_of(id).decode(), id)
+        (scores, *records), _ = await self._look(pipe)
+        return {
+            member: record or ""
+            for member, score, record in zip(members, scores, records, strict=True)
+            if score is not None
+        }
+
     async def _look(self, pipe: Any) -> tuple[list[Any], list[str | None]]:
         pipe.hmget(_META, ["epoch", "seq"])
         try:
@@ -169,7 +198,7 @@ class Survey:
                 return
 
 
-_META, _POOLS = keys.META.decode(), keys.POOLS.decode()
+_META, _POOLS, _LIVE = keys.META.decode(), keys.POOLS.decode(), keys.LIVE.decode()
 
 
 def _look(meta: list[str | None], pairs: Iterable[tuple[str, str | None]]) -> Look:

@@ -349,6 +349,7 @@ EDGES = {
         "core.lane": "key windows are the lane's",
         "core.ledger": "reads what it holds, keeps what is found",
         "core.model": "grammar of names",
+        "core.steps": "how a script is given keys",
         "core.stock": "what was counted is booked as any fact",
         "core.stock_model": "what a line of stock asks for",
         "core.store": "reads what it holds, mends it",

@@ -21,8 +21,10 @@ PARTS = sorted((LUA / "parts").glob("*.lua"))
 GROWS = {"reserve", "stock", "import"}
 
 CALL = re.compile(r"\b(?:redis\.)?p?call(?:_many)?\('(\w+)'(?:,\s*((?:[^,()\[\]]|\[[^\]]*\]+)+))?")
-READS = {"HGET", "HMGET", "HEXISTS", "HGETALL", "TYPE", "TIME", "EXISTS", "LRANGE", "LLEN"}
-WRITES = {"HSET", "HINCRBY", "HDEL", "XADD", "XTRIM", "RPUSH", "LTRIM", "ZADD", "UNLINK", "DEL"}
+READS = {"HGET", "HMGET", "HEXISTS", "HGETALL", "TYPE", "TIME", "EXISTS", "LRANGE", "LLEN",
+         "ZLEXCOUNT"}
+WRITES = {"HSET", "HINCRBY", "HDEL", "XADD", "XTRIM", "RPUSH", "LTRIM", "ZADD", "ZREM", "UNLINK",
+          "DEL"}
 # Not of workers that serve: of their start, of the scribe, of a rebuild.
 UNOPENED = {"start", "mark", "rebuild_begin", "rebuild_put", "rebuild_end"}
 

@@ -109,6 +109,7 @@ class Settler:
         names = [keys.META, keys.POOLS, keys.EVENTS, keys.done_at(0)]
         for window in (keys.short_keys, keys.long_keys):
             names += [window(f"{number}") for number in (0, 1)]
+        names.append(keys.LIVE)
         args: list[Any] = [len(ops), script.name]
         for order, verb, parts in ops:
             bucket = keys.bucket_of(order.id)

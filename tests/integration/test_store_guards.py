@@ -157,7 +157,7 @@ async def every_script(service: Service, store: Store) -> set[str]:
 ALL_STATES = {"reserved", "committed", "fulfilled", "released", "cancelled", "expired", "returned"}
 USED = {script.name for script in scripts.ALL} - {
     "start", "mark", "rebuild_begin", "rebuild_put", "rebuild_end", "repair", "restate",
-    "count", "note",
+    "count", "sweep", "note",
 }  # fmt: skip
 
 

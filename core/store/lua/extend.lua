@@ -13,7 +13,7 @@
 
 local lists = tonumber(ARGV[HEAD + 3 + WIDTH * tonumber(ARGV[HEAD + 1])])
 local kinds = {unpack(KINDS)}
-for i = 9, #KEYS do kinds[i] = i > #KEYS - lists and 'list' or 'hash' end
+for i = 10, #KEYS do kinds[i] = i > #KEYS - lists and 'list' or 'hash' end
 local stop = open_shard(kinds)
 if stop then return stop end
 local pushes = {}

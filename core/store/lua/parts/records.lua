@@ -10,10 +10,11 @@
 -- ARGV after the head: count, verb of the event, then 9 per record:
 --   index of its bucket in KEYS, id, verb, If-Match version or "",
 --   parts ("pool-or-sku quantity …" or ""), argument of the verb, key or "", fingerprint, mark
--- KEYS 1 meta 2 pools 3 events 4 done 5 h 6 h before 7 w 8 w before 9… buckets (due lists behind)
+-- KEYS 1 meta 2 pools 3 events 4 done 5 h 6 h before 7 w 8 w before 9 live reservations of
+--      customers 10… buckets (due lists behind)
 -- Reply: code and record per record (flat), then the rows written (name, row, …).
 
-local KINDS = {'hash', 'hash', 'stream', 'list', 'hash', 'hash', 'hash', 'hash', 'hash'}
+local KINDS = {'hash', 'hash', 'stream', 'list', 'hash', 'hash', 'hash', 'hash', 'zset', 'hash'}
 local WIDTH = 9
 local LINES_MAX = 4000   -- of one script; the records behind them are answered `later`
 local rows, touched = {}, {}
@@ -199,12 +200,14 @@ local function meet_record(at, kept_long)
 end
 
 -- Runs `decide(record, id, verb, parts, argument, wanted, place in the batch)` → code, detail over
--- the batch: all guards and decisions first, then all writes. A decision changes tables only.
+-- the batch: all guards and decisions first, then all writes. A decision changes tables only. What
+-- is not reserved any more leaves the live reservations of its customer, if they are counted.
 local function settle(decide, kept_long)
   local count, verb, first = tonumber(ARGV[HEAD + 1]), ARGV[HEAD + 2], HEAD + 3
   local answers, texts, keys, events, ended = {}, {}, {h = {}, w = {}}, {}, {}
   local used = {}   -- keys of this script: whoever has the same one is answered by the next
   local number, lines = format('%d', tonumber(meta[3]) + 1), 0
+  local counted, left = not absent[KEYS[9]], {}
   for i = 1, count do
     local at = first + (i - 1) * WIDTH
     local id, act, key = ARGV[at + 1], ARGV[at + 2], ARGV[at + 6]
@@ -212,6 +215,7 @@ local function settle(decide, kept_long)
     if lines < LINES_MAX and not used[key] then r, code, detail = meet_record(at, kept_long) end
     if r then
       lines = lines + #r.lines
+      local was = r.state
       code, detail = decide(r, id, act, ARGV[at + 4], ARGV[at + 5], ARGV[at + 3], i)
       detail = detail or r.text
       if code == 'done' then
@@ -219,6 +223,9 @@ local function settle(decide, kept_long)
         texts[#texts + 1] = {KEYS[tonumber(ARGV[at])], id, detail}
         events[#events + 1], events[#events + 2] = id, detail
         if r.state ~= 'R' and r.state ~= 'C' then ended[#ended + 1] = id end
+        if counted and was == 'R' and r.state ~= 'R' then
+          left[#left + 1] = r.customer .. '@' .. id
+        end
       end
       if key ~= '' and (code == 'done' or code == 'already') then
         local into = keys[(kept_long[act] or of_batch(key)) and 'w' or 'h']
@@ -247,6 +254,7 @@ local function settle(decide, kept_long)
     call_many('HSET', KEYS[2], set)
     for _, entry in ipairs(texts) do call('HSET', entry[1], entry[2], entry[3]) end
     call_many('RPUSH', KEYS[4], ended)
+    call_many('ZREM', KEYS[9], left)
   end
   call_many('HSET', KEYS[5], keys.h)
   call_many('HSET', KEYS[7], keys.w)
