@@ -14,6 +14,7 @@ from typing import Any
 from core.customers import Excess, crowded, refusal
 from core.deadlines import Deadlines
 from core.errors import CustomerRequired, Overloaded
+from core.kernel._plan import RESERVED
 from core.kernel._policy import Sku
 from core.queues import Queues
 from core.replan_ops import AmendOp
@@ -39,6 +40,8 @@ class Limiter:
     ) -> None:
         """Takes a batch back of which some ops, by index, pass limits; ``crowd``: how many live
         reservations the customers have who have too many."""
+        if over and crowd:
+            over, crowd = _certain(ops, over, crowd)
         passing = over.keys() | crowd.keys()
         for index in sorted(passing):
             op = ops[index]
@@ -70,16 +73,18 @@ class Limiter:
         self._queues.limited.append(op)
 
     def ask_again(self) -> None:
-        """Those that waited go once more, if nothing is due any more."""
+        """Those that waited go once more in their order, if nothing is due any more."""
         waiting = list(self._queues.limited)
+        ready: list[Any] = []
         self._queues.limited.clear()
         for op in waiting:
             if op.gone():
                 continue
             if self._nothing_due(op):
-                self._queues.requeue([op])
+                ready.append(op)
             else:
                 self._wait(op)
+        self._queues.requeue(ready)
 
     @staticmethod
     def refused_unnamed(op: Any, skus: Mapping[str, Sku]) -> bool:
@@ -97,6 +102,23 @@ class Limiter:
                 wanted = [sku for sku in _grown(op) if sku in skus and skus[sku].limited]
                 if wanted:
                     op.finish(CustomerRequired(lines=[{"sku": sku} for sku in wanted]))
+
+
+def _certain(
+    ops: Sequence[Any], over: Mapping[int, list[Excess]], crowd: Mapping[int, int]
+) -> tuple[dict[int, list[Excess]], dict[int, int]]:
+    """What of ``over`` and ``crowd`` does not rest on a demand of the same customer that is itself
+    refused for the other reason: the script counted its place, or its units. Never nothing."""
+    whose = {index: ops[index].tail.split(b" ")[1] for index in over.keys() | crowd.keys()}
+    placed = {
+        whose[index] for index in over.keys() - crowd.keys() if ops[index].state == RESERVED
+    }
+    left = {index: has for index, has in crowd.items() if whose[index] not in placed}
+    crowded = {whose[index] for index in left}
+    found = {
+        index: each for index, each in over.items() if index in left or whose[index] not in crowded
+    }
+    return found, left
 
 
 def _grown(op: AmendOp) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from core.clock import monotonic_ms
-from core.errors import KeyReused, StockUnavailable
+from core.errors import CustomerLimit, KeyReused, StockUnavailable
 from core.lane import SEND_AT
 from core.model import (
     Amend,
@@ -361,3 +361,26 @@ async def test_a_reset_of_every_connection_is_survived(shop: Service, proxy: Pro
         assert (await shop.engine.reserve(demand())).version == 1
         proxy.cut(reset)
         assert (await shop.stock.read(["tee"]))[0].sku == "tee"
+
+
+@pytest.mark.parametrize("kind", ["cut reply", "lose request"])
+async def test_a_place_is_taken_and_left_once(
+    proxy: Proxy, store_url: str, store: Store, workers: Workers, kind: Kind
+) -> None:
+    """A demand that was sent again is not one too many itself, and what ended is not counted."""
+    await workers(store_url, reaper=False)  # so that the store is audited directly
+    shop = await workers(
+        proxy.url, reaper=False, audited=False, staleness_ms=0, customer_live_reservations=1
+    )
+    await furnish(shop, {"tee": 10})
+    for number in range(2):
+        proxy.arm(kind, scripts.RESERVE.sha)
+        held = await shop.engine.reserve(demand(customer="ann"), key(number))
+        assert store.zrange(keys.LIVE, 0, -1) == [f"ann@{held.id}".encode()]
+        proxy.arm(kind, scripts.RESERVE.sha)
+        with pytest.raises(CustomerLimit):
+            await shop.engine.reserve(demand(customer="ann"), key("other"))
+        proxy.arm(kind, scripts.GIVEBACK.sha)
+        await shop.engine.release(held.id, Release())
+        assert not store.exists(keys.LIVE)
+    assert shop.lane.counts["resent"] == 6

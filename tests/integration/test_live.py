@@ -284,3 +284,36 @@ async def test_something_else_under_the_key_stops_the_script(
     store.rename("aside", keys.LIVE)
     await worker.engine.release(held, Release())
     assert not store.exists(keys.LIVE)
+
+
+async def test_who_is_refused_takes_nothing(
+    workers: Workers, store_url: str, store: Store
+) -> None:
+    """Of what is asked for at once, what is refused for its units leaves its place to the others,
+    and what is refused for its place leaves its units."""
+    worker = await bounded(workers, store_url, 1, staleness_ms=1_000)
+    await furnish(worker, {"tee": 100})
+    await worker.catalogue.put_sku("mug", SkuSpec(customer_limit=3))
+    await receive(worker, {"mug": 100})
+    wanted = [
+        demand("mug", 4, customer="ann"), demand(customer="ann"),
+        demand("mug", 4, customer="ann"), demand(customer="ann"),
+        demand(customer="bob"), demand("mug", 3, customer="bob"),
+        demand("mug", 3, customer="bob", state="committed"), demand(customer="cy"),
+    ]  # fmt: skip
+    await worker.lane.tidy()  # nothing is due, so refusals stand at once
+    results = await worker.engine.reserve_batch(wanted, [None] * len(wanted))
+    told = [
+        bool(each.lines) if isinstance(each, CustomerLimit) else type(each) for each in results
+    ]
+    assert told == [True, Receipt, True, False, Receipt, False, Receipt, Receipt]
+    assert live(store) == {"ann": 1, "bob": 1, "cy": 1}
+
+
+async def test_who_waited_goes_in_the_order_of_asking(worker: Service, store: Store) -> None:
+    """What is due makes room for the first of those that waited for it."""
+    held = [await take(worker) for _ in range(MOST)]
+    make_due(store, held[0])
+    wanted = [demand(quantity=units, customer="ann") for units in (1, 2, 3)]
+    results = await worker.engine.reserve_batch(wanted, [None] * 3)
+    assert [type(each) for each in results] == [Receipt, CustomerLimit, CustomerLimit]
