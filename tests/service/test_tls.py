@@ -150,7 +150,8 @@ def test_a_crowd_comes_over_tls_with_a_key(tmp_path: Path) -> None:
         ).strip()  # fmt: skip
         said = command(
             tmp_path, "loadtest", "mixed-verbs", "--url", url, "--key", secret, "--set",
-            "seconds=2", "--set", "rate=20", "--set", "abandon=0", SSL_CERT_FILE=str(authority.file),
+            "seconds=2", "--set", "rate=20", "--set", "abandon=0",
+            SSL_CERT_FILE=str(authority.file),
         )  # fmt: skip
     assert "errors    0" in said
     assert "audit     passed: oversold 0" in said
