@@ -23,6 +23,7 @@ from core.embedded import postgres, valkey
 from core.embedded.postgres import Addresses, EmbeddedPostgres
 from core.embedded.valkey import EmbeddedValkey
 from core.settings import Settings, encode
+from core.sheets import SCRIBE_SHEET, Book
 from tests.audit import audit
 from tests.databases import postmaster
 from tests.faults.callers import Callers, Client, Held, Tally, check_held, check_keys, furnish
@@ -183,10 +184,12 @@ class Stage:
             postgres_owner_dsn=owner_dsn, log_level="error",
         )  # fmt: skip
         ours, theirs = socket.socketpair()
+        book = Book()
+        words = [sys.executable, "-P", "-m", "api.scribe", str(book.descriptor), str(SCRIBE_SHEET)]
         with ours:
             with theirs:
                 process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "api.scribe"], stdin=theirs.fileno()
+                    words, stdin=theirs.fileno(), pass_fds=(book.descriptor,)
                 )
             ours.sendall(encode(settings) + b"\n")
             assert ours.makefile().readline() == "ready\n"

@@ -135,9 +135,8 @@ def two_scribes(stage: Stage, callers: Callers, dice: random.Random) -> None:
 
 FAULTS: list[Any] = [
     worker, scribe, store, postmaster, backend, everything, frozen_ledger,
-    between_script_and_scribe, scribe_in_a_transaction, backend_in_a_transaction,
-    *(pytest.param(fault, marks=pytest.mark.proof)
-      for fault in (frozen_store, long_frozen_ledger, two_scribes)),
+    between_script_and_scribe, scribe_in_a_transaction, backend_in_a_transaction, two_scribes,
+    *(pytest.param(fault, marks=pytest.mark.proof) for fault in (frozen_store, long_frozen_ledger)),
 ]  # fmt: skip
 
 
