@@ -26,7 +26,7 @@ return settle(function(r, id, _, parts, reference, wanted)
     if not plan then return 'quantity', left end
   end
   if not all_there(r, COMMITTED, plan) then return 'corrupt' end
-  for line, units in pairs(plan) do
+  for line, units in planned_lines(r, plan) do
     local row = touch(line.pool)
     local quota = row.quotas[r.channel]
     quota[COMMITTED] = quota[COMMITTED] - units

@@ -44,7 +44,7 @@ local function unpaid(place, r, id, verb, wanted)
   if r.state ~= 'R' then return 'state' end
   local plan = all_open(r)
   if not plan or not all_there(r, RESERVED, plan) then return 'corrupt' end
-  for line, units in pairs(plan) do
+  for line, units in planned_lines(r, plan) do
     give_back(id, r, line, units, RESERVED, 'reserved:' .. r.channel)
     count_less(place, r, line, units)
   end
@@ -64,7 +64,7 @@ local function cancel(place, r, id, parts, reason, wanted)
     if not plan then return 'quantity', left end
   end
   if not all_there(r, COMMITTED, plan) then return 'corrupt' end
-  for line, units in pairs(plan) do
+  for line, units in planned_lines(r, plan) do
     give_back(id, r, line, units, COMMITTED, 'committed:' .. r.channel)
     count_less(place, r, line, units)
     line.cancelled, line.open = line.cancelled + units, line.open - units

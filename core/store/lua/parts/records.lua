@@ -149,6 +149,19 @@ local function choose(r, parts)
   return chosen
 end
 
+-- The lines of a plan with their units, in the record's order: which of two lines of one pool pays
+-- a deficit first must not be chance.
+local function planned_lines(r, plan)
+  local at = 0
+  return function()
+    while at < #r.lines do
+      at = at + 1
+      local line = r.lines[at]
+      if plan[line] then return line, plan[line] end
+    end
+  end
+end
+
 local function all_open(r)
   local chosen, any = {}, false
   for _, line in ipairs(r.lines) do
