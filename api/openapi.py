@@ -21,16 +21,14 @@ from core.model import (
     SKU_PATTERN,
     Amend,
     Cancel,
-    ChannelSpec,
     Commit,
     Extend,
     Fulfil,
-    LocationSpec,
     Release,
     Reserve,
     Return,
-    SkuSpec,
 )
+from core.policy_model import ChannelSpec, LocationSpec, SkuSpec
 from core.stock_model import Adjust, Count, Reallocate, Receive, Transfer
 
 VERSION = "1.0"  # of the contract; additions raise the second number

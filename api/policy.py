@@ -13,15 +13,8 @@ from api.reservations import REPLAYED
 from api.stock import path_sku
 from api.wire import Body, Page, Parameters
 from core.errors import StaleVersion, UnknownChannel, UnknownLocation, UnknownSku
-from core.model import (
-    NAME_RULE,
-    Channel,
-    ChannelSpec,
-    Key,
-    LocationSpec,
-    SkuSpec,
-    is_name,
-)
+from core.model import NAME_RULE, Key, is_name
+from core.policy_model import Channel, ChannelSpec, LocationSpec, SkuSpec
 
 if TYPE_CHECKING:
     from core.catalogue import Put

@@ -6,8 +6,8 @@ import asyncio
 import getpass
 
 from api.servers import open_postgres, open_store
-from core.model import Mode
 from core.opening import prepare_ledger
+from core.policy_model import Mode
 from core.service import open_service
 from core.settings import Settings
 

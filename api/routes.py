@@ -31,21 +31,17 @@ from core.model import (
     SKU_PATTERN,
     Amend,
     Cancel,
-    ChannelSpec,
     Commit,
     DryRun,
     Extend,
     Fulfil,
-    LocationSpec,
-    LocationView,
     Release,
     Reservation,
     Reserve,
     Return,
-    SkuSpec,
     SkuStock,
-    SkuView,
 )
+from core.policy_model import ChannelSpec, LocationSpec, LocationView, SkuSpec, SkuView
 from core.record_model import STATES, VERBS
 from core.stock_model import Adjust, Count, Reallocate, Receive, Transfer
 

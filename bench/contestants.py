@@ -19,7 +19,8 @@ import redis.asyncio as redis
 from bench.peers import SCRIPT
 from bench.stores import CHANNEL, LOCATION, Store, copy_sku
 from core.errors import InsufficientStock
-from core.model import ChannelSpec, Line, Reserve, SkuSpec
+from core.model import Line, Reserve
+from core.policy_model import ChannelSpec, SkuSpec
 from core.stock_model import Adjust, AdjustLine, Receive, ReceiveLine
 from core.store import keys, wording
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from bench.stores import LOCATION, Store, private_store, sku_names
 from bench.table import Figure
 from core.errors import ImportRefused
-from core.model import ChannelSpec, SkuSpec
+from core.policy_model import ChannelSpec, SkuSpec
 from core.service import Service, open_service
 from core.settings import Settings
 from core.stock_model import Receive, ReceiveLine

@@ -10,9 +10,11 @@ from statistics import median
 
 from bench.table import Figure
 from core.kernel import reference
+from core.kernel import reference_reserve as reserving
 from core.kernel._plan import Batch, Demand
 from core.kernel._policy import Policy, Row, Sku
-from core.model import ChannelSpec, Line, SkuSpec
+from core.model import Line
+from core.policy_model import ChannelSpec, SkuSpec
 from core.steps import randomness
 
 SKUS = 200
@@ -115,11 +117,11 @@ class Case:
             for name in self._skus
         }  # fmt: skip
         demands = [
-            reference.Demand(channel, tuple(reference.Line(*line) for line in lines))
+            reserving.Demand(channel, tuple(reserving.Line(*line) for line in lines))
             for channel, lines in self.baskets
         ]
         started = time.perf_counter()
-        decisions = reference.reserve(policy, skus, pools, demands)
+        decisions = reserving.reserve(policy, skus, pools, demands)
         seconds = time.perf_counter() - started
         if any(decision.shortfalls for decision in decisions):
             raise RuntimeError("there are units for every demand of this case")

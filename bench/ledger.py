@@ -36,7 +36,8 @@ from bench.table import Figure
 from core.embedded.postgres import EmbeddedPostgres
 from core.ledger.journal import Journal
 from core.ledger.migrating import migrate
-from core.model import ChannelSpec, Line, Reserve, SkuSpec
+from core.model import Line, Reserve
+from core.policy_model import ChannelSpec, SkuSpec
 from core.scribe import Scribe
 from core.stock_model import Receive, ReceiveLine
 from core.store.events import EventStream

@@ -18,7 +18,7 @@ from core.ledger.books import Books
 from core.ledger.journal import Journal
 from core.ledger.migrating import migrate
 from core.ledger.rebuilding import Report
-from core.model import SkuSpec
+from core.policy_model import SkuSpec
 from core.rebuild import Rebuild
 from core.store import keys, wording
 from core.store.events import MAIN_ENTRY, EventStream

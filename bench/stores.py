@@ -13,7 +13,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from core.embedded.valkey import EmbeddedValkey
-from core.model import ChannelSpec, SkuSpec
+from core.policy_model import ChannelSpec, SkuSpec
 from core.service import Service, open_service
 from core.settings import Settings
 from core.stock_model import Receive, ReceiveLine

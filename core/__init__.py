@@ -1,7 +1,8 @@
 """Stockade's core: who gets the last unit. Read it in this order.
 
     errors      what can go wrong, each with its stable code
-    model       the values that cross walls: requests in, receipts and pools out (stock_model)
+    model       the values that cross walls: requests in, receipts and pools out (stock_model,
+                policy_model: channels, locations, SKUs, the mode)
     access      who asks, and what they may do (keyring: the API keys that a worker knows)
     settings    one typed place for everything that can be set, and every limit with its reason
     meters      what is counted, under which name (sheets: the memory it is counted in;

@@ -27,7 +27,6 @@ from core.model import (
     NAME_RULE,
     SKU_RULE,
     AmendLine,
-    ChannelSpec,
     Durability,
     Key,
     Line,
@@ -38,6 +37,7 @@ from core.model import (
     is_sku,
 )
 from core.ops import Known, Receipt, SettleOp, stands_for
+from core.policy_model import ChannelSpec
 from core.store import keys, wording
 from core.store.shard import Shard
 

@@ -30,24 +30,18 @@ from core.kernel._plan import Batch, Stage
 from core.kernel._policy import Policy, Row, Sku
 from core.kernel._pool import ChannelUnknown
 from core.lane import Lane
-from core.model import (
-    CHANNELS_MAX,
-    NAME_RULE,
-    SKU_RULE,
+from core.model import CHANNELS_MAX, NAME_RULE, SKU_RULE, Key, is_name, is_sku
+from core.noting import who
+from core.policy_model import (
     Channel,
     ChannelSpec,
-    Key,
     LocationSpec,
     LocationView,
     SkuEntry,
     SkuSpec,
     SkuView,
-    is_name,
-    is_sku,
     sku_as_kept,
-    walled,
 )
-from core.noting import who
 from core.policy_rules import check_shares, check_walls, refuse
 from core.store import keys, scripts, wording
 from core.store.shard import PolicyEntries, Shard
@@ -69,12 +63,10 @@ class Put(Generic[T]):
 
 
 def kernel_policy(entries: PolicyEntries) -> Policy:
-    """The policy as the kernel plans with it; while the shard protects what it has, all walls are
-    hard."""
-    specs: dict[str, ChannelSpec] = {name: each.spec for name, each in entries.channels.items()}
+    """The policy as the kernel plans with it, in the mode that the shard is in."""
     return Policy(
         entries.number,
-        walled(specs) if entries.mode.protect else specs,
+        entries.mode.over({name: each.spec for name, each in entries.channels.items()}),
         {name: (place.sells, place.returns) for name, place in entries.locations.items()},
     )
 

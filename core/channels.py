@@ -28,7 +28,7 @@ from core.errors import (
 from core.kernel import _pool
 from core.kernel._plan import Batch, Stage
 from core.kernel._policy import Policy, Row, Sku
-from core.model import Channel
+from core.policy_model import Channel
 from core.store import keys, scripts, wording
 from core.store.shard import Shard
 

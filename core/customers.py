@@ -14,7 +14,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from core.errors import CustomerLimit
-from core.model import Line, SkuEntry
+from core.model import Line
+from core.policy_model import SkuEntry
 from core.store import keys
 from core.store.wording import Record
 

@@ -26,7 +26,6 @@ from core.errors import (
 )
 from core.model import (
     Cancel,
-    ChannelSpec,
     DryRun,
     DryRunLine,
     Extend,
@@ -39,6 +38,7 @@ from core.model import (
     timestamp,
 )
 from core.ops import Group, NoPool, Receipt, ReserveOp, TrialOp
+from core.policy_model import ChannelSpec
 from core.store import keys, wording
 
 POOLS_TRIES_MAX = 4  # of a recorded sale whose pools must be opened first

@@ -12,7 +12,8 @@ from typing import Any, Final
 import msgspec
 
 from core.ledger.reading import Happened
-from core.model import ChannelSpec, Durability, walled
+from core.model import Durability
+from core.policy_model import ChannelEntry, Mode
 from core.record_model import Movement
 from core.records import movement, rfc3339
 from core.store import keys, wording
@@ -95,19 +96,18 @@ class Places:
     def __init__(self, entries: Iterable[Any]) -> None:
         """``entries``: (kind, name, entry) of channels, locations and the mode."""
         self._selling: dict[str, bool] = {}
-        self._channels: dict[str, ChannelSpec] = {}
-        protect = False
+        channels: dict[str, ChannelEntry] = {}
+        mode = Mode()
         for kind, name, entry in entries:
             if kind == "location":
                 self._selling[name] = wording.parse_location(name, entry.encode()).sells
             elif kind == "mode":
-                protect = wording.parse_mode(entry.encode()).protect
+                mode = wording.parse_mode(entry.encode())
             else:
                 spec = wording.parse_channel(name, entry.encode()).spec
                 if not spec.closed:
-                    self._channels[name] = spec
-        if protect:
-            self._channels = walled(self._channels)
+                    channels[name] = spec
+        self._channels = mode.over(channels)
 
     def available(self, location: str, row: str) -> dict[str, int]:
         """What each channel that sells here can take of a pool: the rule of ``available(c)``."""
@@ -123,7 +123,7 @@ class Places:
             if location not in spec.locations:
                 continue
             quota = quotas.get(name, ["0"])
-            units = int(quota[0]) + (shared if spec.borrow else 0)
+            units = spec.reach(int(quota[0]), shared)
             if len(quota) > 5 and quota[5] != "-":
                 units = min(units, int(quota[6]))
             found[name] = units if sells else 0

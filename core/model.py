@@ -15,8 +15,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType, field
-from msgspec.structs import replace
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 QUANTITY_MAX = 2**31 - 1
 ACCOUNT_MAX = 2**53 - 1  # Lua's numbers are doubles: above this they stop counting by one
@@ -193,126 +192,6 @@ class Return(Request, frozen=True):
 
     lines: Annotated[list[ReturnLine], Meta(min_length=1, max_length=LINES_MAX)]
     reference: Text | None = None
-
-
-class ChannelSpec(Request, frozen=True, omit_defaults=False):
-    """``PUT /v1/channels/{name}``. Absent floor = 0, absent ceiling = none."""
-
-    floor_share: Share | None = None
-    floor_units: Units | None = None
-    ceiling_share: Share | None = None
-    ceiling_units: Units | None = None
-    borrow: bool = True
-    split: bool = True
-    locations: Annotated[
-        list[Name], Meta(min_length=1, max_length=LOCATIONS_PER_CHANNEL_MAX)
-    ] = field(default_factory=lambda: ["main"])
-    ttl_seconds: TtlSeconds = 900
-    max_hold_seconds: TtlSeconds = 3600
-    late_window_seconds: Annotated[int, Meta(ge=0, le=HOLD_SECONDS_MAX)] = 86_400
-
-
-class ChannelEntry(ChannelSpec, frozen=True):
-    """A channel's policy as the store keeps it.
-
-    ``closed`` while it is being deleted: it takes nothing and is given nothing, and who asks for
-    it is told that there is no such channel.
-    """
-
-    closed: bool = False
-
-
-class LocationSpec(Request, frozen=True):
-    """``PUT /v1/locations/{name}``."""
-
-    sells: bool = True
-    returns: bool = True
-
-
-class SkuChannel(Request, frozen=True):
-    """A SKU's own floor and ceiling for one channel; they replace the channel's."""
-
-    floor_share: Share | None = None
-    floor_units: Units | None = None
-    ceiling_share: Share | None = None
-    ceiling_units: Units | None = None
-
-
-class SkuSpec(Request, frozen=True):
-    """``PUT /v1/skus/{sku}``: a SKU exists by this. ``customer_limit``: units that one customer may
-    hold or have bought within ``customer_limit_days``."""
-
-    safety_stock: Units = 0
-    safety_by_location: dict[Name, Units] = {}
-    channels: dict[Name, SkuChannel] = {}
-    customer_limit: Quantity | None = None
-    customer_limit_days: LimitDays = CUSTOMER_LIMIT_DAYS_MAX
-
-
-class SkuEntry(SkuSpec, frozen=True, omit_defaults=True):
-    """A SKU's policy as the store keeps it.
-
-    ``counting``: the number of the policy with which counting of what its customers have began; 0
-    while nobody is limited.
-    """
-
-    counting: int = 0
-
-
-def sku_as_kept(spec: SkuSpec, counting: int) -> SkuEntry:
-    """A SKU's policy as the store keeps it."""
-    return SkuEntry(
-        spec.safety_stock, spec.safety_by_location, spec.channels, spec.customer_limit,
-        spec.customer_limit_days, counting,
-    )  # fmt: skip
-
-
-class Channel(Struct, frozen=True):
-    """A channel as it is."""
-
-    name: str
-    version: int
-    spec: ChannelEntry
-
-
-def walled(channels: dict[str, ChannelSpec]) -> dict[str, ChannelSpec]:
-    """The channels with hard walls: none may borrow."""
-    return {name: replace(spec, borrow=False) for name, spec in channels.items()}
-
-
-class Mode(Struct, frozen=True):
-    """Whether the shard protects what it has, since when, who said so and why.
-
-    ``orders``: how many were oversold then; the alarm pulls again only at more.
-    """
-
-    version: int = 0
-    protect: bool = False
-    reason: str = ""
-    by: str = ""
-    at: Timestamp | None = None
-    orders: int = 0
-
-
-class LocationView(Struct, frozen=True):
-    """A location as it is."""
-
-    name: str
-    version: int
-    sells: bool
-    returns: bool
-
-
-class SkuView(Struct, frozen=True):
-    """A SKU's policy as it is."""
-
-    sku: str
-    version: int
-    safety_stock: int
-    safety_by_location: dict[str, int]
-    channels: dict[str, SkuChannel]
-    customer_limit: int | None = None
-    customer_limit_days: int = CUSTOMER_LIMIT_DAYS_MAX
 
 
 class ReservationLine(Struct, frozen=True, gc=False):

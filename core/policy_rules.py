@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from core.errors import InvalidRequest
-from core.model import ChannelSpec, SkuChannel
+from core.policy_model import ChannelSpec, SkuChannel
 
 
 def check_walls(where: str, spec: ChannelSpec | SkuChannel) -> list[tuple[str, str]]:

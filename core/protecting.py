@@ -1,8 +1,9 @@
 """Protect mode: while units are promised that are not there, nothing is lent and less is taken.
 
 It is an entry of the policy, so all workers plan by it from the next plan on, the ledger has it,
-and a rebuild brings it back. All walls are hard then: what lies in ``shared`` is withheld as safety
-stock is, without being moved, so that there is nothing to undo. Whoever switches says why. The
+and a rebuild brings it back. All walls are hard then, and the safety stock is higher: what lies in
+``shared`` is withheld, and the last units of what each channel has in a pool, without being moved,
+so that there is nothing to undo. Whoever switches says why. The
 alarm switches where every channel has a floor to live on; elsewhere it would stop sales, and tells.
 """
 
@@ -17,8 +18,8 @@ from core.auditing.variance import ORDERS_ALARM
 from core.errors import Overloaded, StockadeError, StockUnavailable
 from core.lane import Lane
 from core.ledger.journal import Journal
-from core.model import ChannelEntry, Mode
 from core.noting import who
+from core.policy_model import ChannelEntry, Mode
 from core.records import rfc3339
 from core.store import keys, scripts, wording
 from core.store.shard import PolicyEntries, Shard
@@ -46,14 +47,16 @@ class Protection:
         journal: Journal | None,
         use_policy: Callable[[PolicyEntries], None],
         refresh_policy: Callable[[], Awaitable[None]],
+        safety: int,
     ) -> None:
         """``use_policy`` is told every policy that was read; ``refresh_policy`` reads it if it
-        changed."""
+        changed; ``safety``: the units that each channel leaves in each pool once this switches."""
         self._lane = lane
         self._shard = shard
         self._journal = journal
         self._use_policy = use_policy
         self._refresh_policy = refresh_policy
+        self._safety = safety
         self._told_orders = 0  # for which the alarm was told of, and could not switch
 
     async def mode(self) -> Mode:
@@ -73,7 +76,8 @@ class Protection:
             if known.protect is protect:
                 return known
             at = rfc3339(datetime.fromtimestamp(self._lane.now_ms / 1000, UTC))
-            mode = Mode(known.version + 1, protect, reason, by, at, orders)
+            safety = self._safety if protect else 0
+            mode = Mode(known.version + 1, protect, reason, by, at, orders, safety)
             if await self._set(entries.number, wording.mode_entry(mode)):
                 await self._entries()
                 return mode

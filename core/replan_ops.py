@@ -17,8 +17,9 @@ from core.clock import monotonic_ms
 from core.customers import NOBODY, Entries, units_of
 from core.kernel._plan import COMMITTED, RESERVED
 from core.kernel._policy import Policy
-from core.model import Key, Line, SkuEntry
+from core.model import Key, Line
 from core.ops import ReserveOp, Waiting
+from core.policy_model import SkuEntry
 from core.store.wording import Record, RecordLine, parse_record
 from core.tracing import TRACE
 

@@ -28,9 +28,10 @@ from core.ledger.audit import Files
 from core.ledger.journal import Journal
 from core.ledger.keys import KeyTable
 from core.meters import Found, Meters
-from core.model import Durability, Mode
+from core.model import Durability
 from core.noting import Notes
 from core.opening import open_journal, servers_are_ours
+from core.policy_model import Mode
 from core.protecting import Protection
 from core.reaper import Reaper
 from core.records import Records
@@ -100,8 +101,9 @@ class Service:
         counting = Counting(self.lane, shard, self.backlog, journal)
         self.catalogue = Catalogue(self.lane, shard, self._use_policy, counting)
         self.protection = Protection(
-            self.lane, shard, journal, self._use_policy, self._refresh_policy
-        )
+            self.lane, shard, journal, self._use_policy, self._refresh_policy,
+            settings.protect_safety,
+        )  # fmt: skip
         self.notes = Notes(self.lane, shard)
         self.mode = Mode()
         self.importer = Importer(self.lane, shard, self._refresh_policy)

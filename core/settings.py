@@ -137,6 +137,14 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     wait_ms: Annotated[
         int, Meta(ge=10, le=60_000, description="how long a request may wait for its turn there")
     ] = 2_000
+    protect_safety: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_000_000,
+            description="units that each channel leaves in each pool in protect mode; 0: none",
+        ),
+    ] = 1
     protect_rate: Annotated[
         Annotated[int, Meta(ge=1, le=1_000_000)] | None,
         Meta(description="new reservations a second in protect mode, of all workers; none: all"),

@@ -23,8 +23,9 @@ from core.errors import (
     UnknownSku,
 )
 from core.lane import Lane
-from core.model import ChannelSpec, Key, Pool, SkuStock
+from core.model import Key, Pool, SkuStock
 from core.ops import Group, Known, StockLine, StockOp, stands_for
+from core.policy_model import ChannelSpec
 from core.refusals import same_place
 from core.snapshot import as_met
 from core.stock_model import (

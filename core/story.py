@@ -14,9 +14,10 @@ from msgspec import Struct, field
 from core.errors import StockUnavailable
 from core.ledger.journal import Journal
 from core.ledger.reading import Found, Reading
-from core.model import ChannelSpec, Pool, Reservation, SkuView
+from core.model import Pool, Reservation
 from core.opening import open_journal
 from core.ops import Receipt
+from core.policy_model import ChannelSpec, SkuView
 from core.record_model import LAST_ID, Movement, MovementFilter, ReservationFilter
 from core.records import movement, rfc3339
 from core.settings import Settings

@@ -11,21 +11,8 @@ from msgspec.structs import asdict
 
 from core.errors import InsufficientStock, Overloaded, UnknownChannel
 from core.keyring import Keyring
-from core.model import (
-    Available,
-    Channel,
-    ChannelEntry,
-    ChannelSpec,
-    Key,
-    LocationView,
-    Pool,
-    Reservation,
-    ReservationLine,
-    Reserve,
-    SkuSpec,
-    SkuStock,
-    SkuView,
-)
+from core.model import Available, Key, Pool, Reservation, ReservationLine, Reserve, SkuStock
+from core.policy_model import Channel, ChannelEntry, ChannelSpec, LocationView, SkuSpec, SkuView
 from core.record_model import Movement
 
 ID = "0193abcd-3333-7333-8333-33333333beef"

@@ -15,19 +15,17 @@ from core.model import (
     Amend,
     AmendLine,
     Cancel,
-    ChannelSpec,
     Commit,
     Extend,
     Fulfil,
     Line,
-    LocationSpec,
     PartLine,
     Release,
     Reserve,
     Return,
     ReturnLine,
-    SkuSpec,
 )
+from core.policy_model import ChannelSpec, LocationSpec, SkuSpec
 from core.service import Service
 from core.stock_model import (
     Adjust,

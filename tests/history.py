@@ -10,17 +10,15 @@ from core.model import (
     Amend,
     AmendLine,
     Cancel,
-    ChannelSpec,
     Commit,
     Extend,
     Fulfil,
-    LocationSpec,
     PartLine,
     Release,
     Return,
     ReturnLine,
-    SkuSpec,
 )
+from core.policy_model import ChannelSpec, LocationSpec, SkuSpec
 from core.service import Service
 from tests.workers import Store, demand, furnish, key, make_due, receive
 

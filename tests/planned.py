@@ -10,6 +10,7 @@ from typing import Literal
 
 from core.kernel import reference as rule
 from core.kernel import reference_orders as orders
+from core.kernel import reference_reserve as reserving
 from core.kernel import reference_stock as stock
 from core.kernel.reference import Pool
 from core.model import AmendLine, Line, ReturnLine
@@ -44,7 +45,7 @@ class Held:
         return self.own_left + self.borrowed_left
 
 
-def held_of(take: rule.Take) -> Held:
+def held_of(take: reserving.Take) -> Held:
     """What was just taken."""
     return Held(
         (take.sku, take.location), take.own, take.borrowed, take.ceiling_number, short=take.short,
@@ -119,20 +120,20 @@ class Planned(Shelves):
 
     def plan(
         self, channel: str, lines: Sequence[Line], partial: bool, split: bool
-    ) -> tuple[rule.Decision, dict[Place, Pool]]:
+    ) -> tuple[reserving.Decision, dict[Place, Pool]]:
         """What a demand would get, and the pools as they would be."""
         policy = self.policy()
         parts = self._parts(lines)
-        demand = rule.Demand(channel, parts, partial, split)
+        demand = reserving.Demand(channel, parts, partial, split)
         drafts = self._drafts(line.sku for line in lines)
         for (sku, _), pool in drafts.items():
             rule.meet(policy, self.sku_policy(sku), pool)
-        return rule.decide(policy, drafts, demand, rule.summed(parts)), drafts
+        return reserving.decide(policy, drafts, demand, reserving.summed(parts)), drafts
 
     @staticmethod
-    def _parts(lines: Sequence[Line]) -> tuple[rule.Line, ...]:
+    def _parts(lines: Sequence[Line]) -> tuple[reserving.Line, ...]:
         return tuple(
-            rule.Line(
+            reserving.Line(
                 line.sku, line.quantity, line.location,
                 tuple(line.locations) if line.locations else None,
             )
@@ -156,7 +157,7 @@ class Planned(Shelves):
             total += sum(take.own + take.borrowed for take in decision.takes)
         return total
 
-    def _adopt(self, takes: Iterable[rule.Take], drafts: Mapping[Place, Pool]) -> list[Held]:
+    def _adopt(self, takes: Iterable[reserving.Take], drafts: Mapping[Place, Pool]) -> list[Held]:
         held = [held_of(take) for take in takes]
         for place in {line.place for line in held}:
             self.pools[place] = drafts[place]
@@ -177,7 +178,8 @@ class Planned(Shelves):
             return Answer("unknown_channel")
         parts = self._parts(lines)
         wanted = [
-            (part.sku, rule.candidates(part, self.policy().channels[channel])) for part in parts
+            (part.sku, reserving.candidates(part, self.policy().channels[channel]))
+            for part in parts
         ]
         lacking = [
             (sku, places[0])
@@ -186,7 +188,7 @@ class Planned(Shelves):
         ]
         for place in lacking:
             self.open_pool(place)
-        demand = rule.Demand(channel, parts)
+        demand = reserving.Demand(channel, parts)
         takes, _ = orders.record_sale(
             self.policy(), self.sku_policies(), self.pools, demand, state
         )
@@ -279,7 +281,7 @@ class Planned(Shelves):
         )
         decision = orders.plan_again(
             self.policy(), self.sku_policies(), drafts,
-            rule.Demand(record.channel, self._parts(asked)), held, record.account,
+            reserving.Demand(record.channel, self._parts(asked)), held, record.account,
         )  # fmt: skip
         if decision.shortfalls:
             return Answer("insufficient_stock", lines=decision.shortfalls)
@@ -395,7 +397,7 @@ class Planned(Shelves):
 
 def invalid_quantity(short: Iterable[tuple[str, str | None, int, int]]) -> Answer:
     """More than is left: (SKU, location, asked for, left) each."""
-    lines = tuple(rule.Shortfall(*each, "on_hand") for each in short)
+    lines = tuple(reserving.Shortfall(*each, "on_hand") for each in short)
     return Answer("invalid_quantity", lines=lines)
 
 

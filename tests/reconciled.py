@@ -16,7 +16,6 @@ from core.model import (
     Amend,
     AmendLine,
     Cancel,
-    ChannelSpec,
     Commit,
     Extend,
     Fulfil,
@@ -25,6 +24,7 @@ from core.model import (
     Return,
     ReturnLine,
 )
+from core.policy_model import ChannelSpec
 from core.service import Service
 from core.store import keys, wording
 from core.store.survey import Survey

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from core.kernel import reference as rule
-from core.model import LocationSpec
+from core.policy_model import LocationSpec
 from core.store import wording
 from tests import stored
 from tests.model import Model
@@ -21,6 +21,9 @@ def model_of(found: stored.Audit) -> Model:
         model.channels[name] = channel.spec
         if channel.spec.closed:
             model.closed.add(name)
+    for text in entry("modes").values():
+        mode = wording.parse_mode(text.encode())
+        model.keeps = mode.safety if mode.protect else None
     for name, text in entry("locations").items():
         place = wording.parse_location(name, text.encode())
         model.locations[name] = LocationSpec(place.sells, place.returns)
@@ -45,6 +48,7 @@ def differences(model: Model, found: stored.Audit) -> list[str]:
         f"{what}: the model has {one}, the store {other}"
         for what, one, other in (
             ("policy", model.policy_number, there.policy_number),
+            ("protect mode", model.keeps, there.keeps),
             ("channels", sorted(model.channels), sorted(there.channels)),
             ("closed channels", model.closed, there.closed),
         )

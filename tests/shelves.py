@@ -10,9 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from core.kernel import reference as rule
+from core.kernel import reference_reserve as reserving
 from core.kernel import reference_stock as stock
 from core.kernel.reference import Pool
-from core.model import ChannelSpec, LocationSpec, SkuChannel, SkuSpec
+from core.policy_model import ChannelSpec, LocationSpec, SkuChannel, SkuSpec
 
 Place = tuple[str, str]  # (SKU, location)
 
@@ -23,7 +24,7 @@ class Answer:
 
     code: str
     state: str = ""
-    lines: tuple[rule.Shortfall, ...] = ()
+    lines: tuple[reserving.Shortfall, ...] = ()
 
 
 DONE, ALREADY = Answer("done"), Answer("already")
@@ -49,6 +50,7 @@ class Shelves:
     skus: dict[str, tuple[int, SkuSpec]] = field(default_factory=dict)
     pools: dict[Place, Pool] = field(default_factory=dict)
     closed: set[str] = field(default_factory=set)  # channels that are being deleted
+    keeps: int | None = None  # what each channel leaves in each pool, while stock is protected
     policy_number: int = 1
 
     # --- policy --------------------------------------------------------------------------------
@@ -58,7 +60,8 @@ class Shelves:
         channels = {
             name: rule.Channel(
                 name, tuple(spec.locations), millionths(spec.floor_share), spec.floor_units or 0,
-                _ceiling(spec), spec.borrow, spec.split, name in self.closed,
+                _ceiling(spec), spec.borrow and self.keeps is None, self.keeps or 0, spec.split,
+                name in self.closed,
             )
             for name, spec in self.channels.items()
         }  # fmt: skip
@@ -116,6 +119,12 @@ class Shelves:
         """A location sells, or takes returns, or not."""
         self.locations[name] = spec
         self.policy_number += 1
+
+    def protect(self, keeps: int | None) -> None:
+        """Nobody borrows and each channel leaves so many units, or (None) all is as it was."""
+        self.policy_number += (keeps is None) is not (self.keeps is None)
+        if keeps is None or self.keeps is None:
+            self.keeps = keeps
 
     def put_sku(self, sku: str, spec: SkuSpec) -> Answer:
         """A SKU's policy; all its pools meet it at once."""
@@ -232,5 +241,5 @@ class Shelves:
 
 def short_of(place: Place, units: int | None, error: stock.Shortage) -> Answer:
     """More than there is."""
-    short = rule.Shortfall(*place, units or 0, error.available, "on_hand")
+    short = reserving.Shortfall(*place, units or 0, error.available, "on_hand")
     return Answer("insufficient_stock", lines=(short,))

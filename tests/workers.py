@@ -15,7 +15,8 @@ from typing import Any, TypeAlias
 import pytest
 import redis
 
-from core.model import ChannelSpec, Key, Line, Reserve, SkuSpec
+from core.model import Key, Line, Reserve
+from core.policy_model import ChannelSpec, SkuSpec
 from core.reaper import Reaper
 from core.service import Service, open_service
 from core.settings import Settings

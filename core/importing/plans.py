@@ -15,7 +15,7 @@ from core.customers import Entries, units_of
 from core.importing.rows import Item, Order, StockRow, selling
 from core.kernel._plan import ADDED, COMMITTED, FULFILLED, Batch, Demand, Stage
 from core.kernel._policy import Policy, Row, Sku
-from core.model import SkuEntry
+from core.policy_model import SkuEntry
 from core.store import keys, wording
 
 Texts = Mapping[str, bytes | None]  # what the store has under a name

@@ -410,6 +410,8 @@ cdef class Decisions(Stock):
                     others += pool.quotas[c].free
             if not pool.rules[wish.channel].borrow:
                 others += pool.shared - pool.held_borrowed
+                safety += (pool.quotas[wish.channel].free + pool.held_borrowed
+                           - borrowable(pool, wish.channel))
         shortfall.part = number
         shortfall.available = reach
         shortfall.granted = granted

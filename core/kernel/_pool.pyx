@@ -258,8 +258,9 @@ cdef void _delta(list parts, bytes account, int64_t now, int64_t then) except *:
 
 
 cdef bytes print_deltas(Pool *pool, Pool *before, list channel_names):
-    """What a rebase does to a fresh row: the inflow, then ``account:delta``, and
-    ``account=value`` for what must still be so (`same`).
+    """What a rebase does to a fresh row: the inflow, then ``account:delta``, then
+    ``account=value`` for what must still be so (`same`), and ``account>value`` for what must be at
+    least so much afterwards.
 
     ``@1``…``@6`` are the head's accounts in the row's order, ``web@1`` the first of web's. Empty
     where the plan is right for this very row alone: such a plan is never rebased.
@@ -284,6 +285,8 @@ cdef bytes print_deltas(Pool *pool, Pool *before, list channel_names):
         quota, was = &pool.quotas[c], &before.quotas[c]
         name = <bytes>channel_names[c]
         _delta(parts, name + b"@1", quota.free, was.free)
+        if pool.rules[c].keeps <= quota.free < was.free and pool.rules[c].keeps:
+            parts.append(b"%s@1>%d" % (name, pool.rules[c].keeps))
         _delta(parts, name + b"@2", quota.reserved, was.reserved)
         _delta(parts, name + b"@3", quota.committed, was.committed)
         _delta(parts, name + b"@4", quota.credit, was.credit)

@@ -3,7 +3,7 @@
 from libc.stdint cimport int32_t, int64_t
 
 from core.kernel._moves cimport Moves
-from core.kernel._pool cimport CEILING_NONE, Pool, Quota, units_of
+from core.kernel._pool cimport CEILING_NONE, Pool, Quota, Rule, units_of
 
 cdef inline int64_t on_hand(Pool *pool) noexcept nogil:
     """All that lies there."""
@@ -35,8 +35,12 @@ cdef inline int64_t borrowable(Pool *pool, int channel) noexcept nogil:
     """Units that `channel` could take if it had no ceiling; what is held it always can."""
     if not pool.sells:
         return pool.held
-    return pool.quotas[channel].free + (
-        pool.shared if pool.rules[channel].borrow else pool.held_borrowed)
+    cdef Rule *rule = &pool.rules[channel]
+    cdef int64_t units = pool.quotas[channel].free
+    if rule.borrow:
+        return units + pool.shared
+    units += pool.held_borrowed - rule.keeps
+    return units if units > pool.held or not rule.keeps else pool.held
 
 
 cdef inline int64_t available(Pool *pool, int channel) noexcept nogil:

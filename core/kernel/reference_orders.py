@@ -10,20 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from core.kernel.reference import (
-    Channel,
+from core.kernel.reference import Channel, Policy, Pool, Quota, SkuPolicy, adopt, meet
+from core.kernel.reference_reserve import (
     Decision,
     Demand,
     Line,
-    Policy,
-    Pool,
     Pools,
-    Quota,
-    SkuPolicy,
     Take,
-    adopt,
     candidates,
-    meet,
     room,
     spread,
     summed,

@@ -19,8 +19,8 @@ from core.kernel.reference import (
     apportion,
     meet,
     receive,
-    room,
 )
+from core.kernel.reference_reserve import room
 
 Move = tuple[str, str, int]  # from, to, units
 OUTSIDE, SHARED, SAFETY, DEFICIT = "outside", "shared", "safety", "deficit"

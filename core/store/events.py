@@ -11,7 +11,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from core.errors import StockUnavailable
-from core.model import LocationSpec
+from core.policy_model import LocationSpec
 from core.store import keys, scripts, wording
 
 # What a new shard begins with; no event tells of it.

@@ -12,7 +12,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from core.errors import StartRefused, StockUnavailable
-from core.model import Channel, Durability, LocationView, Mode
+from core.model import Durability
+from core.policy_model import Channel, LocationView, Mode
 from core.store import keys, scripts, wording
 from core.store.events import MAIN_ENTRY
 

@@ -14,16 +14,14 @@ from urllib.parse import quote, unquote
 import msgspec
 from msgspec import Struct
 
-from core.model import (
+from core.model import Key, Pool, PoolChannel
+from core.policy_model import (
     Channel,
     ChannelEntry,
     ChannelSpec,
-    Key,
     LocationSpec,
     LocationView,
     Mode,
-    Pool,
-    PoolChannel,
     SkuEntry,
     SkuSpec,
     SkuView,
@@ -182,7 +180,7 @@ def parse_pool(
         spec = specs.get(name)
         units = 0
         if sells and spec is not None:
-            units = free + (shared if spec.borrow else 0)
+            units = spec.reach(free, shared)
             units = units if left is None else min(units, left)
         if name in quotas or (spec is not None and location in spec.locations):
             channels[name] = PoolChannel(free, reserved, committed, units, left)

@@ -18,7 +18,6 @@ from core.model import (
     Amend,
     AmendLine,
     Cancel,
-    ChannelSpec,
     Commit,
     Extend,
     Fulfil,
@@ -28,6 +27,7 @@ from core.model import (
     ReturnLine,
 )
 from core.ops import Receipt
+from core.policy_model import ChannelSpec
 from core.service import Service
 from core.stock_model import Adjust, AdjustLine, Count, CountLine, Receive, ReceiveLine
 from core.store import keys, scripts

@@ -15,7 +15,8 @@ import pytest
 from core.embedded.find import find_server
 from core.embedded.valkey import EmbeddedValkey
 from core.errors import InsufficientStock
-from core.model import ChannelSpec, Commit, Extend, Release
+from core.model import Commit, Extend, Release
+from core.policy_model import ChannelSpec
 from core.service import Service, accept_clock
 from core.settings import Settings
 from core.store import keys

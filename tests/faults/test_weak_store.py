@@ -13,8 +13,9 @@ import pytest
 
 from core.embedded.valkey import EmbeddedValkey
 from core.errors import Overloaded, StockUnavailable
-from core.model import Cancel, ChannelSpec, Commit, Extend, Fulfil, Release, SkuSpec
+from core.model import Cancel, Commit, Extend, Fulfil, Release
 from core.ops import Receipt
+from core.policy_model import ChannelSpec, SkuSpec
 from core.reaper import Reaper
 from core.stock_model import Receive, ReceiveLine
 from core.store import keys

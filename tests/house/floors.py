@@ -10,6 +10,7 @@ EDGES = {
     "core.errors": {},
     "core.model": {},
     "core.access": {},
+    "core.policy_model": {"core.model": "grammar of names, bounds of quantities"},
     "core.stock_model": {"core.model": "grammar of names, bounds of quantities"},
     "core.clock": {},
     "core.deadlines": {
@@ -47,6 +48,7 @@ EDGES = {
     "core.store": {
         "core.errors": "what went wrong in the store, as everybody knows it",
         "core.model": "texts of the store become the values that cross walls",
+        "core.policy_model": "texts of policy become the values that cross walls",
     },
     "core.record_model": {"core.model": "how times are written"},
     "core.ledger": {
@@ -92,6 +94,7 @@ EDGES = {
     "core.customers": {
         "core.errors": "what a customer is refused with", "core.model": "limits, lines of demands",
         "core.store": "records, names of keys",
+        "core.policy_model": "a SKU says what its limit is",
     },
     "core.counting": {
         "core.backlog": "when the ledger has the event with which counting begins",
@@ -99,7 +102,10 @@ EDGES = {
         "core.errors": "what cannot be counted", "core.lane": "the server's time is the lane's",
         "core.ledger": "knows what customers had before", "core.store": "books there",
     },
-    "core.policy_rules": {"core.errors": "what cannot be", "core.model": "what is asked for"},
+    "core.policy_rules": {
+        "core.errors": "what cannot be",
+        "core.policy_model": "what is asked for",
+    },
     "core.limiting": {
         "core.customers": "what a script says of limits",
         "core.deadlines": "an expiry may have made room",
@@ -130,7 +136,7 @@ EDGES = {
     "core.channels": {
         "core.errors": "a channel may be in use",
         "core.kernel": "plans the rows without the channel",
-        "core.model": "channels as they are",
+        "core.policy_model": "channels as they are",
         "core.store": "reads page by page, swaps rows",
     },
     "core.steps": {
@@ -182,6 +188,7 @@ EDGES = {
         "core.model": "the key it came under",
         "core.ops": "an op as the others are",
         "core.store": "records, as they were and as they become",
+        "core.policy_model": "how late a channel may pay",
     },
     "core.replan_steps": {
         "core.customers": "what customers take, as the script is told",
@@ -220,6 +227,7 @@ EDGES = {
         "core.model": "requests in, answers out",
         "core.ops": "a use case is an op that it waits for",
         "core.store": "single reads",
+        "core.policy_model": "what a channel may take",
     },
     "core.changes": {
         "core.asking": "asks as the other use cases do",
@@ -241,7 +249,7 @@ EDGES = {
         "core.errors": "what cannot be switched now",
         "core.lane": "the server's time",
         "core.ledger": "knows which orders were oversold",
-        "core.model": "the mode",
+        "core.policy_model": "the mode",
         "core.records": "how times are written",
         "core.store": "where the mode stands",
     },
@@ -302,8 +310,9 @@ EDGES = {
         "core.errors": "what may be wrong with a policy",
         "core.kernel": "a changed SKU brings its rows under its policy in the same step",
         "core.lane": "key windows and the server's time are the lane's",
-        "core.model": "channels, locations, SKUs as requests and as answers",
+        "core.model": "grammar of names",
         "core.store": "reads and writes policy",
+        "core.policy_model": "channels, locations, SKUs as requests and as answers",
     },
     "core.engine": {
         "core.customers": "a trial is held against limits, too",
@@ -313,6 +322,7 @@ EDGES = {
         "core.model": "requests in, answers out",
         "core.ops": "a use case is an op that it waits for",
         "core.store": "texts of records",
+        "core.policy_model": "what a channel may take, and how long",
     },
     "core.stock": {
         "core.availability": "what a channel can take is asked of the lane",
@@ -324,6 +334,7 @@ EDGES = {
         "core.snapshot": "a reader sees a row as a demand would meet it",
         "core.store": "single reads",
         "core.stock_model": "requests in",
+        "core.policy_model": "what a channel may take",
     },
     "core.reaper": {
         "core.backlog": "measures it",
@@ -337,8 +348,9 @@ EDGES = {
         "core.errors": "what may be wrong with a file",
         "core.kernel": "plans what rows of a file do to rows of the store",
         "core.lane": "key windows and the server's time are the lane's",
-        "core.model": "grammar of SKUs and texts, SKUs and lines that a file makes",
+        "core.model": "grammar of SKUs and texts, lines that a file makes",
         "core.store": "reads what is planned on, sends the script, moves the position on",
+        "core.policy_model": "SKUs that a file makes",
     },
     "core.auditing": {
         "core.noting": "says who mends",
@@ -378,10 +390,11 @@ EDGES = {
     },
     "core.happenings": {
         "core.ledger": "is told of its rows",
-        "core.model": "what a channel may take",
+        "core.model": "levels of durability",
         "core.record_model": "a movement, and who sees what of it",
         "core.records": "a movement is told as it is listed",
         "core.store": "records and rows as values",
+        "core.policy_model": "what a channel may take in which mode",
     },
     "core.forgetting": {
         "core.errors": "the ledger may be away",
@@ -397,13 +410,14 @@ EDGES = {
     "core.story": {
         "core.errors": "the store may be away",
         "core.ledger": "asks there",
-        "core.model": "pools, reservations and SKUs as they are told",
+        "core.model": "pools and reservations as they are told",
         "core.opening": "opens the ledger",
         "core.ops": "a record as the reservation that it is",
         "core.record_model": "what is asked, and what comes",
         "core.records": "movements as they are told",
         "core.settings": "is opened by them",
         "core.store": "asks there, too",
+        "core.policy_model": "SKUs as they are told",
     },
     **UPPER,
 }

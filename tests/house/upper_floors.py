@@ -32,6 +32,7 @@ UPPER = {
         "core.stock": "opens it",
         "core.store": "connects",
         "core.trust": "opens it",
+        "core.policy_model": "the mode",
     },
     "api": {
         "core.access": "who asks",
@@ -45,6 +46,7 @@ UPPER = {
         "core.errors": "each code gets its status",
         "core.importing": "tells what became of a file",
         "core.model": "bodies are decoded into these structs, answers encoded from them",
+        "core.policy_model": "likewise those of policy",
         "core.ledger": "what a rebuild reports",
         "core.opening": "`serve` migrates, and keeps a scribe; a command rebuilds",
         "core.service": "the one thing that the door opens",

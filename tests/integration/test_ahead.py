@@ -8,8 +8,9 @@ import pytest
 
 from core.errors import InsufficientStock
 from core.lane import FLIGHTS_MAX, SEND_AT
-from core.model import ChannelSpec, Commit
+from core.model import Commit
 from core.ops import Receipt
+from core.policy_model import ChannelSpec
 from core.service import Service
 from tests.counted import counted
 from tests.workers import Store, Workers, accounts, demand, frozen, furnish, key, receive, until

@@ -20,21 +20,9 @@ from core.errors import (
     UnknownReservation,
     UnknownSku,
 )
-from core.model import (
-    Amend,
-    AmendLine,
-    Cancel,
-    ChannelSpec,
-    Commit,
-    Fulfil,
-    Line,
-    LocationSpec,
-    PartLine,
-    Release,
-    Reserve,
-    SkuSpec,
-)
+from core.model import Amend, AmendLine, Cancel, Commit, Fulfil, Line, PartLine, Release, Reserve
 from core.ops import Receipt
+from core.policy_model import ChannelSpec, LocationSpec, SkuSpec
 from core.service import Service
 from core.stock_model import Count, CountLine, Receive, ReceiveLine
 from core.store import keys

@@ -12,7 +12,7 @@ import pytest
 from core.access import ASKS, SCOPES, Caller, Operator
 from core.errors import StaleVersion, StockUnavailable
 from core.ledger.reading import Reading
-from core.model import ChannelSpec, LocationSpec, SkuSpec
+from core.policy_model import ChannelSpec, LocationSpec, SkuSpec
 from core.record_model import AuditEntry, AuditFilter
 from core.records import all_audit
 from core.service import Service

@@ -13,7 +13,8 @@ from core import availability, stock
 from core.clock import monotonic_ms
 from core.errors import InvalidRequest, Overloaded, StockUnavailable, UnknownChannel, UnknownSku
 from core.lane import Lane
-from core.model import Available, ChannelSpec, LocationSpec, Release, SkuChannel, SkuSpec, timestamp
+from core.model import Available, Release, timestamp
+from core.policy_model import ChannelSpec, LocationSpec, SkuChannel, SkuSpec
 from core.service import Service
 from core.stock_model import Receive, ReceiveLine
 from core.store import keys, wording

@@ -9,7 +9,8 @@ import pytest
 from core import channels
 from core.errors import InsufficientStock, StaleVersion, UnknownChannel
 from core.kernel._policy import Policy
-from core.model import Channel, ChannelSpec, Release
+from core.model import Release
+from core.policy_model import Channel, ChannelSpec
 from core.service import Service
 from core.store import keys, scripts
 from core.store.shard import Shard

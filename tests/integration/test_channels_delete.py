@@ -17,20 +17,8 @@ from core.errors import (
     StockUnavailable,
     UnknownChannel,
 )
-from core.model import (
-    Available,
-    Cancel,
-    ChannelSpec,
-    Commit,
-    Extend,
-    Fulfil,
-    LocationSpec,
-    Release,
-    Return,
-    ReturnLine,
-    SkuChannel,
-    SkuSpec,
-)
+from core.model import Available, Cancel, Commit, Extend, Fulfil, Release, Return, ReturnLine
+from core.policy_model import ChannelSpec, LocationSpec, SkuChannel, SkuSpec
 from core.service import Service
 from core.stock_model import Receive, ReceiveLine
 from core.store import keys, scripts

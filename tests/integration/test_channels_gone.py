@@ -14,8 +14,9 @@ from core.errors import (
     Overloaded,
     UnknownChannel,
 )
-from core.model import Amend, AmendLine, ChannelSpec, Commit, Key, Release
+from core.model import Amend, AmendLine, Commit, Key, Release
 from core.ops import Receipt
+from core.policy_model import ChannelSpec
 from core.service import Service
 from tests.workers import Store, Workers, demand, furnish, key, make_due
 

@@ -15,8 +15,9 @@ from core.errors import (
     UnknownLocation,
     UnknownSku,
 )
-from core.model import ChannelSpec, DryRun, Line, LocationSpec, Release, Reserve, SkuSpec
+from core.model import DryRun, Line, Release, Reserve
 from core.ops import Receipt
+from core.policy_model import ChannelSpec, LocationSpec, SkuSpec
 from core.service import Service
 from tests.workers import Store, Workers, demand, furnish, make_due, picture, receive
 

@@ -14,7 +14,8 @@ from core.errors import (
     StockUnavailable,
     UnknownReservation,
 )
-from core.model import Cancel, ChannelSpec, Commit, Fulfil, Release, Reserve, Return, ReturnLine
+from core.model import Cancel, Commit, Fulfil, Release, Reserve, Return, ReturnLine
+from core.policy_model import ChannelSpec
 from core.reaper import Reaper
 from core.service import Service
 from core.store import keys

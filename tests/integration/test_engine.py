@@ -24,20 +24,9 @@ from core.errors import (
     UnknownReservation,
     UnknownSku,
 )
-from core.model import (
-    Available,
-    Cancel,
-    ChannelSpec,
-    Commit,
-    Extend,
-    Fulfil,
-    Line,
-    LocationSpec,
-    PartLine,
-    Reserve,
-    SkuSpec,
-)
+from core.model import Available, Cancel, Commit, Extend, Fulfil, Line, PartLine, Reserve
 from core.ops import Receipt
+from core.policy_model import ChannelSpec, LocationSpec, SkuSpec
 from core.service import Service
 from core.stock_model import Receive, ReceiveLine
 from core.store import keys

@@ -8,21 +8,9 @@ from typing import Any
 import pytest
 
 from core.errors import InsufficientStock, InvalidRequest, UnknownLocation, UnknownSku
-from core.model import (
-    Amend,
-    AmendLine,
-    Cancel,
-    ChannelSpec,
-    Commit,
-    Fulfil,
-    Key,
-    Line,
-    LocationSpec,
-    PartLine,
-    Reserve,
-    SkuSpec,
-)
+from core.model import Amend, AmendLine, Cancel, Commit, Fulfil, Key, Line, PartLine, Reserve
 from core.ops import Receipt
+from core.policy_model import ChannelSpec, LocationSpec, SkuSpec
 from core.service import Service
 from core.store import keys
 from tests.workers import (

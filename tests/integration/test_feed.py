@@ -16,7 +16,8 @@ from core import feed as feeding
 from core.errors import LedgerUnavailable, Overloaded
 from core.feed import WHOLE, Feed, Place, Wanted
 from core.happenings import BECAME, MOVED, TYPES, Happening
-from core.model import Commit, SkuSpec
+from core.model import Commit
+from core.policy_model import SkuSpec
 from core.record_model import VERBS
 from core.service import Service
 from core.stock_model import Count, CountLine

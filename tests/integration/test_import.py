@@ -12,7 +12,7 @@ import pytest
 from core.errors import ImportRefused, InsufficientStock, StockUnavailable
 from core.importing import importer
 from core.importing.importer import Report
-from core.model import ChannelSpec, LocationSpec, SkuSpec
+from core.policy_model import ChannelSpec, LocationSpec, SkuSpec
 from core.service import Service
 from core.stock_model import Receive, ReceiveLine
 from core.store import keys, scripts

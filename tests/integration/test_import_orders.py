@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from core.errors import ImportRefused
-from core.model import Cancel, ChannelSpec, Fulfil, LocationSpec
+from core.model import Cancel, Fulfil
+from core.policy_model import ChannelSpec, LocationSpec
 from core.service import Service
 from core.store import keys, scripts, wording
 from core.store.shard import Shard

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from core.errors import InsufficientStock, Overloaded, StockUnavailable
-from core.model import ChannelSpec, Commit, Release
+from core.model import Commit, Release
 from core.ops import Receipt, SettleOp
+from core.policy_model import ChannelSpec
 from core.service import Service
 from core.store import keys, scripts
 from core.store.link import Link

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 
-from core.model import ChannelSpec, Commit
+from core.model import Commit
+from core.policy_model import ChannelSpec
 from core.store import keys, scripts
 from tests.workers import Store, Workers, demand, furnish, key, make_due, record, row
 

@@ -20,8 +20,8 @@ from core.model import (
     Reserve,
     Return,
     ReturnLine,
-    SkuSpec,
 )
+from core.policy_model import SkuSpec
 from core.service import Service
 from core.store import keys
 from tests.workers import Store, Workers, demand, furnish, key, make_due, receive

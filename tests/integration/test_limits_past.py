@@ -21,8 +21,8 @@ from core.model import (
     Release,
     Return,
     ReturnLine,
-    SkuSpec,
 )
+from core.policy_model import SkuSpec
 from core.service import Service
 from core.store import keys
 from tests.audit import audit

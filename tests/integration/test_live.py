@@ -10,18 +10,9 @@ from typing import Any
 import pytest
 
 from core.errors import CustomerLimit, StockUnavailable
-from core.model import (
-    Amend,
-    AmendLine,
-    Cancel,
-    Commit,
-    Extend,
-    Line,
-    Release,
-    Reserve,
-    SkuSpec,
-)
+from core.model import Amend, AmendLine, Cancel, Commit, Extend, Line, Release, Reserve
 from core.ops import Receipt
+from core.policy_model import SkuSpec
 from core.service import Service
 from core.store import keys
 from tests.workers import (

@@ -66,7 +66,8 @@ def lowest(pool: Pool) -> int:
 def test_a_rebased_take_is_the_take_done_on_the_fresh_row(
     server: Store, world: World, data: st.DataObject
 ) -> None:
-    """Or it is refused: exactly if an account would go below zero or the policy is another."""
+    """Or it is refused: exactly if an account would go below zero, or below what a channel leaves
+    there, or the policy is another."""
     fresh = meanwhile(data, world)
     before = world.copy()
     demands = data.draw(drawn.batches(world))
@@ -75,6 +76,7 @@ def test_a_rebased_take_is_the_take_done_on_the_fresh_row(
     for row, old, deltas in zip(stage.rows, stage.old, stage.deltas, strict=True):
         key = row.sku, row.location
         expected = fresh.pools[key].copy()
+        last = False  # was taken, of what a channel leaves
         for asked, decision in zip(demands, decisions, strict=True):
             for taken in decision.takes:
                 if (taken.sku, taken.location) == key:
@@ -84,8 +86,11 @@ def test_a_rebased_take_is_the_take_done_on_the_fresh_row(
                     quota.reserved += taken.own + taken.borrowed
                     if taken.ceiling_number:
                         quota.ceiling_left -= taken.own + taken.borrowed
+                    channel = world.policy.channels[asked.channel]
+                    leaves = channel.keeps if taken.own and not channel.borrow else 0
+                    last = last or quota.free < leaves
         found = rebased(server, row_text(fresh.pools[key], 9), old, deltas)
-        if not same_numbers(expected, before.pools[key]) or lowest(expected) < 0:
+        if not same_numbers(expected, before.pools[key]) or lowest(expected) < 0 or last:
             assert found is None
         else:
             assert found is not None

@@ -8,8 +8,9 @@ import itertools
 import pytest
 
 from core.errors import InvalidQuantity, InvalidState, KeyRequired
-from core.model import Cancel, ChannelSpec, Commit, Fulfil, Line, LocationSpec, PartLine, Reserve
+from core.model import Cancel, Commit, Fulfil, Line, PartLine, Reserve
 from core.ops import Receipt
+from core.policy_model import ChannelSpec, LocationSpec
 from core.service import Service
 from core.stock_model import Receive, ReceiveLine
 from tests.workers import Store, Workers, accounts, demand, furnish, key

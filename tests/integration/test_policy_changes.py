@@ -9,7 +9,8 @@ import pytest
 
 from core.channels import Sweep
 from core.errors import InsufficientStock, StockadeError
-from core.model import ChannelSpec, LocationSpec, Release
+from core.model import Release
+from core.policy_model import ChannelSpec, LocationSpec
 from core.service import Service
 from core.stock_model import Receive, ReceiveLine
 from tests.workers import Store, Workers, demand, furnish

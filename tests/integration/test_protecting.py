@@ -13,7 +13,8 @@ from core.engine import Engine
 from core.errors import InsufficientStock, Overloaded
 from core.feed import Wanted
 from core.happenings import Happening
-from core.model import Amend, AmendLine, ChannelSpec, Commit, Mode
+from core.model import Amend, AmendLine, Commit
+from core.policy_model import ChannelSpec, Mode
 from core.protecting import ALARM
 from tests.ledgered import Ledger
 from tests.rebuilt import Open, opened
@@ -55,6 +56,49 @@ async def test_walls_are_hard_for_all_workers_at_once_and_as_before_afterwards(
     assert (await other.protection.switch(False, "over", "ann")).version == 2
     assert (await one.engine.reserve(demand(quantity=2))).version == 1
     assert one.readiness()["mode"].protect is False
+
+
+async def test_the_last_units_are_left_whoever_asks_and_sold_afterwards(
+    workers: Workers, store_url: str
+) -> None:
+    """The number is the mode's, not that of who plans, and plans that meet do not pass it."""
+    one = await workers(store_url, reaper=False, protect_safety=2)
+    crew = [one, *[await workers(store_url, reaper=False, protect_safety=0) for _ in range(2)]]
+    await furnish(one, {"tee": 20}, **HALF)  # web has ten, the store four
+    assert (await one.protection.switch(True, "a drill", "ann")).safety == 2
+    pool = (await crew[1].stock.read(["tee"]))[0].pools[0]
+    assert {name: each.available for name, each in pool.channels.items()} == {"web": 8, "store": 2}
+    found = await asyncio.gather(
+        *(crew[n % 3].engine.reserve(demand()) for n in range(60)), return_exceptions=True
+    )
+    granted = [each for each in found if not isinstance(each, BaseException)]
+    assert len(granted) == 8
+    assert {type(each) for each in found} == {type(granted[0]), InsufficientStock}
+    seen = (await crew[2].stock.availability("web", ["tee"])).items[0]
+    assert seen.available == 0
+    await crew[1].engine.amend(granted[0].id, Amend([AmendLine("tee", 1)]))
+    with pytest.raises(InsufficientStock):
+        await crew[1].engine.amend(granted[0].id, Amend([AmendLine("tee", 2)]))
+    sold = demand(quantity=11, state="committed", shortage="record")  # a fact takes what it must
+    await crew[2].engine.reserve(sold)
+    assert (await crew[1].protection.switch(False, "over", "ann")).safety == 0
+
+
+async def test_who_keeps_nothing_back_sells_all_of_its_own(
+    workers: Workers, store_url: str
+) -> None:
+    worker = await workers(store_url, reaper=False, protect_safety=0)
+    await furnish(worker, {"tee": 10}, **HALF)
+    await worker.protection.switch(True, "", "ann")
+    await worker.engine.reserve(demand(quantity=5))
+
+
+async def test_a_refusal_names_the_safety_stock(workers: Workers, store_url: str) -> None:
+    worker = await workers(store_url, reaper=False, protect_safety=3)
+    await furnish(worker, {"tee": 4}, web=ChannelSpec(floor_share=1.0))
+    await worker.protection.switch(True, "", "ann")
+    assert await refused(worker.engine, 2) == "safety_stock"
+    await worker.engine.reserve(demand())
 
 
 async def test_many_who_switch_switch_once(workers: Workers, store_url: str) -> None:

@@ -9,9 +9,10 @@ import pytest
 
 from core.deadlines import SECONDS_MAX
 from core.errors import InsufficientStock
-from core.model import Cancel, ChannelSpec, Commit, Extend, Fulfil, Release
+from core.model import Cancel, Commit, Extend, Fulfil, Release
 from core.ops import Receipt
 from core.planning import OPS_MAX
+from core.policy_model import ChannelSpec
 from core.reaper import PURGE_BATCH, PURGE_BATCHES, Reaper
 from core.service import Service
 from core.steps import PUT_OFF_SECONDS, SettleStep

@@ -14,7 +14,8 @@ import pytest
 from core.errors import LedgerTooSlow, LedgerUnavailable, Overloaded
 from core.ledger import reading
 from core.ledger.journal import Journal
-from core.model import ChannelSpec, Commit, Fulfil, PartLine, Reservation
+from core.model import Commit, Fulfil, PartLine, Reservation
+from core.policy_model import ChannelSpec
 from core.record_model import STATES, VERBS, MovementFilter, ReservationFilter
 from core.service import Service
 from core.stock_model import Count, CountLine

@@ -8,7 +8,8 @@ import pytest
 
 from core.clock import monotonic_ms
 from core.errors import InsufficientStock, UnknownSku
-from core.model import ChannelSpec, Commit, LocationSpec, Release, SkuSpec
+from core.model import Commit, Release
+from core.policy_model import ChannelSpec, LocationSpec, SkuSpec
 from core.service import Service
 from core.stock_model import Receive, ReceiveLine
 from tests.workers import Workers, demand, furnish, receive

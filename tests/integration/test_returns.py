@@ -16,20 +16,9 @@ from core.errors import (
     StaleVersion,
     UnknownLocation,
 )
-from core.model import (
-    Cancel,
-    ChannelSpec,
-    Commit,
-    Fulfil,
-    Line,
-    LocationSpec,
-    PartLine,
-    Release,
-    Reserve,
-    Return,
-    ReturnLine,
-)
+from core.model import Cancel, Commit, Fulfil, Line, PartLine, Release, Reserve, Return, ReturnLine
 from core.ops import Receipt
+from core.policy_model import ChannelSpec, LocationSpec
 from core.service import Service
 from core.stock_model import Receive, ReceiveLine
 from core.store import keys

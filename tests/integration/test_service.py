@@ -16,8 +16,9 @@ from core.errors import (
     StartRefused,
     StockUnavailable,
 )
-from core.model import ChannelSpec, Commit, Release, SkuSpec
+from core.model import Commit, Release
 from core.ops import Receipt
+from core.policy_model import ChannelSpec, SkuSpec
 from core.service import Service, open_service
 from core.settings import Settings
 from core.stock_model import Receive, ReceiveLine

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from core.errors import InsufficientStock, StaleVersion
-from core.model import ChannelSpec, Commit, Line, LocationSpec, Release, Reserve, SkuSpec
+from core.model import Commit, Line, Release, Reserve
+from core.policy_model import ChannelSpec, LocationSpec, SkuSpec
 from core.service import Service
 from core.store import keys
 from tests.stocking import adjust, by_policy, count, held, reallocate, transfer

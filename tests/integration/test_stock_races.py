@@ -10,7 +10,8 @@ import pytest
 
 from core.errors import InsufficientStock, KeyReused, Overloaded, StockadeError
 from core.lane import Lane
-from core.model import ChannelSpec, Commit, LocationSpec, Release
+from core.model import Commit, Release
+from core.policy_model import ChannelSpec, LocationSpec
 from core.service import Service
 from core.stock_model import Adjust, AdjustLine
 from core.stock_steps import StockStep

@@ -15,7 +15,7 @@ from core.errors import (
     UnknownLocation,
     UnknownSku,
 )
-from core.model import ChannelSpec, LocationSpec, SkuSpec
+from core.policy_model import ChannelSpec, LocationSpec, SkuSpec
 from core.service import Service
 from core.stock import StockResult
 from core.stock_model import (

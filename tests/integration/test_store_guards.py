@@ -18,20 +18,9 @@ import redis
 
 from core.backing import Backing
 from core.ledger.journal import Journal
-from core.model import (
-    Amend,
-    AmendLine,
-    Cancel,
-    ChannelSpec,
-    Commit,
-    Extend,
-    Fulfil,
-    LocationSpec,
-    Release,
-    Return,
-    ReturnLine,
-)
+from core.model import Amend, AmendLine, Cancel, Commit, Extend, Fulfil, Release, Return, ReturnLine
 from core.ops import Receipt
+from core.policy_model import ChannelSpec, LocationSpec
 from core.reaper import Reaper
 from core.service import Service
 from core.store import keys, scripts

@@ -7,7 +7,8 @@ import pytest
 from core.errors import LedgerUnavailable
 from core.ledger.journal import Journal
 from core.meters import Found, Meters, merged
-from core.model import ChannelSpec, Commit, Release
+from core.model import Commit, Release
+from core.policy_model import ChannelSpec
 from core.service import Service
 from core.sheets import Book
 from core.stock_model import Count, CountLine

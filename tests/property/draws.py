@@ -7,17 +7,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from core.model import (
-    AmendLine,
-    ChannelSpec,
-    Line,
-    LocationSpec,
-    PartLine,
-    Reserve,
-    ReturnLine,
-    SkuChannel,
-    SkuSpec,
-)
+from core.model import AmendLine, Line, PartLine, Reserve, ReturnLine
+from core.policy_model import ChannelSpec, LocationSpec, SkuChannel, SkuSpec
 from core.stock_model import ReallocateLine, ReceiveLine
 
 SKUS = ("cup", "tee")

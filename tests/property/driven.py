@@ -13,7 +13,7 @@ from typing import Any
 from hypothesis.stateful import RuleBasedStateMachine
 
 from core.errors import Expired, InsufficientStock, InvalidQuantity, StockadeError
-from core.kernel.reference import Shortfall
+from core.kernel.reference_reserve import Shortfall
 from core.model import Key
 from core.service import Service
 from core.stock import StockResult

@@ -11,24 +11,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any, Literal
 
-from core import model
+from core import model, policy_model
 from core.kernel import _plan as kernel
 from core.kernel import _policy as known
 from core.kernel import reference as rule
+from core.kernel import reference_reserve as reserving
 from core.kernel import reference_stock as stock
-from core.kernel.reference import (
-    SHARE_ONE,
-    Ceiling,
-    Channel,
-    Decision,
-    Policy,
-    Pool,
-    Quota,
-    Shortfall,
-    SkuPolicy,
-    Take,
-)
+from core.kernel.reference import SHARE_ONE, Ceiling, Channel, Policy, Pool, Quota, SkuPolicy
 from core.kernel.reference_orders import Holding
+from core.kernel.reference_reserve import Decision, Shortfall, Take
 from tests.property.world import Key, Order, World
 
 STATES = {
@@ -42,7 +33,7 @@ TAIL = b"web cust ref"
 
 HEAD = ("shared", "safety", "damaged", "quarantine", "deficit", "shared_credit")
 QUOTA = ("free", "reserved", "committed", "credit", "", "", "ceiling_left", "ceiling_remainder")
-TOKEN = re.compile(r"([^@ ]*)@(\d)([:=])(-?\d+)")
+TOKEN = re.compile(r"([^@ ]*)@(\d)([:=>])(-?\d+)")
 
 
 def share(millionths: int | None) -> float | None:
@@ -53,7 +44,7 @@ def share(millionths: int | None) -> float | None:
 def policy_of(policy: rule.Policy) -> known.Policy:
     """A policy as the kernel plans with it."""
     specs = {
-        name: model.ChannelEntry(
+        name: policy_model.ProtectedChannel(
             floor_share=share(channel.floor_share),
             floor_units=channel.floor_units,
             ceiling_share=ceiling_share(channel.ceiling),
@@ -62,6 +53,7 @@ def policy_of(policy: rule.Policy) -> known.Policy:
             split=channel.split,
             locations=list(channel.locations),
             closed=channel.closed,
+            keeps=channel.keeps,
         )
         for name, channel in policy.channels.items()
     }
@@ -74,10 +66,10 @@ def ceiling_share(ceiling: Ceiling | None) -> float | None:
     return share(ceiling.share) if ceiling else None
 
 
-def spec_of(sku_policy: rule.SkuPolicy) -> model.SkuSpec:
+def spec_of(sku_policy: rule.SkuPolicy) -> policy_model.SkuSpec:
     """A SKU's policy as its spec."""
     channels = {
-        name: model.SkuChannel(
+        name: policy_model.SkuChannel(
             floor_share=share(override.floor_share),
             floor_units=override.floor_units,
             ceiling_share=ceiling_share(override.ceiling),
@@ -85,10 +77,10 @@ def spec_of(sku_policy: rule.SkuPolicy) -> model.SkuSpec:
         )
         for name, override in sku_policy.overrides.items()
     }
-    return model.SkuSpec(sku_policy.safety, dict(sku_policy.safety_by_location), channels)
+    return policy_model.SkuSpec(sku_policy.safety, dict(sku_policy.safety_by_location), channels)
 
 
-def demand_of(demand: rule.Demand) -> kernel.Demand:
+def demand_of(demand: reserving.Demand) -> kernel.Demand:
     """A demand as the kernel plans it."""
     lines = [
         model.Line(x.sku, x.quantity, x.location, None if x.locations is None else [*x.locations])
@@ -140,10 +132,10 @@ def pool_of(key: Key, text: bytes) -> Pool:
 
 
 def apply_deltas(pool: Pool, deltas: bytes) -> bool:
-    """Do to ``pool`` what a plan's deltas say; False, and nothing, if a condition does not hold."""
+    """Do to ``pool`` what a plan's deltas say; False if a condition does not hold."""
     _, _, rest = deltas.decode().partition(" ")
     tokens = [TOKEN.fullmatch(token) for token in rest.split(" ") if token]
-    changes = []
+    changes, least = [], []
     for token in tokens:
         assert token is not None, deltas
         channel, number, sign, value = token.groups()
@@ -153,9 +145,11 @@ def apply_deltas(pool: Pool, deltas: bytes) -> bool:
             return False
         if sign == ":":
             changes.append((holder, account, int(value)))
+        if sign == ">":
+            least.append((holder, account, int(value)))
     for holder, account, change in changes:
         setattr(holder, account, getattr(holder, account) + change)
-    return True
+    return all(getattr(holder, account) >= bound for holder, account, bound in least)
 
 
 def one_pool(*channels: Channel, sku_policy: SkuPolicy | None = None) -> World:
@@ -226,7 +220,7 @@ class Kernel:
         return stage
 
     def reserve(
-        self, demands: Sequence[rule.Demand], late: bool = False
+        self, demands: Sequence[reserving.Demand], late: bool = False
     ) -> tuple[list[Answer], kernel.Stage]:
         """Plan demands as a stage of their own, as late commits if ``late``."""
         state: Literal["committed", "reserved"] = "committed" if late else "reserved"
@@ -337,7 +331,7 @@ def takes_of(record: bytes, state: str) -> tuple[Take, ...]:
 
 
 def shortfall(
-    demand: rule.Demand,
+    demand: reserving.Demand,
     line: int,
     sku: str,
     location: str | None,

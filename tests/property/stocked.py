@@ -11,20 +11,11 @@ from hypothesis.stateful import initialize, rule
 from msgspec.structs import replace
 
 from core.errors import ChannelInUse, InsufficientStock
-from core.model import (
-    Amend,
-    AmendLine,
-    ChannelSpec,
-    Commit,
-    Fulfil,
-    Key,
-    LocationSpec,
-    PartLine,
-    Reserve,
-    SkuSpec,
-)
+from core.model import Amend, AmendLine, Commit, Fulfil, Key, PartLine, Reserve
 from core.ops import Receipt
+from core.policy_model import ChannelSpec, LocationSpec, SkuSpec
 from core.service import Service
+from core.settings import Settings
 from core.stock import StockResult
 from core.stock_model import (
     Adjust,
@@ -152,6 +143,17 @@ class Stocked(Driven):
 
         def apply() -> Answer:
             self.model.put_location(name, spec)
+            return DONE
+
+        self.step(self.ask(work), apply)
+
+    @rule(engine=engines, on=st.sampled_from([True, False, False, False]))
+    def protect(self, engine: int, on: bool) -> None:
+        service = self.service(engine)
+        work = service.protection.switch(on, "a drill", "ann")
+
+        def apply() -> Answer:
+            self.model.protect(Settings().protect_safety if on else None)
             return DONE
 
         self.step(self.ask(work), apply)

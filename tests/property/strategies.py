@@ -15,20 +15,11 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from core.kernel import reference as rule
 from core.kernel import reference_orders as orders
+from core.kernel import reference_reserve as reserving
 from core.kernel import reference_stock as stock
-from core.kernel.reference import (
-    SHARE_ONE,
-    Ceiling,
-    Channel,
-    Demand,
-    Line,
-    Override,
-    Policy,
-    Pool,
-    SkuPolicy,
-)
+from core.kernel.reference import SHARE_ONE, Ceiling, Channel, Override, Policy, Pool, SkuPolicy
+from core.kernel.reference_reserve import Demand, Line
 from tests.property.world import Key, Order, State, World
 
 SKUS = ("cup", "tee")
@@ -51,6 +42,7 @@ CEILINGS: dict[str, st.SearchStrategy[Ceiling | None]] = {
 }
 ceilings = st.sampled_from(["none", "none", "none", *CEILINGS]).flatmap(CEILINGS.__getitem__)
 borrows = st.sampled_from([True, True, False])
+keeps = st.sampled_from([0, 0, 0, 1, 3])
 safeties = st.sampled_from([0, 0, 0, 1, 2, 5])
 quantities = st.one_of(
     st.just(1),
@@ -92,6 +84,7 @@ def policies(draw: st.DrawFn, min_locations: int = 1) -> Policy:
             *floor[name],
             ceiling=draw(ceilings),
             borrow=draw(borrows),
+            keeps=draw(keeps),
             split=draw(st.booleans()),
         )
         for name in places
@@ -128,6 +121,7 @@ def changes(draw: st.DrawFn, world: World) -> World:
             world.policy.channels[name],
             ceiling=draw(ceilings),
             borrow=draw(borrows),
+            keeps=draw(keeps),
             split=draw(st.booleans()),
         )
         channels = {**world.policy.channels, name: channel}
@@ -218,10 +212,11 @@ def edges(world: World, channel: Channel, sku: str) -> list[int]:
     total = 0
     for location, sells in world.policy.locations.items():
         if sells and (pool := world.pools.get((sku, location))):
-            room = rule.room(pool, channel)
+            room = reserving.room(pool, channel)
             quota = pool.quota(channel.name)
             total += room
-            found |= {room, room + 1, quota.free, quota.ceiling_left, rule.reach(pool, channel)}
+            found |= {room, room + 1, quota.free, quota.ceiling_left}
+            found.add(reserving.reach(pool, channel))
     found |= {total, total + 1, (total + 1) // 2}
     return sorted(quantity for quantity in found if quantity > 0)
 
@@ -247,7 +242,7 @@ def wanted(met: World) -> list[tuple[str, Key, int]]:
     found = []
     for name, channel in sorted(met.policy.channels.items()):
         for (sku, location), pool in sorted(met.pools.items()):
-            room = rule.room(pool, channel)
+            room = reserving.room(pool, channel)
             if room > 0 and met.policy.locations.get(location, False):
                 found.append((name, (sku, location), room))
     return found

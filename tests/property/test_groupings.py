@@ -20,19 +20,17 @@ from core.model import (
     Amend,
     AmendLine,
     Cancel,
-    ChannelSpec,
     Commit,
     Fulfil,
     Line,
-    LocationSpec,
     PartLine,
     Release,
     Reserve,
     Return,
     ReturnLine,
-    SkuSpec,
 )
 from core.ops import Receipt
+from core.policy_model import ChannelSpec, LocationSpec, SkuSpec
 from core.service import Service
 from core.stock_model import Adjust, AdjustLine, Count, CountLine, Receive, ReceiveLine
 from tests.shop import Shop, key_of

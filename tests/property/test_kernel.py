@@ -8,10 +8,11 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from core import model
+from core import policy_model
 from core.kernel import _plan as kernel
 from core.kernel import _policy as known
 from core.kernel import reference as rule
+from core.kernel import reference_reserve as reserving
 from core.kernel._pool import ChannelUnknown
 from core.kernel.reference import ACCOUNT_MAX, SHARE_ONE, Ceiling, Channel, Policy, Pool, SkuPolicy
 from tests.property import strategies as drawn
@@ -277,13 +278,13 @@ def test_a_ceiling_starts_exactly_on_large_stocks(base: int, share: int) -> None
 def test_a_hundred_lines_of_the_largest_quantity(quantities: list[int]) -> None:
     """They are summed without a wrap, granted if they fit and refused if one unit is missing."""
     total = sum(quantities)
-    lines = tuple(rule.Line(TEE, quantity) for quantity in quantities)
+    lines = tuple(reserving.Line(TEE, quantity) for quantity in quantities)
     for stock in (total, total - 1):
         world = one_pool(WEB)
         world.pools[MAIN] = Pool(*MAIN, shared=stock)
         plan = Kernel(world)
         before = versions(plan, world.pools)
-        demands = [rule.Demand("web", lines)]
+        demands = [reserving.Demand("web", lines)]
         answers, stage = plan.reserve(demands)
         assert [answer.decision for answer in answers] == world.reserve(demands)
         assert_same(world, plan, stage, before)
@@ -317,7 +318,7 @@ def test_sixty_four_channels(weights: list[int], receipts: list[int], by_units: 
         assert_same(world, plan, plan.pack(), before)
     before = versions(plan, world.pools)
     demands = [
-        rule.Demand(f"c{number:02d}", (rule.Line(TEE, quantity),), partial=True)
+        reserving.Demand(f"c{number:02d}", (reserving.Line(TEE, quantity),), partial=True)
         for number in (63, 0, 62, 33, 63)
         for quantity in (1, 7)
     ]
@@ -327,7 +328,7 @@ def test_sixty_four_channels(weights: list[int], receipts: list[int], by_units: 
 
 
 def test_sixty_five_channels_are_refused() -> None:
-    specs = {f"c{number}": model.ChannelSpec() for number in range(65)}
+    specs = {f"c{number}": policy_model.ChannelSpec() for number in range(65)}
     with pytest.raises(ValueError, match="at most 64"):
         known.Policy(1, specs, {"main": (True, True)})
 
@@ -338,7 +339,7 @@ def test_a_full_batch_takes_no_more_and_loses_nothing() -> None:
     skus = {f"s{number}": SkuPolicy(1) for number in range(2_001)}
     world = World(policy, skus, {(sku, "main"): Pool(sku, "main", shared=1) for sku in skus})
     plan = Kernel(world)
-    demands = [rule.Demand("web", (rule.Line(sku, 1),)) for sku in [*skus, "s0"]]
+    demands = [reserving.Demand("web", (reserving.Line(sku, 1),)) for sku in [*skus, "s0"]]
     answers, stage = plan.reserve(demands)
     codes = [answer.code for answer in answers]
     assert codes == [kernel.ADDED] * 2_000 + [kernel.FULL, kernel.ADDED]

@@ -13,6 +13,7 @@ from core.kernel import _plan as kernel
 from core.kernel import _pool
 from core.kernel import reference as rule
 from core.kernel import reference_orders as orders
+from core.kernel import reference_reserve as reserving
 from core.kernel import reference_stock as stock
 from tests.property import strategies as drawn
 from tests.property.kernel_world import Answer, Kernel, assert_same, versions
@@ -256,8 +257,9 @@ def test_a_closed_channel_gets_nothing_and_takes_nothing(world: World, data: st.
         world.policy, channels={**world.policy.channels, name: shut}, number=number + 1
     )
     plan = Kernel(world)
-    line = rule.Line(sorted(world.skus)[0], 1)
-    for order in (Order(rule.Demand(name, (line,))), Order(rule.Demand(name, (line,)), fact=True)):
+    line = reserving.Line(sorted(world.skus)[0], 1)
+    asked = reserving.Demand(name, (line,))
+    for order in (Order(asked), Order(asked, fact=True)):
         assert plan.order([(order, [])])[0] == [Answer(kernel.UNKNOWN_CHANNEL)]
     frees = {key: pool.quota(name).free for key, pool in world.pools.items()}
     for _ in range(data.draw(st.integers(1, 3))):

@@ -21,9 +21,9 @@ from core.model import (
     Release,
     Return,
     ReturnLine,
-    SkuSpec,
 )
 from core.ops import Receipt
+from core.policy_model import SkuSpec
 from core.service import Service
 from tests.audit import audit
 from tests.stored import parse_record

@@ -26,19 +26,16 @@ from core.model import (
     AmendLine,
     Available,
     Cancel,
-    ChannelSpec,
     Commit,
     Fulfil,
     Key,
     Line,
-    LocationSpec,
     PartLine,
     Release,
     Reserve,
-    SkuChannel,
-    SkuSpec,
 )
 from core.ops import Receipt
+from core.policy_model import ChannelSpec, LocationSpec, SkuChannel, SkuSpec
 from core.service import Service
 from core.stock_model import Count, CountLine, Receive, ReceiveLine
 from tests.counted import counted

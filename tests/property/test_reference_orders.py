@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from core.kernel import reference as rule
 from core.kernel import reference_orders as orders
-from core.kernel.reference import Channel, Demand, Line
+from core.kernel import reference_reserve as reserving
+from core.kernel.reference import Channel
+from core.kernel.reference_reserve import Demand, Line
 from tests.property import strategies as drawn
 from tests.property.kernel_world import one_pool
 from tests.property.world import Key, Order, World
@@ -120,7 +122,7 @@ def test_what_is_more_than_was_held_obeys_the_policy(case: tuple[World, Order]) 
     more.subtract(there)
     for key, units in more.items():
         sells = world.policy.locations[key[1]]
-        assert units <= (rule.room(before[key], channel) if sells else 0)
+        assert units <= (reserving.room(before[key], channel) if sells else 0)
 
 
 @given(drawn.worlds(), st.data())

@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 
 from core.kernel import reference as rule
 from core.kernel import reference_orders as orders
+from core.kernel import reference_reserve as reserving
 from core.kernel import reference_stock as stock
-from core.kernel.reference import SHARE_ONE, Ceiling, Channel, Demand, Line, Policy, Pool, SkuPolicy
+from core.kernel.reference import SHARE_ONE, Ceiling, Channel, Policy, Pool, SkuPolicy
+from core.kernel.reference_reserve import Demand, Line
 from tests.property import strategies as drawn
 from tests.property.world import Key, Order, Outcome, World
 
@@ -109,7 +111,7 @@ def test_a_recorded_sale_is_never_refused(world: World, data: st.DataObject) -> 
     a demand would have got."""
     asked = data.draw(drawn.sales(world, max_size=1))
     (order,) = asked
-    lines = rule.summed(order.demand.lines)
+    lines = reserving.summed(order.demand.lines)
     demanded = world.copy().reserve([replace(order.demand, partial=False)])[0]
     before = {key: pool.copy() for key, pool in world.pools.items()}
     try:
@@ -159,8 +161,8 @@ def test_a_sale_looks_everywhere_before_something_is_missing() -> None:
     world.verb("receive", NORTH, 8)
     outcome = world.order(sold("web", 16))
     assert outcome.decision.takes == (
-        rule.Take(*MAIN, 2, 4, 1, short=1), rule.Take(*NORTH, 2, 4, 1),
-        rule.Take(*NORTH, 0, 2, 0), rule.Take(*MAIN, 0, 2, 0, short=2),
+        reserving.Take(*MAIN, 2, 4, 1, short=1), reserving.Take(*NORTH, 2, 4, 1),
+        reserving.Take(*NORTH, 0, 2, 0), reserving.Take(*MAIN, 0, 2, 0, short=2),
     )  # fmt: skip
     assert outcome.moves == (
         (MAIN, ("free:web", "committed:web", 2)),

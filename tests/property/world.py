@@ -12,8 +12,10 @@ from typing import Any, Literal
 
 from core.kernel import reference as rule
 from core.kernel import reference_orders as orders
+from core.kernel import reference_reserve as reserving
 from core.kernel import reference_stock as stock
-from core.kernel.reference import Decision, Demand, Policy, Pool, SkuPolicy
+from core.kernel.reference import Policy, Pool, SkuPolicy
+from core.kernel.reference_reserve import Decision, Demand
 
 Key = tuple[str, str]  # (SKU, location)
 Account = Literal["reserved", "committed"]
@@ -95,7 +97,7 @@ class World:
 
     def reserve(self, demands: Sequence[Demand]) -> list[Decision]:
         """Decide the demands and remember what was taken."""
-        decisions = rule.reserve(self.policy, self.skus, self.pools, demands)
+        decisions = reserving.reserve(self.policy, self.skus, self.pools, demands)
         for demand, decision in zip(demands, decisions, strict=True):
             for t in decision.takes:
                 key = t.sku, t.location
@@ -182,7 +184,7 @@ class World:
             for each in held if decision.takes else ():
                 each.own = each.borrowed = 0
         else:
-            (decision,) = rule.reserve(self.policy, self.skus, self.pools, [demand])
+            (decision,) = reserving.reserve(self.policy, self.skus, self.pools, [demand])
         for take in decision.takes if not (order.fact and state == "fulfilled") else ():
             key = take.sku, take.location
             known = order.fact or order.held

@@ -12,7 +12,7 @@ from core.importing.plans import Plan, Unfit, plan_stock
 from core.importing.rows import StockRow
 from core.kernel._plan import Batch
 from core.kernel._policy import Policy
-from core.model import ChannelSpec, SkuEntry
+from core.policy_model import ChannelSpec, SkuEntry
 from core.store import wording
 from tests.stored import Quota, Row, parse_row
 

@@ -12,7 +12,8 @@ from core.errors import ImportRefused
 from core.importing.rows import Bad, Order, OrdersFile, StockFile, StockRow
 from core.importing.table import LINE_BYTES_MAX, Table
 from core.kernel._policy import Policy
-from core.model import LINES_MAX, QUANTITY_MAX, ChannelSpec
+from core.model import LINES_MAX, QUANTITY_MAX
+from core.policy_model import ChannelSpec
 
 POLICY = Policy(
     3,

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from core import model
+from core import model, policy_model
 from core.kernel import _plan as kernel
 from core.kernel import _policy as known
 from core.kernel import reference as rule
+from core.kernel import reference_reserve as reserving
 from core.kernel._pool import ChannelUnknown, LawBroken, RowCorrupt
 from core.kernel.reference import Channel, Policy, Pool, SkuPolicy
 from tests.property.kernel_world import TAIL, TTL_MS, Kernel, one_pool, pool_of, row_text
@@ -37,8 +38,8 @@ def test_what_is_not_known_is_told_apart() -> None:
     world.receive(MAIN, 5)
     plan = Kernel(world)
     plan.skus["gone"] = known.Sku("gone", 0, b"", None, (), {})
-    plan.skus["far"] = known.Sku("far", 1, b"", model.SkuSpec(), ("main",), {})
-    plan.skus["bare"] = known.Sku("bare", 1, b"", model.SkuSpec(), (), {})
+    plan.skus["far"] = known.Sku("far", 1, b"", policy_model.SkuSpec(), ("main",), {})
+    plan.skus["bare"] = known.Sku("bare", 1, b"", policy_model.SkuSpec(), (), {})
     line = model.Line(TEE, 1)
     assert asked(plan, "shop", line) == kernel.UNKNOWN_CHANNEL
     assert asked(plan, "web", model.Line("gone", 1)) == kernel.UNKNOWN_SKU
@@ -80,7 +81,7 @@ def test_without_split_and_with_nothing_anywhere_all_locations_are_to_blame() ->
         world = World(policy, {TEE: SkuPolicy(1)}, {MAIN: Pool(*MAIN, shared=5)})
         world.pools[TEE, place] = Pool(TEE, place)
         for partial in (False, True):
-            demands = [rule.Demand("web", (rule.Line(TEE, 1),), partial)]
+            demands = [reserving.Demand("web", (reserving.Line(TEE, 1),), partial)]
             answers, _ = Kernel(world).reserve(demands)
             (decision,) = world.reserve(demands)
             assert decision.shortfalls[0].limited_by == "channel_quota"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from core import model
+from core import model, policy_model
 from core.kernel import _plan as kernel
 from core.kernel import _policy as known
 from core.kernel import reference as rule
@@ -238,7 +238,7 @@ def demand(*lines: model.Line, **how: Any) -> kernel.Demand:
 def test_a_fact_without_a_pool_says_so_after_what_is_unknown() -> None:
     """What must be read comes first, then names that are not there, then the pool."""
     plan = two_places(Pool(*MAIN, shared=4))
-    plan.skus["bare"] = known.Sku("bare", 1, b"", model.SkuSpec(), (), {})
+    plan.skus["bare"] = known.Sku("bare", 1, b"", policy_model.SkuSpec(), (), {})
     plan.skus["gone"] = known.Sku("gone", 0, b"", None, (), {})
     bare, gone, new = model.Line("bare", 1), model.Line("gone", 1), model.Line("new", 1)
     there = model.Line(TEE, 1)
@@ -290,7 +290,7 @@ def test_what_a_fact_may_not_take_fits_no_other_row() -> None:
     for quantity, fits in ((3, True), (4, False)):
         plan = two_places(Pool(*MAIN, shared=3, safety=2), ceiling=None)
         plan.skus[TEE] = known.Sku(
-            TEE, 1, b"", model.SkuSpec(2), ("main",), {"main": plan.rows[MAIN]}
+            TEE, 1, b"", policy_model.SkuSpec(2), ("main",), {"main": plan.rows[MAIN]}
         )
         plan.begin()
         op = demand(model.Line(TEE, quantity), fact=True, state=kernel.COMMITTED)

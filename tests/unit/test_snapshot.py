@@ -7,8 +7,9 @@ import pytest
 from core import snapshot
 from core.kernel._plan import Batch
 from core.kernel._policy import Policy
-from core.model import ChannelSpec, Line, SkuSpec
+from core.model import Line
 from core.ops import ReserveOp
+from core.policy_model import ChannelSpec, SkuSpec
 from core.snapshot import Snapshot
 from core.store import wording
 

@@ -7,18 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import asdict, replace
 
-from core.model import (
-    ChannelEntry,
-    ChannelSpec,
-    Key,
-    LocationSpec,
-    PoolChannel,
-    SkuChannel,
-    SkuEntry,
-    is_name,
-    is_printable,
-    is_sku,
-)
+from core.model import Key, PoolChannel, is_name, is_printable, is_sku
+from core.policy_model import ChannelEntry, ChannelSpec, LocationSpec, SkuChannel, SkuEntry
 from core.store import wording
 from core.store.wording import Record, RecordLine
 

@@ -89,6 +89,10 @@ local function rebase(text, planned_on, deltas)
     if not accounts[account] then return nil end
     accounts[account] = accounts[account] + tonumber(value)
   end
+  for channel, account, least in string.gmatch(tokens, ' ([^@ ]*)@(%d)>(%d+)') do
+    local accounts = channel == '' and row.head or row.quotas[channel]
+    if accounts[tonumber(account)] < tonumber(least) then return nil end
+  end
   local after, lawful = units_of(row)
   if not lawful or after ~= before + tonumber(inflow) then return nil end
   return print_row(row)
