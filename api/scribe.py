@@ -17,6 +17,7 @@ import uvloop
 
 from api.control import CONTROL_FD, report
 from api.log import configure
+from core import collector
 from core.errors import StockadeError
 from core.meters import Meters
 from core.opening import open_forgetting, open_nightly, open_scribe, open_watch
@@ -57,6 +58,7 @@ async def _run(settings: Settings, meters: Meters) -> None:
         open_watch(settings, meters) as watch,
         open_scribe(settings, meters) as scribe,
     ):
+        collector.settle()
         report("ready")
         meters.starts["scribe"] += 1
         running = {asyncio.create_task(scribe.run()), asyncio.create_task(watch.run())}

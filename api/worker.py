@@ -27,6 +27,7 @@ from api.connection import Connection, descriptors, sweep
 from api.control import CONTROL_FD, LEAVE, report
 from api.log import configure
 from api.tls import tls_context
+from core import collector
 from core.errors import StartRefused, StockadeError
 from core.settings import Settings, decode
 from core.sheets import Book
@@ -112,6 +113,7 @@ class _Server(uvicorn.Server):
         log.setLevel(logging.CRITICAL + 1)
         await super().startup(sockets)
         log.setLevel(logging.WARNING)
+        collector.settle()
         report("ready")
 
     async def on_tick(self, counter: int) -> bool:

@@ -34,6 +34,7 @@ from bench.ledger import http_with_ledger, scribe
 from bench.mixed import mix
 from bench.rebuilding import rebuilding
 from bench.workers import two_workers
+from core import collector
 
 Suite = Callable[[int], AsyncIterator[table.Figure]]
 
@@ -91,6 +92,7 @@ def main() -> int:
         parser.error(f"there is no contest {unknown[0]!r}; there are {names}")
     if chosen.plot is not None and study is None:
         parser.error(f"--plot is for one of {', '.join(STUDIES)}")
+    collector.settle()  # as a worker does
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         if study is not None:
             figures, plot = runner.run(study(chosen.rounds))

@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from api.worker import BACKLOG, KEEP_ALIVE_SECONDS
+from core import collector
 
 
 async def echo(request: Request) -> JSONResponse:
@@ -45,6 +46,7 @@ def main(listener_fd: int) -> None:
     )
     # Not uvicorn's own --fd: that takes the socket for a Unix one and leaves Nagle's delays on.
     listener = socket.socket(fileno=listener_fd)
+    collector.settle()  # as a worker does
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(uvicorn.Server(config).serve(sockets=[listener]))
 

@@ -34,6 +34,7 @@
     forgetting  whose old reservations were; what moved stays
     embedded    private servers, Valkey and PostgreSQL: find, start, guard, stop
     watch       looks at the ledger for what nobody counts; gauges: what a worker knows if asked
+    collector   the garbage collector, told what it need not look at
     service     opens, wires and closes all of it (opening: what has to do with the ledger)
 
 Nothing is re-exported: one name, one home, one import path.

@@ -17,6 +17,7 @@ EDGES = {
         "core.errors": "an expiry may come to nothing",
         "core.meters": "counts what expired",
     },
+    "core.collector": {},
     "core.rates": {},
     "core.sheets": {"core.rates": "they are in the same book"},
     "core.tracing": {},
