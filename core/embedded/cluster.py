@@ -45,6 +45,8 @@ OWNER_ROLE = "stockade_owner"
 SERVICE_ROLE = "stockade"
 DATABASE = "stockade"
 SUPERUSER = "postgres"
+# The scribe's: it writes what happened already, and whoever waits for a reservation goes first.
+NICENESS = 10
 _CLONE_NEWUSER = 0x10000000
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -126,6 +128,7 @@ def main(order: Order) -> None:
     _own(cluster, user)
     _forget_stranger(cluster, user)
     user.become()
+    os.nice(NICENESS)
     _die_with(guard_pid)
     program = binaries / "postgres"
     os.execve(program, [str(program), "-D", str(cluster), *order.options], _environ())

@@ -15,12 +15,13 @@ from core.chronicle import Chronicle
 from core.errors import LedgerBroken, LedgerUnavailable
 from core.ledger.books import Books, Page
 from core.ledger.journal import Mark
+from core.scribe import GATHER_AT
 from core.service import Service
 from core.store import keys
 from core.store.events import Entry
 from tests.history import CALLERS, VERBS, history
 from tests.ledgered import Ledger, audit_ledger
-from tests.workers import Store, Workers, demand, furnish, key, moved, until
+from tests.workers import PATIENCE_SECONDS, Store, Workers, demand, furnish, key, moved, until
 
 
 async def test_the_ledger_is_what_the_store_is(
@@ -46,6 +47,39 @@ async def test_small_batches_and_one_large_one_make_the_same_ledger(
     await history(worker, store, seed)
     await audit_ledger(ledger.dsn, store_url, moved)
     writing.cancel()
+
+
+async def test_where_many_come_the_next_transaction_waits_for_more(
+    worker: Service, store_url: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind a few nobody waits, nor while more is left than one transaction takes."""
+    await furnish(worker, {"tee": 100})
+    scribe, clock = ledger.scribe(store_url), asyncio.get_running_loop().time
+    while await scribe.turn(wait=False):
+        pass
+
+    async def reserve(times: int) -> None:
+        for _ in range(times):
+            await worker.engine.reserve(demand())
+
+    async def turn() -> tuple[int, float]:
+        before = clock()
+        return await scribe.turn(), clock() - before
+
+    monkeypatch.setattr("core.scribe.GATHER_SECONDS", 60.0)  # who waited would not be done
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await reserve(GATHER_AT - 1)
+        assert (await turn())[0] == GATHER_AT - 1
+        await reserve(2 * GATHER_AT)
+        scribe._count = GATHER_AT
+        assert (await turn())[0] == GATHER_AT
+        scribe._count = 10 * GATHER_AT
+        assert (await turn())[0] == GATHER_AT
+    monkeypatch.setattr("core.scribe.GATHER_SECONDS", 0.3)
+    began = scribe._began_at
+    await reserve(1)
+    assert (await turn())[0] == 1
+    assert scribe._began_at - began >= 0.3
 
 
 async def test_two_scribes_write_each_event_once(
