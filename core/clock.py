@@ -16,11 +16,17 @@ JUMP_MS = 1_000
 log = logging.getLogger("stockade.clock")
 
 
-def monotonic_ms() -> float:
-    """Milliseconds of a clock that never jumps, and counts the time that a machine sleeps."""
-    if hasattr(time, "CLOCK_BOOTTIME"):
+if hasattr(time, "CLOCK_BOOTTIME"):
+
+    def monotonic_ms() -> float:
+        """Milliseconds of a clock that never jumps, and counts the time that a machine sleeps."""
         return time.clock_gettime(time.CLOCK_BOOTTIME) * 1000.0
-    return time.monotonic() * 1000.0
+
+else:
+
+    def monotonic_ms() -> float:
+        """Milliseconds of a clock that never jumps."""
+        return time.monotonic() * 1000.0
 
 
 class ServerClock:

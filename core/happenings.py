@@ -196,7 +196,7 @@ def _version(row: Any, durability: Durability) -> Happening:
 
     def data(people: bool) -> bytes:
         text = record.encode() if people else wording.without_customer(record.encode())
-        return reservation_json(id, text, durability, keys.created_ms(id), 0, b"")
+        return reservation_json(id, text, durability, 0, b"")
 
     return Happening(
         row["position"], 0, f"reservation.{became}", rfc3339(row["time"]), id, (words[6],),

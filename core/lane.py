@@ -150,9 +150,9 @@ class Lane:
         if self.closed is not None or len(self.queues.reserves) >= self._queue_limit:
             self._admit()
         op.round = self._round
-        op.since_ms = monotonic_ms()
+        op.since_ms = op.entered_ms
         self.queues.reserves.append(op)
-        if len(self.queues.reserves) >= SEND_AT:
+        if len(self.queues.reserves) >= SEND_AT and len(self._flights) < FLIGHTS_MAX:
             self._send()
         elif not self._flights and not self._scheduled:
             self._schedule()

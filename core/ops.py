@@ -94,10 +94,7 @@ class Receipt:
                     for _, sku, _, requested, _, granted, limited_by in self.shortfalls
                 ]
             )
-        created_ms = keys.created_ms(self.id)
-        return reservation_json(
-            self.id, self.record, self.durability, created_ms, self.as_of_ms, more
-        )
+        return reservation_json(self.id, self.record, self.durability, self.as_of_ms, more)
 
 
 class Known:

@@ -7,7 +7,6 @@ microseconds a reservation, this one. The words of a record are described in
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t
-from libc.stdio cimport snprintf
 from libc.stdlib cimport free, malloc
 from libc.string cimport memchr, memcpy, strlen
 from libc.time cimport gmtime_r, time_t, tm
@@ -57,15 +56,47 @@ cdef int64_t _number(const char *at, const char *end, const char **rest) noexcep
     return value
 
 
+cdef char *_put(char *at, const char *name, int64_t value) noexcept nogil:
+    """A member's name as it stands, and its decimal number, not negative."""
+    cdef char digits[20]
+    cdef int n = 0
+    at = _text(at, name)
+    while value or not n:
+        digits[n] = <char>(c"0" + value % 10)
+        value //= 10
+        n += 1
+    while n:
+        n -= 1
+        at[0] = digits[n]
+        at += 1
+    return at
+
+
+cdef inline char *_digits(char *at, int value, int width, char then) noexcept nogil:
+    """A decimal number of so many digits, and what follows it."""
+    cdef int i
+    for i in range(width - 1, -1, -1):
+        at[i] = <char>(c"0" + value % 10)
+        value //= 10
+    at[width] = then
+    return at + width + 1
+
+
 cdef char *_time(char *at, int64_t time_ms) noexcept nogil:
     """``"2026-11-22T12:00:00.000Z"`` with its quotes."""
     cdef tm parts
     cdef time_t seconds = time_ms // 1000
     gmtime_r(&seconds, &parts)
-    return at + snprintf(
-        at, 40, "\"%04d-%02d-%02dT%02d:%02d:%02d.%03dZ\"", parts.tm_year + 1900,
-        parts.tm_mon + 1, parts.tm_mday, parts.tm_hour, parts.tm_min, parts.tm_sec,
-        <int>(time_ms % 1000))
+    at[0] = c"\""
+    at = _digits(at + 1, parts.tm_year + 1900, 4, c"-")
+    at = _digits(at, parts.tm_mon + 1, 2, c"-")
+    at = _digits(at, parts.tm_mday, 2, c"T")
+    at = _digits(at, parts.tm_hour, 2, c":")
+    at = _digits(at, parts.tm_min, 2, c":")
+    at = _digits(at, parts.tm_sec, 2, c".")
+    at = _digits(at, <int>(time_ms % 1000), 3, c"Z")
+    at[0] = c"\""
+    return at + 1
 
 
 cdef char *_time_or_null(char *at, const char *word, const char *end) noexcept nogil:
@@ -122,24 +153,39 @@ cdef char *_line(char *at, const char *word, const char *end) noexcept nogil:
     at = _copy(at, word, location - word)
     at = _text(at, "\",\"location\":\"")
     at = _copy(at, location + 1, body - location - 1)
-    at += snprintf(
-        at, LINE_BYTES, "\",\"quantity\":%lld,\"own\":%lld,\"borrowed\":%lld,\"fulfilled\":%lld,"
-        "\"cancelled\":%lld,\"returned\":%lld", <long long>(numbers[0] + numbers[1]),
-        <long long>numbers[0], <long long>numbers[1], <long long>numbers[2],
-        <long long>numbers[3], <long long>numbers[4])
+    at = _put(at, "\",\"quantity\":", numbers[0] + numbers[1])
+    at = _put(at, ",\"own\":", numbers[0])
+    at = _put(at, ",\"borrowed\":", numbers[1])
+    at = _put(at, ",\"fulfilled\":", numbers[2])
+    at = _put(at, ",\"cancelled\":", numbers[3])
+    at = _put(at, ",\"returned\":", numbers[4])
     if numbers[6]:
-        at += snprintf(at, 40, ",\"short\":%lld", <long long>numbers[6])
+        at = _put(at, ",\"short\":", numbers[6])
     at[0] = c"}"
     return at + 1
 
 
+cdef int64_t _created_ms(bytes id) except -1:
+    """The first 48 bits of a UUIDv7."""
+    cdef const char *digits = PyBytes_AS_STRING(id)
+    cdef int64_t value = 0
+    cdef int i
+    for i in range(13):  # bytes end with a zero, so the loop ends there at the latest
+        if c"0" <= digits[i] <= c"9":
+            value = value * 16 + (digits[i] - c"0")
+        elif c"a" <= digits[i] <= c"f":
+            value = value * 16 + (digits[i] - c"a" + 10)
+        elif i != 8 or digits[i] != c"-":
+            raise ValueError(f"{id.decode()} is no id of a reservation")
+    return value
+
+
 def reservation_json(
-    str reservation_id, bytes record, str durability, int64_t created_ms, int64_t as_of_ms,
-    bytes more
+    str reservation_id, bytes record, str durability, int64_t as_of_ms, bytes more
 ):
     """The resource as JSON bytes. A deadline at or before ``as_of_ms`` counts as passed.
 
-    ``more``: further members, each with a comma before it. Raises ValueError for a corrupt record.
+    ``more``: further members, each with a comma before it. Raises ValueError for what is corrupt.
     """
     cdef const char *at = PyBytes_AS_STRING(record)
     cdef const char *end = at + PyBytes_GET_SIZE(record)
@@ -153,6 +199,7 @@ def reservation_json(
     cdef char *out
     cdef bint alive
     cdef bytes id_text = reservation_id.encode("ascii"), level = durability.encode("ascii")
+    cdef int64_t created_ms = _created_ms(id_text)
     for spaces_at in range(PyBytes_GET_SIZE(record)):
         if at[spaces_at] == c" ":
             spaces += 1

@@ -92,6 +92,29 @@ async def test_reserve_is_a_verb_as_well(client: httpx2.AsyncClient, service: Fa
     assert "reserve" in assert_problem(wrong, 422, "validation_failed")["detail"]
 
 
+PINNED_TWICE = {"sku": "tee", "quantity": 1, "location": "main", "locations": ["main"]}
+
+
+@pytest.mark.parametrize("named", [{}, {"verb": "reserve"}], ids=["at once", "one by one"])
+@pytest.mark.parametrize(
+    ("wrong", "pointer"),
+    [
+        ({"partial": 1}, "partial"), ({"pay": True}, "pay"), ({"customer": "a@b"}, "customer"),
+        ({"reference": "\x7f"}, "reference"), ({"lines": [PINNED_TWICE]}, "lines/0/locations"),
+    ],
+)  # fmt: skip
+async def test_the_first_wrong_demand_is_named_however_they_are_read(
+    client: httpx2.AsyncClient, service: FakeService, named: dict[str, str],
+    wrong: dict[str, Any], pointer: str,
+) -> None:  # fmt: skip
+    first = {"reservations": [BASKET | named, BASKET | named | wrong, {**BASKET, "lines": 1}]}
+    told = assert_problem(
+        await client.post("/v1/reservations/batch", json=first), 422, "validation_failed"
+    )
+    assert [each["pointer"] for each in told["errors"]] == [f"/reservations/1/{pointer}"]
+    assert service.engine.calls == []
+
+
 @pytest.mark.parametrize("path", ["reservations", "reservations/batch", "stock/receive"])
 async def test_what_has_no_version_matches_nothing(
     client: httpx2.AsyncClient, service: FakeService, path: str
