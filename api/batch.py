@@ -237,7 +237,7 @@ def _elements(owner: bytes, sent: bytes | None, body: bytes, found: list[Raw]) -
     """The elements of a batch. Most batches are demands alone, with no verb and no key: those are
     read in one go. (A name may be escaped.) What is wrong with one is looked for one by one."""
     if sent is None and not any(word in body for word in (b'"verb"', b"_key", b"\\u")):
-        with suppress(msgspec.DecodeError):
+        with suppress(*wire.UNREADABLE):
             return [_demand(n, each) for n, each in enumerate(DEMANDS.decode(body).reservations)]
     return [_element(owner, sent, index, raw) for index, raw in enumerate(found)]
 

@@ -36,6 +36,8 @@ _KEY = re.compile(rb"[!-~]{1,255}")
 _QUOTED_KEY = re.compile(rb'"((?:[!#-\[\]-~]|\\["\\])+)"')
 _ENTITY_TAG = re.compile(rb'(?:W/)?"[!#-~\x80-\xff]*"')
 _VERSION = re.compile(rb'"?([1-9][0-9]{0,15})"?')
+# What the decoder raises for what it cannot read; text is looked at where it is decoded.
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _JSON_TYPE = re.compile(
     rb'application/json(?:[ \t]*;[ \t]*charset="?utf-8"?)?[ \t]*', re.IGNORECASE
 )
@@ -118,7 +120,7 @@ class Body(Generic[T]):
             body = b"{}"
         try:
             value = self._decoder.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except UNREADABLE as error:
             raise _refusal(body, error, self._kind, pointer) from None
         if self._text:
             check_text(value, self._text, pointer)

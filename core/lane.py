@@ -152,8 +152,11 @@ class Lane:
         op.round = self._round
         op.since_ms = op.entered_ms
         self.queues.reserves.append(op)
-        if len(self.queues.reserves) >= SEND_AT and len(self._flights) < FLIGHTS_MAX:
-            self._send()
+        if len(self.queues.reserves) >= SEND_AT:
+            if len(self._flights) < FLIGHTS_MAX:
+                self._send()
+            elif self.queues.reserves[0].since_ms < op.since_ms - self._wait_ms:
+                self.queues.refuse_late(op.since_ms, self._wait_ms)
         elif not self._flights and not self._scheduled:
             self._schedule()
 

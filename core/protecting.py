@@ -64,7 +64,7 @@ class Protection:
         return (await self._entries()).mode
 
     async def switch(self, protect: bool, reason: str, by: str, orders: int | None = None) -> Mode:
-        """The mode, which is this from now on; as it was if it is this already.
+        """The mode, which is this from now on; as it was if it is this already, with this safety.
 
         ``orders``: how many are oversold; looked up if it is not known. Raises Unavailable.
         """
@@ -73,7 +73,8 @@ class Protection:
         for _ in range(TRIES_MAX):
             entries = await self._entries()
             known = entries.mode
-            if known.protect is protect:
+            same = not protect or by == ALARM or known.safety == self._safety
+            if known.protect is protect and same:
                 return known
             at = rfc3339(datetime.fromtimestamp(self._lane.now_ms / 1000, UTC))
             safety = self._safety if protect else 0

@@ -142,7 +142,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(
             ge=0,
             le=1_000_000,
-            description="units that each channel leaves in each pool in protect mode; 0: none",
+            description="units that each channel leaves in each pool in protect mode, as set where "
+            "it is switched; 0: none",
         ),
     ] = 1
     protect_rate: Annotated[

@@ -46,7 +46,7 @@ cdef class Policy:
             spec = specs[name]
             self._index[name] = self._index[name.encode()] = c
             _set_rule(&self._rules[c], spec)
-            self._rules[c].keeps = getattr(spec, "keeps", 0)
+            self._rules[c].keeps = 0 if spec.borrow else getattr(spec, "keeps", 0)
             self._rules[c].borrow = spec.borrow
             self._rules[c].split = spec.split
             self._rules[c].closed = getattr(spec, "closed", False)

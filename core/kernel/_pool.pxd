@@ -29,7 +29,7 @@ cdef struct Rule:                   # what the policy says of one channel, for o
     int64_t ceiling_value           # units or millionths
     int32_t ceiling_kind
     bint borrow                     # may take from `shared`
-    int64_t keeps                   # else: of its own it leaves so many here, if they are not held
+    int64_t keeps                   # units of its own that it leaves in a pool; 0 if it may borrow
     bint split                      # may spread a line over locations
     bint closed                     # the channel is being deleted: takes and gets nothing
 

@@ -32,7 +32,8 @@ cdef void pay_deficit(Pool *pool, int channel) noexcept nogil
 cdef void ship(Pool *pool, int channel, int64_t quantity, Moves *moves) noexcept nogil
 
 cdef inline int64_t borrowable(Pool *pool, int channel) noexcept nogil:
-    """Units that `channel` could take if it had no ceiling; what is held it always can."""
+    """Units that `channel` could take if it had no ceiling. What is held it always can; of the
+    rest it leaves what it `keeps`."""
     if not pool.sells:
         return pool.held
     cdef Rule *rule = &pool.rules[channel]
@@ -62,9 +63,12 @@ cdef inline int64_t take(
     Pool *pool, int channel, int64_t quantity, int64_t ceiling_number, bint committed
 ) noexcept nogil:
     """Move `quantity` (at most what is available) to `reserved` or `committed`; returns the part
-    that is own. Held units that spent another ceiling than the one that stands spend nothing."""
+    that is own. Held units that spent another ceiling than the one that stands spend nothing.
+    Own units go first; where some are kept, they are not taken for borrowed ones that are held."""
     cdef Quota *quota = &pool.quotas[channel]
     cdef int64_t own = quantity if quantity < quota.free else quota.free
+    if pool.rules[channel].keeps and pool.held_borrowed:
+        own = quantity - pool.held_borrowed if quantity > pool.held_borrowed else 0
     quota.free -= own
     pool.shared -= quantity - own
     if committed:

@@ -230,17 +230,25 @@ def plan_again(
             outdated[key][each.ceiling_number] += units
         elif quota.ceiling is not None:
             quota.ceiling_left += units
+    lent: Counter[tuple[str, str]] = Counter()  # where own units are kept back, goes first again
+    if channel.keeps and not channel.borrow:
+        for each in held:
+            lent[each.sku, each.location] += each.borrowed
     takes: dict[tuple[str, str, int], Take] = {}
     for key, quantity in parts:
         for number, units in outdated[key].items():
             kept = min(units, quantity)
             outdated[key][number] -= kept
             quantity -= kept
-            book_again(drafts[key], channel.name, account, kept, number, takes)
+            lent[key] -= book_again(
+                drafts[key], channel.name, account, kept, number, takes, lent[key]
+            )
         quota = drafts[key].quota(channel.name)
         if quota.ceiling is not None:
             quota.ceiling_left -= quantity
-        book_again(drafts[key], channel.name, account, quantity, standing(quota), takes)
+        lent[key] -= book_again(
+            drafts[key], channel.name, account, quantity, standing(quota), takes, lent[key]
+        )
     for each in held:
         draft = drafts[each.sku, each.location]
         for source in ("shared", f"free:{channel.name}"):
@@ -262,13 +270,16 @@ def book_again(
     quantity: int,
     number: int,
     takes: dict[tuple[str, str, int], Take],
-) -> None:
-    """Take own units first, then shared ones, and write down which ceiling they have spent."""
+    lent: int,
+) -> int:
+    """Take ``lent`` units of the shared ones first, then own ones, then shared ones, and write down
+    which ceiling they have spent. How many of ``lent`` that were."""
     if quantity == 0:
-        return
-    own = min(quantity, pool.quota(channel).free)
+        return 0
+    own = min(max(0, quantity - lent), pool.quota(channel).free)
     move(pool, [], f"free:{channel}", f"{account}:{channel}", own)
     move(pool, [], "shared", f"{account}:{channel}", quantity - own)
     key = pool.sku, pool.location, number
     before = takes.get(key, Take(pool.sku, pool.location, 0, 0, number))
     takes[key] = replace(before, own=before.own + own, borrowed=before.borrowed + quantity - own)
+    return min(lent, quantity - own)

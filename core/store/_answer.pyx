@@ -16,6 +16,9 @@ cdef enum:
     HEAD_BYTES = 640        # member names, id, four times, numbers
     LINE_BYTES = 256        # member names and six numbers of a line, next to its own words
 
+cdef int64_t NUMBER_MAX = 2**53 - 1
+cdef int64_t TIME_MAX_MS = 253402300799999
+
 
 cdef const char *_state(char letter) noexcept nogil:
     if letter == c"R":
@@ -47,10 +50,13 @@ cdef inline char *_copy(char *at, const char *text, Py_ssize_t length) noexcept 
 
 
 cdef int64_t _number(const char *at, const char *end, const char **rest) noexcept nogil:
-    """A decimal number; `rest` points behind it."""
+    """A decimal number; `rest` points behind it. One that is too large for the store's arithmetic
+    is NUMBER_MAX + 1, however large it is."""
     cdef int64_t value = 0
     while at < end and c"0" <= at[0] <= c"9":
         value = value * 10 + (at[0] - c"0")
+        if value > NUMBER_MAX:
+            value = NUMBER_MAX + 1
         at += 1
     rest[0] = at
     return value
@@ -83,9 +89,12 @@ cdef inline char *_digits(char *at, int value, int width, char then) noexcept no
 
 
 cdef char *_time(char *at, int64_t time_ms) noexcept nogil:
-    """``"2026-11-22T12:00:00.000Z"`` with its quotes."""
+    """``"2026-11-22T12:00:00.000Z"`` with its quotes; at most the end of the year 9999."""
     cdef tm parts
-    cdef time_t seconds = time_ms // 1000
+    cdef time_t seconds
+    if time_ms > TIME_MAX_MS:
+        time_ms = TIME_MAX_MS
+    seconds = time_ms // 1000
     gmtime_r(&seconds, &parts)
     at[0] = c"\""
     at = _digits(at + 1, parts.tm_year + 1900, 4, c"-")
@@ -149,6 +158,8 @@ cdef char *_line(char *at, const char *word, const char *end) noexcept nogil:
         numbers[i] = 0
         if rest < end:
             numbers[i] = _number(rest + 1, end, &rest)
+        if numbers[i] > NUMBER_MAX:
+            return NULL
     at = _text(at, "{\"sku\":\"")
     at = _copy(at, word, location - word)
     at = _text(at, "\",\"location\":\"")

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from core.errors import InsufficientStock
+from core.errors import InsufficientStock, Overloaded
 from core.lane import FLIGHTS_MAX, SEND_AT
 from core.model import Commit
 from core.ops import Receipt
@@ -130,3 +130,27 @@ async def test_what_is_under_way_is_answered_before_the_end(
     await worker.lane.drain(5.0)
     assert len(await crowd) == 2 * SEND_AT
     assert not worker.lane._flights
+
+
+async def test_who_waits_behind_two_pipelines_is_refused_in_time(
+    store_url: str, workers: Workers, store: Store
+) -> None:
+    """Not only once the store answers, which may be long after."""
+    worker = await workers(store_url, reaper=False, wait_ms=100)
+    await furnish(worker, {"tee": 10_000})
+    await worker.engine.reserve(demand())
+    asked: list[asyncio.Task[Receipt]] = []
+
+    def come(number: int) -> None:
+        asked.extend(asyncio.create_task(worker.engine.reserve(demand())) for _ in range(number))
+
+    def refused() -> bool:
+        come(1)
+        return any(task.done() and isinstance(task.exception(), Overloaded) for task in asked)
+
+    with frozen(store):
+        come(CROWD)
+        await until(lambda: len(worker.lane._flights) == FLIGHTS_MAX, "two are under way")
+        await until(refused, "the first that waited was told", 1.0)
+        assert len(worker.lane._flights) == FLIGHTS_MAX, "and no answer was needed for that"
+    await asyncio.gather(*asked, return_exceptions=True)

@@ -13,7 +13,7 @@ from core.engine import Engine
 from core.errors import InsufficientStock, Overloaded
 from core.feed import Wanted
 from core.happenings import Happening
-from core.model import Amend, AmendLine, Commit
+from core.model import Amend, AmendLine, Commit, Release
 from core.policy_model import ChannelSpec, Mode
 from core.protecting import ALARM
 from tests.ledgered import Ledger
@@ -82,6 +82,48 @@ async def test_the_last_units_are_left_whoever_asks_and_sold_afterwards(
     sold = demand(quantity=11, state="committed", shortage="record")  # a fact takes what it must
     await crew[2].engine.reserve(sold)
     assert (await crew[1].protection.switch(False, "over", "ann")).safety == 0
+
+
+async def test_a_recorded_sale_in_the_same_plan_does_not_lift_the_bound(
+    workers: Workers, store_url: str, store: Store
+) -> None:
+    """Planned on a row that another worker has changed: then both are planned anew."""
+    one = await workers(store_url, reaper=False, protect_safety=5, staleness_ms=60_000)
+    other = await workers(store_url, reaper=False, staleness_ms=0)
+    await furnish(one, {"tee": 11}, web=ChannelSpec(floor_share=1.0))
+    await one.protection.switch(True, "", "ann")
+    await one.engine.reserve(demand())
+    await other.engine.reserve(demand())  # four may be had now, and one believes five
+    sold = demand(quantity=4, state="committed", shortage="record")
+    asked, _ = await asyncio.gather(
+        one.engine.reserve(demand(quantity=5)), one.engine.reserve(sold), return_exceptions=True
+    )
+    assert isinstance(asked, InsufficientStock)
+    assert "web@5,2,4,0" in row(store, "tee@main")
+
+
+async def test_what_is_held_is_not_exchanged_for_what_is_kept(
+    workers: Workers, store_url: str, store: Store
+) -> None:
+    worker = await workers(store_url, reaper=False, protect_safety=5, staleness_ms=0)
+    await furnish(worker, {"tee": 10}, web=ChannelSpec(floor_share=0.5))
+    own = await worker.engine.reserve(demand(quantity=5))
+    lent = await worker.engine.reserve(demand(quantity=3))
+    await worker.engine.release(own.id, Release())
+    await worker.protection.switch(True, "", "ann")
+    for quantity in (3, 2):
+        await worker.engine.amend(lent.id, Amend([AmendLine("tee", quantity)]))
+        assert f"web@5,{quantity}," in row(store, "tee@main")
+    with pytest.raises(InsufficientStock):
+        await worker.engine.amend(lent.id, Amend([AmendLine("tee", 3)]))
+
+
+async def test_switching_again_takes_another_number(workers: Workers, store_url: str) -> None:
+    one = await workers(store_url, reaper=False, protect_safety=5)
+    other = await workers(store_url, reaper=False, protect_safety=1)
+    assert (await one.protection.switch(True, "a drill", "ann")).safety == 5
+    mode = await other.protection.switch(True, "less of it", "bob")
+    assert (mode.version, mode.safety, mode.by) == (2, 1, "bob")
 
 
 async def test_who_keeps_nothing_back_sells_all_of_its_own(

@@ -16,7 +16,7 @@ from core.kernel import reference_orders as orders
 from core.kernel import reference_reserve as reserving
 from core.kernel import reference_stock as stock
 from tests.property import strategies as drawn
-from tests.property.kernel_world import Answer, Kernel, assert_same, versions
+from tests.property.kernel_world import Answer, Kernel, assert_same, pool_of, versions
 from tests.property.test_kernel import known_worlds
 from tests.property.world import Key, Order, World
 
@@ -136,6 +136,7 @@ def assert_rebased(
 ) -> None:
     """A fact's plan fits another row unless it took what a demand may not take; what is planned
     under a record looks at the deficit."""
+    kept: dict[bytes, str] = {}  # pools of whose channel's own units a fact took, some being kept
     fixed: set[bytes] = set()
     looks: set[bytes] = set()
     for order, answer in zip(asked, answers, strict=True):
@@ -145,15 +146,24 @@ def assert_rebased(
         for key, (source, target, _) in answer.moves or ():
             if (source != "outside" and source not in may) or target == "deficit":
                 fixed.add("@".join(key).encode())
+            channel = was.policy.channels[order.demand.channel]
+            if source.startswith("free:") and channel.keeps and not channel.borrow:
+                kept["@".join(key).encode()] = channel.name
         if order.known:
             looks |= {f"{t.sku}@{t.location}".encode() for t in answer.decision.takes}
             looks |= {"@".join(was.held[n].key).encode() for n in order.held}
     assert looks <= set(stage.pools)
-    for pool, old, deltas in zip(stage.pools, stage.old, stage.deltas, strict=True):
+    for pool, old, new, deltas in zip(
+        stage.pools, stage.old, stage.new, stage.deltas, strict=True
+    ):
         _, sku, policy = old.split(b" ")[:3]
-        name = pool.decode().split("@")[0]
+        name, _, place = pool.decode().partition("@")
+        if pool in kept and deltas:
+            channel = was.policy.channels[kept[pool]]
+            assert pool_of((name, place), new).quota(channel.name).free >= channel.keeps
         met = int(sku) == was.skus[name].number and int(policy) == was.policy.number
-        assert bool(deltas) == (met and pool not in fixed), (pool, deltas)
+        if pool not in kept:
+            assert bool(deltas) == (met and pool not in fixed), (pool, deltas)
         assert (b" @5=" in deltas) == (bool(deltas) and pool in looks)
 
 
@@ -198,7 +208,9 @@ def lawful(world: World, order: Order) -> bool:
     channel = world.policy.channels[order.demand.channel]
     taken = [world.held[n] for n in order.held]
     places = {each.key for each in taken}
-    return (channel.split or len(places) == len({sku for sku, _ in places})) and all(
+    last = channel.keeps and not channel.borrow  # it may hold of what it has to leave there now
+    whole = channel.split or len(places) == len({sku for sku, _ in places})
+    return (not last and whole) and all(
         world.policy.locations[each.key[1]]
         and (channel.borrow or each.borrowed == 0)
         and each.ceiling_number == orders.standing(met.pools[each.key].quota(each.channel))

@@ -92,6 +92,21 @@ async def test_reserve_is_a_verb_as_well(client: httpx2.AsyncClient, service: Fa
     assert "reserve" in assert_problem(wrong, 422, "validation_failed")["detail"]
 
 
+@pytest.mark.parametrize("named", [b"", b'"verb": "reserve", '], ids=["at once", "one by one"])
+@pytest.mark.parametrize("text", [b"\xff", b"\xc3", b"\xed\xa0\x80"])
+async def test_what_is_no_text_is_malformed_however_it_is_read(
+    client: httpx2.AsyncClient, service: FakeService, named: bytes, text: bytes
+) -> None:
+    line = b'[{"sku": "tee", "quantity": 1}]'
+    demand = b'{%b"channel": "web", "lines": %b, "customer": "%b"}' % (named, line, text)
+    response = await client.post(
+        "/v1/reservations/batch", content=b'{"reservations": [%b]}' % demand,
+        headers={"Content-Type": "application/json"},
+    )  # fmt: skip
+    assert_problem(response, 400, "malformed_json")
+    assert service.engine.calls == []
+
+
 PINNED_TWICE = {"sku": "tee", "quantity": 1, "location": "main", "locations": ["main"]}
 
 
