@@ -36,7 +36,7 @@ from core.model import (
     is_reservation_id,
     is_sku,
 )
-from core.ops import Known, Receipt, SettleOp, stands_for
+from core.ops import Known, NoPool, Receipt, SettleOp, stands_for
 from core.policy_model import ChannelSpec
 from core.store import keys, wording
 from core.store.shard import Shard
@@ -235,8 +235,11 @@ class Asking:
             as_of_ms=now_ms,
         )  # fmt: skip
 
-    async def _recalled(self, error: StockadeError, key: Key) -> Known | StockadeError:
-        """A demand that would be refused now, and was granted under its key before: a replay."""
+    async def _recalled(
+        self, error: StockadeError | NoPool, key: Key
+    ) -> Known | StockadeError | NoPool:
+        """A demand that would be refused now, or make a pool, and was granted under its key before:
+        a replay."""
         window = self._lane.long_window if key.of_batch else self._lane.short_window
         value = await self._shard.key(window, key.field)
         return error if value is None else stands_for(key, value)

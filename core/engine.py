@@ -308,7 +308,7 @@ class Engine(Changes):
         for _ in range(POOLS_TRIES_MAX):
             if type(result) is Receipt:
                 return result
-            if key is not None and isinstance(result, (InvalidRequest, UnknownChannel)):
+            if key is not None and isinstance(result, (InvalidRequest, NoPool, UnknownChannel)):
                 result = await self._recalled(result, key)
             if not isinstance(result, NoPool):
                 return await self._resolved(result)

@@ -337,7 +337,7 @@ cdef class Decisions(Stock):
         self._fact.slot = slot
         left = strip(pool, quantity, wish.channel, self._kept(wish), &self._fact)
         own -= quota.free
-        # Demands before it in this plan left what the channel keeps, and are not told apart from it.
+        # Demands before it in this plan left what the channel keeps; their bound is not seen now.
         pool.fixed = pool.fixed or (own > 0 and pool.rules[wish.channel].keeps > 0)
         self._book(wish, slot, own, quantity - left - own, 0)
         return left

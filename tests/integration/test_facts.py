@@ -209,3 +209,18 @@ async def test_what_a_ceiling_still_allowed_comes_back_to_it(worker: Service, st
     await worker.engine.cancel(receipt.id, Cancel())
     assert (await pool(worker)).channels["web"].ceiling_left == 5
     await worker.engine.reserve(demand(quantity=5))
+
+
+async def test_a_repeat_opens_no_pool_where_the_channel_sells_by_now(
+    worker: Service, store: Store
+) -> None:
+    await worker.catalogue.put_location("annex", LocationSpec())
+    await worker.catalogue.put_channel("web", ChannelSpec(locations=["annex"]))
+    await worker.catalogue.put_sku("cap", SkuSpec())
+    sale = Reserve("web", [Line("cap", 1)], state="committed", shortage="record")
+    first = await worker.engine.reserve(sale, key("sale"))
+    await worker.catalogue.put_channel("web", ChannelSpec(locations=["main"]))
+    before = picture(store)
+    again = await worker.engine.reserve(sale, key("sale"))
+    assert (again.id, again.replayed) == (first.id, True)
+    assert picture(store) == before
