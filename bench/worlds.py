@@ -149,7 +149,7 @@ class Scripts:
 
         run(ask())
         for _ in range(TURNS_MAX):
-            if self._link.held and lane.waiting() == len(lane.queues.reads):
+            if self._link.held and lane.queues.waiting() == len(lane.queues.reads):
                 return  # a read goes on waiting until its look has landed
             self.send()  # a look of the worker's own, which the ops wait behind
             run(self._tell())

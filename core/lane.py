@@ -195,10 +195,6 @@ class Lane:
         self._schedule()
         return future
 
-    def waiting(self) -> int:
-        """Ops in the queues."""
-        return self.queues.waiting()
-
     def check_readable(self) -> None:
         """Raises StockUnavailable while the store is away or is not the one that is known."""
         if isinstance(self.closed, StockUnavailable):
@@ -207,7 +203,7 @@ class Lane:
     def _admit(self) -> None:
         if self.closed is not None:
             raise self.closed.with_traceback(None)  # else it would gather those of all its raisers
-        if self.waiting() >= self._queue_limit:
+        if self.queues.waiting() >= self._queue_limit:
             raise Overloaded(f"{self._queue_limit} requests are waiting already; try again")
 
     # --- sending -------------------------------------------------------------------------------
@@ -241,7 +237,7 @@ class Lane:
         if not self._paused:
             self.planner.look_step(steps, tidying)
         if not steps:
-            if self.waiting() and not self._paused:
+            if self.queues.waiting() and not self._paused:
                 self._schedule()  # the one that these waited behind was answered without asking
             else:
                 self._rest()
@@ -438,7 +434,7 @@ class Lane:
     async def drain(self, seconds: float) -> None:
         """Takes nothing new; returns when all that waits is answered, or after ``seconds``."""
         self.closed = Draining()
-        if self._flights or self.waiting():
+        if self._flights or self.queues.waiting():
             future: asyncio.Future[None] = self._loop.create_future()
             self._idle.append(future)
             self._schedule()
@@ -446,7 +442,8 @@ class Lane:
                 async with asyncio.timeout(seconds):
                     await future
             except TimeoutError:
-                log.warning("%d requests were still waiting after %g s", self.waiting(), seconds)
+                left = self.queues.waiting()
+                log.warning("%d requests were still waiting after %g s", left, seconds)
         self.abandon(lambda outcome, id: Draining(None, outcome, id))
         if self._link is not None:
             self._link.abort("closed")

@@ -222,7 +222,7 @@ class Service:
             state = "ready" if closed is None else "closed"
             if self._meters.draining or isinstance(closed, Draining):
                 state = "draining"
-            self._meters.beat(self.lane.waiting(), state)
+            self._meters.beat(self.lane.queues.waiting(), state)
             await asyncio.sleep(BEAT_SECONDS)
 
     def _on_task_done(self, task: asyncio.Task[None]) -> None:

@@ -230,25 +230,18 @@ def plan_again(
             outdated[key][each.ceiling_number] += units
         elif quota.ceiling is not None:
             quota.ceiling_left += units
-    lent: Counter[tuple[str, str]] = Counter()  # where own units are kept back, goes first again
-    if channel.keeps and not channel.borrow:
-        for each in held:
-            lent[each.sku, each.location] += each.borrowed
+    lent = lent_first(channel, held)
     takes: dict[tuple[str, str, int], Take] = {}
     for key, quantity in parts:
         for number, units in outdated[key].items():
             kept = min(units, quantity)
             outdated[key][number] -= kept
             quantity -= kept
-            lent[key] -= book_again(
-                drafts[key], channel.name, account, kept, number, takes, lent[key]
-            )
+            book_again(drafts[key], channel.name, account, kept, number, takes, lent)
         quota = drafts[key].quota(channel.name)
         if quota.ceiling is not None:
             quota.ceiling_left -= quantity
-        lent[key] -= book_again(
-            drafts[key], channel.name, account, quantity, standing(quota), takes, lent[key]
-        )
+        book_again(drafts[key], channel.name, account, quantity, standing(quota), takes, lent)
     for each in held:
         draft = drafts[each.sku, each.location]
         for source in ("shared", f"free:{channel.name}"):
@@ -256,6 +249,15 @@ def plan_again(
     for key, draft in drafts.items():
         adopt(pools[key], draft)
     return Decision(tuple(takes.values()), ())
+
+
+def lent_first(channel: Channel, held: Sequence[Holding]) -> Counter[tuple[str, str]]:
+    """Borrowed units of a record, by pool, that it takes again before own ones: where those are
+    kept back, or it would exchange them."""
+    lent: Counter[tuple[str, str]] = Counter()
+    for each in held if channel.keeps and not channel.borrow else ():
+        lent[each.sku, each.location] += each.borrowed
+    return lent
 
 
 def standing(quota: Quota) -> int:
@@ -270,16 +272,17 @@ def book_again(
     quantity: int,
     number: int,
     takes: dict[tuple[str, str, int], Take],
-    lent: int,
-) -> int:
-    """Take ``lent`` units of the shared ones first, then own ones, then shared ones, and write down
-    which ceiling they have spent. How many of ``lent`` that were."""
+    lent: Counter[tuple[str, str]],
+) -> None:
+    """Take what is ``lent`` there of the shared units, then own ones, then shared ones, and write
+    down which ceiling they have spent."""
     if quantity == 0:
-        return 0
-    own = min(max(0, quantity - lent), pool.quota(channel).free)
+        return
+    first = min(lent[pool.sku, pool.location], quantity)
+    own = min(quantity - first, pool.quota(channel).free)
+    lent[pool.sku, pool.location] -= min(lent[pool.sku, pool.location], quantity - own)
     move(pool, [], f"free:{channel}", f"{account}:{channel}", own)
     move(pool, [], "shared", f"{account}:{channel}", quantity - own)
     key = pool.sku, pool.location, number
     before = takes.get(key, Take(pool.sku, pool.location, 0, 0, number))
     takes[key] = replace(before, own=before.own + own, borrowed=before.borrowed + quantity - own)
-    return min(lent, quantity - own)

@@ -201,7 +201,7 @@ async def test_who_can_never_be_answered_is_sent_away(
         with pytest.raises(Overloaded):
             await units(worker, "tee")
     assert await units(worker, "tee") == [5]
-    assert not worker.lane.waiting()
+    assert not worker.lane.queues.waiting()
     monkeypatch.setattr(availability, "POOLS_MAX", 0)
     with pytest.raises(InvalidRequest, match="fewer"):
         await units(worker, "tee")

@@ -121,7 +121,7 @@ async def test_many_at_once_do_not_take_from_each_other(worker: Service) -> None
     assert isinstance(real, Receipt)
     answers = {type(each).__name__ for each in dry}
     assert answers <= {"DryRun", "InsufficientStock"}
-    assert worker.lane.waiting() == 0
+    assert worker.lane.queues.waiting() == 0
 
 
 async def test_they_wait_within_bounds(store_url: str, workers: Workers) -> None:

@@ -308,7 +308,7 @@ async def test_callers_may_go_at_any_moment(
     kinds = {type(each) for each in results}
     assert kinds == {str, asyncio.CancelledError}, [r for r in results if isinstance(r, Exception)]
     for service in pair:
-        assert service.lane.waiting() == 0
+        assert service.lane.queues.waiting() == 0
 
 
 # --- the store loses its scripts ---------------------------------------------------------------

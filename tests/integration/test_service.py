@@ -352,9 +352,9 @@ async def test_closing_answers_everybody(store_url: str, workers: Workers) -> No
         calls.append(asyncio.ensure_future(engine.commit(each.id, Commit())))
     await asyncio.sleep(0)  # every caller has come as far as the lane
     lane = service.lane
-    assert lane.waiting() > 1_000
+    assert lane.queues.waiting() > 1_000
     await workers.close(service)
-    assert lane.waiting() == 0
+    assert lane.queues.waiting() == 0
     done, pending = await asyncio.wait(calls, timeout=1)
     assert not pending
     kinds = {type(call.exception() or call.result()) for call in done}
@@ -378,7 +378,7 @@ async def test_closing_before_the_answers_come_says_unknown(
         sent = [asyncio.ensure_future(service.engine.reserve(demand())) for _ in range(3)]
         await until(lambda: service.lane.counts["pipelines"] > pipelines, "sent")
         waits = [asyncio.ensure_future(service.engine.reserve(demand())) for _ in range(3)]
-        await until(lambda: service.lane.waiting() == 3, "queued")
+        await until(lambda: service.lane.queues.waiting() == 3, "queued")
         await service.close()
     for call in sent:
         error = await asyncio.wait_for(asyncio.gather(call, return_exceptions=True), 1)
