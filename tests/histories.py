@@ -84,6 +84,7 @@ class History:
         lines = [ReceiveLine(sku, at, 20) for sku in SKUS for at in LOCATIONS]
         await self._lines(self.worker.stock.receive, Receive(lines, reference="delivery-1"))
         await self._first()
+        await self._first_stock()
 
     async def _first(self) -> None:
         """One customer who does all that customers do."""
@@ -99,6 +100,15 @@ class History:
         other = (await engine.reserve(Reserve("web", [Line("cap", 1)]))).id
         self.held.append(other)
         await engine.release(other, Release())
+
+    async def _first_stock(self) -> None:
+        """And all that is done with stock: by chance alone a verb may never find what it needs."""
+        stock = self.worker.stock
+        await self._lines(stock.adjust, Adjust([AdjustLine("tee", "main", -1, "sellable")]))
+        await self._lines(stock.count, Count([CountLine("tee", "back", 19)]))
+        await self._lines(stock.transfer, Transfer([TransferLine("tee", "main", "back", 1)]))
+        line = ReallocateLine("tee", "main", "shared", "web", 1)
+        await self._lines(stock.reallocate, Reallocate([line]))
 
     async def run(self, verbs: int, callers: int = 4) -> None:
         """``verbs`` of them, of ``callers`` at once."""
