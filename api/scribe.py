@@ -18,6 +18,7 @@ import uvloop
 from api.control import CONTROL_FD, report
 from api.log import configure
 from core import collector
+from core.embedded.cluster import NICENESS
 from core.errors import StockadeError
 from core.meters import Meters
 from core.opening import open_forgetting, open_nightly, open_scribe, open_watch
@@ -25,7 +26,6 @@ from core.settings import Settings, decode
 from core.sheets import Book
 
 CANCEL_SECONDS = 0.1
-NICENESS = 10  # whoever waits for a reservation goes first
 
 
 def main(book_fd: int, sheet: int) -> int:

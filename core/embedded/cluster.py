@@ -45,7 +45,8 @@ OWNER_ROLE = "stockade_owner"
 SERVICE_ROLE = "stockade"
 DATABASE = "stockade"
 SUPERUSER = "postgres"
-# The scribe's: it writes what happened already, and whoever waits for a reservation goes first.
+# Of the server, and of the scribe that it works for: both write what happened already, and whoever
+# waits for a reservation goes first.
 NICENESS = 10
 _CLONE_NEWUSER = 0x10000000
 _PR_SET_PDEATHSIG = 1

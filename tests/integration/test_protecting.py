@@ -18,7 +18,16 @@ from core.policy_model import ChannelSpec, Mode
 from core.protecting import ALARM
 from tests.ledgered import Ledger
 from tests.rebuilt import Open, opened
-from tests.workers import PATIENCE_SECONDS, Store, Workers, demand, furnish, row, until
+from tests.workers import (
+    PATIENCE_SECONDS,
+    Store,
+    Workers,
+    accounts,
+    demand,
+    furnish,
+    row,
+    until,
+)
 
 __all__ = ["opened"]
 
@@ -133,6 +142,7 @@ async def test_who_keeps_nothing_back_sells_all_of_its_own(
     await furnish(worker, {"tee": 10}, **HALF)
     await worker.protection.switch(True, "", "ann")
     await worker.engine.reserve(demand(quantity=5))
+    assert (await accounts(worker))[:2] == (0, 5)
 
 
 async def test_a_refusal_names_the_safety_stock(workers: Workers, store_url: str) -> None:
