@@ -133,7 +133,7 @@ class _Event:
         self.page = page
         self.entry = entry
         at = datetime.fromtimestamp(entry.time_ms / 1000, UTC)
-        self.time = f"{at:%Y-%m-%d %H:%M:%S}.{entry.time_ms % 1000:03d}+00"
+        self.time = at.isoformat(" ", "milliseconds")
         page.months.add(at.date().replace(day=1))
         rows = _lines(entry, "p")
         self.rows = dict(zip(rows[::2], map(Accounts, rows[1::2]), strict=True))
@@ -442,5 +442,4 @@ def _time(word: str) -> str:
     """Milliseconds as a column of COPY."""
     if word == "-":
         return NULL
-    at = datetime.fromtimestamp(int(word) / 1000, UTC)
-    return f"{at:%Y-%m-%d %H:%M:%S}.{int(word) % 1000:03d}+00"
+    return datetime.fromtimestamp(int(word) / 1000, UTC).isoformat(" ", "milliseconds")

@@ -7,10 +7,10 @@ reading the mark again.
 
 from __future__ import annotations
 
-import io
 import logging
 import re
 from datetime import date
+from typing import Any
 
 import asyncpg
 from msgspec import Struct, field
@@ -125,9 +125,11 @@ class Books:
     async def _write(self, connection: Connection, page: Page) -> None:
         for table, lines in page.copied.items():
             if lines:
+                # A file would be read in a thread. That a buffer will do, its types do not know.
+                rows: Any = memoryview("".join(lines).encode())
                 await connection.copy_to_table(
-                    table, source=io.BytesIO("".join(lines).encode()), schema_name="stockade",
-                    columns=COLUMNS[table], format="text",
+                    table, source=rows, schema_name="stockade", columns=COLUMNS[table],
+                    format="text",
                 )  # fmt: skip
         if page.changed:
             await self._change(connection, page.changed)
