@@ -126,6 +126,39 @@ def test_units_may_leave_by_a_rebase(server: Store) -> None:
     assert rebased(server, fresh, old, b"-8 @1:-8") is None
 
 
+def test_a_rebase_reads_the_quotas_that_it_moves(server: Store) -> None:
+    """And leaves the others' text alone, readable or not, wherever it stands."""
+    old, deltas = b"4 1 1 5,0,0,0,0,0 web@9,0,0,0", b"0 web@1:-1 web@2:1"
+    head = b"9 1 1 5,0,0,0,0,0"
+    assert rebased(server, head + b" app@1,0,0,7 web@2,0,0,0 xweb@3,0,0,0", old, deltas) == (
+        b"10 1 1 5,0,0,0,0,0 app@1,0,0,7 web@1,1,0,0 xweb@3,0,0,0"
+    )
+    assert rebased(server, head + b" app@torn web@2,0,0,0", old, deltas) == (
+        b"10 1 1 5,0,0,0,0,0 app@torn web@1,1,0,0"
+    )
+    assert rebased(server, head + b" web@torn", old, deltas) is None
+    assert rebased(server, head + b" web@torn", old, b"1 web@2:1") is None
+    assert rebased(server, head + b" web@torn", old, b"0 web@1=0") is None
+    assert rebased(server, head + b" web@torn", old, b"0 web@1>0") is None
+    assert rebased(server, head + b" xweb@3,0,0,0", old, b"1 web@2:1") == (
+        b"10 1 1 5,0,0,0,0,0 xweb@3,0,0,0 web@0,1,0,0"
+    )
+
+
+def test_a_quota_that_does_not_move_is_sellable_beside_a_deficit(server: Store) -> None:
+    """Law 2 is of the whole row: what a rebase does not read otherwise, it reads for this."""
+    old = b"4 1 1 0,0,0,0,0,0"
+    for deficit, app, inflow, after in (
+        (b"0", b"1", b"-1 @5:1", None),
+        (b"0", b"0", b"-1 @5:1", b"10 1 1 0,0,0,0,1,0 app@0,2,0,0"),
+        (b"1", b"1", b"1 @3:1", None),
+        (b"1", b"0", b"1 @3:1", b"10 1 1 0,0,1,0,1,0 app@0,2,0,0"),
+    ):
+        fresh = b"9 1 1 0,0,0,0,%b,0 app@%b,2,0,0" % (deficit, app)
+        assert rebased(server, fresh, old, inflow) == after
+    assert rebased(server, b"9 1 1 0,0,0,0,1,0 app@torn", old, b"1 @3:1") is None
+
+
 @examples
 @given(met_worlds(), st.data())
 def test_what_is_found_damaged_is_added_to_the_fresh_row(

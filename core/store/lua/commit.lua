@@ -23,7 +23,7 @@ return settle(function(r, id, _, _, reference, wanted)
   local plan = all_open(r)
   if not plan or not all_there(r, RESERVED, plan) then return 'corrupt' end
   for line, units in planned_lines(r, plan) do
-    local quota = touch(line.pool).quotas[r.channel]
+    local quota = quota_in(touch(line.pool), r.channel)
     quota[RESERVED], quota[COMMITTED] = quota[RESERVED] - units, quota[COMMITTED] + units
     note(id, line.pool, 'reserved:' .. r.channel, 'committed:' .. r.channel, units)
   end

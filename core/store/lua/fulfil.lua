@@ -28,7 +28,7 @@ return settle(function(r, id, _, parts, reference, wanted)
   if not all_there(r, COMMITTED, plan) then return 'corrupt' end
   for line, units in planned_lines(r, plan) do
     local row = touch(line.pool)
-    local quota = row.quotas[r.channel]
+    local quota = quota_in(row, r.channel)
     quota[COMMITTED] = quota[COMMITTED] - units
     row.on_hand = row.on_hand - units
     if row.on_hand < 0 then

@@ -63,7 +63,6 @@ local function row_of(pool)
   if row == nil then
     local text = call('HGET', KEYS[2], pool)
     row = text and parse_row(text) or false
-    if row then row.on_hand = units_of(row) end
     rows[pool] = row
   end
   return row or nil
@@ -77,7 +76,7 @@ local function all_there(r, account, plan)
     local row = row_of(line.pool)
     if not row then return false end
     sums[line.pool] = (sums[line.pool] or 0) + units
-    local quota = row.quotas[r.channel]
+    local quota = quota_in(row, r.channel)
     if not quota or quota[account] < sums[line.pool] then return false end
   end
   return true
@@ -103,7 +102,7 @@ end
 -- in any order end in the same accounts.
 local function give_back(id, r, line, units, account, from)
   local row = touch(line.pool)
-  local quota, head = row.quotas[r.channel], row.head
+  local quota, head = quota_in(row, r.channel), row.head
   local lent = math.max(0, line.borrowed - math.max(0, line.fulfilled - line.own))
   local borrowed = math.min(line.cancelled + units, lent) - math.min(line.cancelled, lent)
   local own = units - borrowed

@@ -7,61 +7,111 @@
 local DEFICIT, HEAD_CREDIT = 5, 6
 local FREE, RESERVED, COMMITTED, CREDIT, NUMBER, CEILING, LEFT, REMAINDER = 1, 2, 3, 4, 5, 6, 7, 8
 
-local function parse_row(text)
-  local version, numbers, head, rest = string.match(text, '^(%d+) (%d+ %d+) ([-%d,]+)(.*)$')
-  if not version then return nil end
-  local row = {version = tonumber(version), numbers = numbers, head = {}, quotas = {}, order = {}}
-  for number in string.gmatch(head, '-?%d+') do row.head[#row.head + 1] = tonumber(number) end
-  for name, body in string.gmatch(rest, ' ([^@ ]+)@(%S+)') do
-    local free, reserved, committed, credit, tail =
-      string.match(body, '^(%d+),(%d+),(%d+),(-?%d+)(.*)$')
-    if not free then return nil end
-    local quota = {tonumber(free), tonumber(reserved), tonumber(committed), tonumber(credit)}
-    if tail ~= '' then
-      local number, ceiling, left, remainder = string.match(tail, '^,(%d+),([^,]+),(%d+),(%d+)$')
-      if not number then return nil end
-      quota[NUMBER], quota[CEILING] = tonumber(number), ceiling
-      quota[LEFT], quota[REMAINDER] = tonumber(left), tonumber(remainder)
-    end
-    row.quotas[name] = quota
-    row.order[#row.order + 1] = name
-  end
-  return row
-end
-
-local function quota_of(row, channel)
-  local quota = row.quotas[channel]
-  if not quota then
-    quota = {0, 0, 0, 0}
-    row.quotas[channel] = quota
-    row.order[#row.order + 1] = channel
+-- A quota as a table; nil if it cannot be read.
+local function parse_quota(body)
+  local free, reserved, committed, credit, tail =
+    string.match(body, '^(%d+),(%d+),(%d+),(-?%d+)(.*)$')
+  if not free then return nil end
+  local quota = {tonumber(free), tonumber(reserved), tonumber(committed), tonumber(credit)}
+  if tail ~= '' then
+    local number, ceiling, left, remainder = string.match(tail, '^,(%d+),([^,]+),(%d+),(%d+)$')
+    if not number then return nil end
+    quota[NUMBER], quota[CEILING] = tonumber(number), ceiling
+    quota[LEFT], quota[REMAINDER] = tonumber(left), tonumber(remainder)
   end
   return quota
 end
 
--- The row as text, one version on.
-local function print_row(row)
-  local h = row.head
-  local parts = {format('%d %s %d,%d,%d,%d,%d,%d', row.version + 1, row.numbers,
-    h[1], h[2], h[3], h[4], h[5], h[6])}
-  for _, name in ipairs(row.order) do
-    local q = row.quotas[name]
-    if q[NUMBER] then
-      parts[#parts + 1] = format('%s@%d,%d,%d,%d,%d,%s,%d,%d',
-        name, q[1], q[2], q[3], q[4], q[5], q[6], q[7], q[8])
-    elseif q[1] ~= 0 or q[2] ~= 0 or q[3] ~= 0 or q[4] ~= 0 then
-      parts[#parts + 1] = format('%s@%d,%d,%d,%d', name, q[1], q[2], q[3], q[4])
-    end
-  end
-  return table.concat(parts, ' ')
+-- Where a channel's quota stands in a text, from the space before it on; nil if it has none.
+local function place_of(text, channel)
+  local from, at = string.find(text, ' ' .. channel .. '@', 1, true)
+  if not from then return nil end
+  local _, to = string.find(text, '^%S*', at + 1)
+  return from, to, string.sub(text, at + 1, to)
 end
 
--- on_hand, and false if an account is negative or units are sellable beside a deficit (law 2).
+-- A channel's quota in a row, nil if it has none that can be read. It is opened when it is asked
+-- for: a row of many channels is read where units move, and the others' text stays as it is.
+local function quota_in(row, channel)
+  local quota = row.quotas[channel]
+  if quota then return quota end
+  local from, _, body = place_of(row.rest, channel)
+  quota = from and parse_quota(body)
+  if not quota then return nil end
+  row.quotas[channel] = quota
+  row.opened[#row.opened + 1] = channel
+  row.on_hand = row.on_hand + quota[FREE] + quota[RESERVED] + quota[COMMITTED]
+  return quota
+end
+
+-- The accounts that a delta names: those of the head for no channel, an empty quota for a channel
+-- that has none; nil if what it has cannot be read.
+local function accounts_of(row, channel)
+  if channel == '' then return row.head end
+  local quota = quota_in(row, channel)
+  if not quota and not place_of(row.rest, channel) then
+    quota = {0, 0, 0, 0}
+    row.quotas[channel] = quota
+    row.opened[#row.opened + 1] = channel
+  end
+  return quota
+end
+
+-- Opens all quotas; false if one cannot be read.
+local function open_all(row)
+  for channel in string.gmatch(row.rest, ' ([^@ ]+)@') do
+    if not quota_in(row, channel) then return false end
+  end
+  return true
+end
+
+-- A row as a table; nil if it cannot be read. `on_hand` is what head and opened quotas held: the
+-- units on hand where all are open, as in a row with a deficit, and else fewer.
+local function parse_row(text)
+  local version, numbers, head, rest = string.match(text, '^(%d+) (%d+ %d+) ([-%d,]+)(.*)$')
+  if not version then return nil end
+  local row = {version = tonumber(version), numbers = numbers, head = {}, rest = rest,
+    quotas = {}, opened = {}}
+  local h = row.head
+  for number in string.gmatch(head, '-?%d+') do h[#h + 1] = tonumber(number) end
+  row.on_hand = h[1] + h[2] + h[3] + h[4] - h[DEFICIT]
+  if h[DEFICIT] > 0 and not open_all(row) then return nil end
+  return row
+end
+
+local function print_quota(name, q)
+  if q[NUMBER] then
+    return format(' %s@%d,%d,%d,%d,%d,%s,%d,%d',
+      name, q[1], q[2], q[3], q[4], q[5], q[6], q[7], q[8])
+  elseif q[1] ~= 0 or q[2] ~= 0 or q[3] ~= 0 or q[4] ~= 0 then
+    return format(' %s@%d,%d,%d,%d', name, q[1], q[2], q[3], q[4])
+  end
+  return ''
+end
+
+-- The row as text, one version on.
+local function print_row(row)
+  local h, rest = row.head, row.rest
+  for _, name in ipairs(row.opened) do
+    local quota, from, to = print_quota(name, row.quotas[name]), place_of(rest, name)
+    if from then
+      rest = string.sub(rest, 1, from - 1) .. quota .. string.sub(rest, to + 1)
+    else
+      rest = rest .. quota
+    end
+  end
+  return format('%d %s %d,%d,%d,%d,%d,%d', row.version + 1, row.numbers,
+    h[1], h[2], h[3], h[4], h[5], h[6]) .. rest
+end
+
+-- What head and opened quotas hold now, and false if one of their accounts is negative, or units
+-- of any channel are sellable beside a deficit (law 2). What is not open did not change.
 local function units_of(row)
   local h = row.head
   local total, lawful = h[1] + h[2] + h[3] + h[4], true
   local sellable = h[1] + h[2]
   for i = 1, DEFICIT do lawful = lawful and h[i] >= 0 end
+  if h[DEFICIT] > 0 and not open_all(row) then lawful = false end
   for _, q in pairs(row.quotas) do
     total = total + q[FREE] + q[RESERVED] + q[COMMITTED]
     sellable = sellable + q[FREE]
@@ -77,24 +127,23 @@ local function rebase(text, planned_on, deltas)
   if deltas == '' or text == '' or planned_on == '' then return nil end
   local row = parse_row(text)
   if not row or row.numbers ~= string.match(planned_on, '^%d+ (%d+ %d+) ') then return nil end
-  local before = units_of(row)
   local inflow, tokens = string.match(deltas, '^(-?%d+)(.*)$')
   for channel, account, value in string.gmatch(tokens, ' ([^@ ]*)@(%d)=(-?%d+)') do
-    local accounts = channel == '' and row.head or quota_of(row, channel)
-    if (accounts[tonumber(account)] or 0) ~= tonumber(value) then return nil end
+    local accounts = accounts_of(row, channel)
+    if not accounts or (accounts[tonumber(account)] or 0) ~= tonumber(value) then return nil end
   end
   for channel, account, value in string.gmatch(tokens, ' ([^@ ]*)@(%d):(-?%d+)') do
-    local accounts = channel == '' and row.head or quota_of(row, channel)
+    local accounts = accounts_of(row, channel)
     account = tonumber(account)
-    if not accounts[account] then return nil end
+    if not accounts or not accounts[account] then return nil end
     accounts[account] = accounts[account] + tonumber(value)
   end
   for channel, account, least in string.gmatch(tokens, ' ([^@ ]*)@(%d)>(%d+)') do
-    local accounts = channel == '' and row.head or row.quotas[channel]
-    if accounts[tonumber(account)] < tonumber(least) then return nil end
+    local accounts = accounts_of(row, channel)
+    if not accounts or accounts[tonumber(account)] < tonumber(least) then return nil end
   end
   local after, lawful = units_of(row)
-  if not lawful or after ~= before + tonumber(inflow) then return nil end
+  if not lawful or after ~= row.on_hand + tonumber(inflow) then return nil end
   return print_row(row)
 end
 
