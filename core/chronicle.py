@@ -7,7 +7,7 @@ its accounts gained and lost must be what moved, unit by unit, or the event is n
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 from urllib.parse import unquote
 
@@ -16,6 +16,7 @@ from core.ledger.books import Changed, Page
 from core.store.events import Entry
 
 NULL: Final = r"\N"
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 ALIVE: Final = {"R": "reserved", "C": "committed"}
 # A give-back's verb is told by what the reservation has become.
 GIVEN_BACK: Final = {"L": "release", "X": "expire"}
@@ -132,7 +133,7 @@ class _Event:
         self.chronicle = chronicle
         self.page = page
         self.entry = entry
-        at = datetime.fromtimestamp(entry.time_ms / 1000, UTC)
+        at = EPOCH + timedelta(milliseconds=entry.time_ms)
         self.time = at.isoformat(" ", "milliseconds")
         page.months.add(at.date().replace(day=1))
         rows = _lines(entry, "p")
@@ -442,4 +443,4 @@ def _time(word: str) -> str:
     """Milliseconds as a column of COPY."""
     if word == "-":
         return NULL
-    return datetime.fromtimestamp(int(word) / 1000, UTC).isoformat(" ", "milliseconds")
+    return (EPOCH + timedelta(milliseconds=int(word))).isoformat(" ", "milliseconds")

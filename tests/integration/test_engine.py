@@ -195,7 +195,9 @@ async def test_what_is_unknown_is_said(worker: Service, store: Store) -> None:
     assert picture(store) == before
 
 
-@pytest.mark.parametrize("damage", ["no record", "no pool", "too few units", "row"])
+@pytest.mark.parametrize(
+    "damage", ["no record", "no pool", "too few units", "row", "another's quota"]
+)
 async def test_a_corrupt_record_or_pool_is_left_alone(
     store_url: str, store: Store, workers: Workers, damage: str
 ) -> None:
@@ -210,6 +212,8 @@ async def test_a_corrupt_record_or_pool_is_left_alone(
         store.hdel(keys.POOLS, "tee@main")
     elif damage == "row":
         store.hset(keys.POOLS, "tee@main", "7 nonsense")
+    elif damage == "another's quota":
+        store.hset(keys.POOLS, "tee@main", row(store, "tee@main") + " app@torn")
     else:
         was = row(store, "tee@main")
         store.hset(keys.POOLS, "tee@main", was.replace("web@0,1,0", "web@1,0,0"))

@@ -7,6 +7,8 @@
 local DEFICIT, HEAD_CREDIT = 5, 6
 local FREE, RESERVED, COMMITTED, CREDIT, NUMBER, CEILING, LEFT, REMAINDER = 1, 2, 3, 4, 5, 6, 7, 8
 
+local QUOTA = ' [^@ ]+@%d+,%d+,%d+,%-?%d+[^@ ]*'   -- one that no account is below zero in
+
 -- A quota as a table; nil if it cannot be read.
 local function parse_quota(body)
   local free, reserved, committed, credit, tail =
@@ -23,8 +25,8 @@ local function parse_quota(body)
 end
 
 -- Where a channel's quota stands in a text, from the space before it on; nil if it has none.
-local function place_of(text, channel)
-  local from, at = string.find(text, ' ' .. channel .. '@', 1, true)
+local function place_of(text, channel, first)
+  local from, at = string.find(text, ' ' .. channel .. '@', first or 1, true)
   if not from then return nil end
   local _, to = string.find(text, '^%S*', at + 1)
   return from, to, string.sub(text, at + 1, to)
@@ -35,8 +37,8 @@ end
 local function quota_in(row, channel)
   local quota = row.quotas[channel]
   if quota then return quota end
-  local from, _, body = place_of(row.rest, channel)
-  quota = from and parse_quota(body)
+  local from, to, body = place_of(row.rest, channel)
+  quota = from and not place_of(row.rest, channel, to) and parse_quota(body)
   if not quota then return nil end
   row.quotas[channel] = quota
   row.opened[#row.opened + 1] = channel
@@ -65,8 +67,10 @@ local function open_all(row)
   return true
 end
 
--- A row as a table; nil if it cannot be read. `on_hand` is what head and opened quotas held: the
--- units on hand where all are open, as in a row with a deficit, and else fewer.
+-- A row as a table; nil if it cannot be read. All of it is looked at, for what is not opened goes
+-- into the event as it stands, and the ledger believes no row that is torn. `on_hand` is what head
+-- and opened quotas held: the units on hand where all are open, as in a row with a deficit, and
+-- else fewer.
 local function parse_row(text)
   local version, numbers, head, rest = string.match(text, '^(%d+) (%d+ %d+) ([-%d,]+)(.*)$')
   if not version then return nil end
@@ -74,6 +78,7 @@ local function parse_row(text)
     quotas = {}, opened = {}}
   local h = row.head
   for number in string.gmatch(head, '-?%d+') do h[#h + 1] = tonumber(number) end
+  if #h ~= HEAD_CREDIT or string.gsub(rest, QUOTA, '') ~= '' then return nil end
   row.on_hand = h[1] + h[2] + h[3] + h[4] - h[DEFICIT]
   if h[DEFICIT] > 0 and not open_all(row) then return nil end
   return row
