@@ -124,11 +124,14 @@ async def test_one_after_the_other_as_the_rule_says(
     whose: dict[str, str] = {}
     counts: dict[str, int] = {}
     refused, crowded = 0, 0
+    # Both limits are met whatever the dice say later.
+    first = [(CUSTOMERS[0], 1)] * (LIVE + 1) + [(CUSTOMERS[1], LIMIT), (CUSTOMERS[1], 1)]
     for turn in range(160):
         service, verb = dice.choice(services), dice.choice(VERBS)
-        units = dice.randint(1, 4)
-        if verb == "reserve" or not whose:
-            customer = dice.choice(CUSTOMERS)
+        customer, units = dice.choice(CUSTOMERS), dice.randint(1, 4)
+        if turn < len(first):
+            verb, (customer, units) = "reserve", first[turn]
+        if verb == "reserve":
             total = sum(n for id, n in counts.items() if whose[id] == customer)
             live = sum(
                 whose[id] == customer and record(store, id).startswith("R ") for id in whose
