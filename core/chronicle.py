@@ -366,7 +366,6 @@ class _Event:
                 f"{self._next()}\t{self.time}\t{kind}\t{name}\t{text}\n"
             )
 
-
     def _write_audit(self) -> None:
         """What people change of policy, and what they noted."""
         fields = self.entry.fields
