@@ -9,7 +9,6 @@ and on SIGTERM, it writes what there is and ends.
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sys
 
@@ -18,7 +17,7 @@ import uvloop
 from api.control import CONTROL_FD, report
 from api.log import configure
 from core import collector
-from core.embedded.cluster import NICENESS
+from core.embedded.cluster import stand_back
 from core.errors import StockadeError
 from core.meters import Meters
 from core.opening import open_forgetting, open_nightly, open_scribe, open_watch
@@ -32,7 +31,7 @@ def main(book_fd: int, sheet: int) -> int:
     """Write until told to stop. Returns the exit status."""
     settings = decode(sys.stdin.buffer.readline())
     configure(settings.log_level)
-    os.nice(NICENESS)
+    stand_back()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
             runner.run(_run(settings, Meters(Book(book_fd).sheet(sheet))))

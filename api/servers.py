@@ -25,7 +25,7 @@ def private_store(settings: Settings) -> EmbeddedValkey:
 
 def private_postgres(settings: Settings) -> EmbeddedPostgres:
     """A private PostgreSQL as the settings want it, not started yet."""
-    return EmbeddedPostgres(settings.data, bindir=settings.postgres_bin)
+    return EmbeddedPostgres(settings.data, bindir=settings.postgres_bin, stands_back=True)
 
 
 @asynccontextmanager

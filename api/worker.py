@@ -27,7 +27,7 @@ from api.connection import Connection, descriptors, sweep
 from api.control import CONTROL_FD, LEAVE, report
 from api.log import configure
 from api.tls import tls_context
-from core import collector
+from core import collector, slices
 from core.errors import StartRefused, StockadeError
 from core.settings import Settings, decode
 from core.sheets import Book
@@ -114,6 +114,8 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         log.setLevel(logging.WARNING)
         collector.settle()
+        if why := slices.shorten():
+            _log.info("no short slices: %s", why)
         report("ready")
 
     async def on_tick(self, counter: int) -> bool:

@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from api.worker import BACKLOG, KEEP_ALIVE_SECONDS
-from core import collector
+from core import collector, slices
 
 
 async def echo(request: Request) -> JSONResponse:
@@ -46,7 +46,8 @@ def main(listener_fd: int) -> None:
     )
     # Not uvicorn's own --fd: that takes the socket for a Unix one and leaves Nagle's delays on.
     listener = socket.socket(fileno=listener_fd)
-    collector.settle()  # as a worker does
+    slices.shorten()  # as a worker has them
+    collector.settle()  # and does
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(uvicorn.Server(config).serve(sockets=[listener]))
 

@@ -20,7 +20,7 @@ import uvloop
 from bench.callers import CALLERS, Measured, drive, reserve_calls
 from bench.stores import Store, fill, private_store
 from bench.table import Figure
-from core import collector
+from core import collector, slices
 from core.service import Service, open_service
 from core.settings import Settings
 
@@ -38,7 +38,8 @@ class Report(msgspec.Struct):
 async def _worker(url: str, data: Path, sku: str) -> Report:
     counts: list[Counter[str]] = []
     async with open_service(Settings(data=data, valkey_url=url)) as service:
-        collector.settle()  # as a worker does
+        slices.shorten()  # as a worker has them
+        collector.settle()  # and does
         print("ready", flush=True)
         sys.stdin.readline()
         measured = await drive(

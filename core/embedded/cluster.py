@@ -45,9 +45,8 @@ OWNER_ROLE = "stockade_owner"
 SERVICE_ROLE = "stockade"
 DATABASE = "stockade"
 SUPERUSER = "postgres"
-# Of the server, and of the scribe that it works for: both write what happened already, and whoever
-# waits for a reservation goes first.
 NICENESS = 10
+CORES_SHARE = 4  # one of so many cores, and at least one
 _CLONE_NEWUSER = 0x10000000
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -74,6 +73,7 @@ class Order(NamedTuple):
     major: int  # version of the binaries
     options: list[str]
     fsync: bool
+    stands_back: bool  # see stand_back
 
 
 class Refused(Exception):
@@ -129,10 +129,24 @@ def main(order: Order) -> None:
     _own(cluster, user)
     _forget_stranger(cluster, user)
     user.become()
-    os.nice(NICENESS)
+    if order.stands_back:
+        stand_back()
     _die_with(guard_pid)
     program = binaries / "postgres"
     os.execve(program, [str(program), "-D", str(cluster), *order.options], _environ())
+
+
+def stand_back() -> None:
+    """For this server, and the scribe that it works for: both write what happened already, and
+    whoever waits for a reservation goes first.
+
+    They have little weight, and keep to a quarter of the cores, on which others run as well: of two
+    busy cores one is not theirs to step into (ADR 0028).
+    """
+    os.nice(NICENESS)
+    if hasattr(os, "sched_setaffinity"):  # Linux has it, macOS does not
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, cores[-max(1, len(cores) // CORES_SHARE) :])
 
 
 def _settle(order: Order, data: Path) -> tuple[User, Path, Path]:

@@ -9,7 +9,7 @@ runtime directory for the server's socket, starts the server, writes what that s
 bounded size, and stops it when its own standard input ends: that is when the service closed it,
 or is gone by whatever death. It answers on standard output, with one line:
 
-    started               the server runs
+    started PID           the server runs, as this process
     refused REASON        it does not, and REASON says why
 
 The lock is held by the guard *and* by the server with all its children, which inherit it. So it
@@ -158,7 +158,7 @@ def main(order: Order) -> int:
     except (OSError, Refused) as error:
         _answer(f"refused {error}")
         return 1
-    _answer("started")
+    _answer(f"started {server.pid}")
     _listen(server, log, wake)
     lock.write(holder | {"stopping": True})
     _stop(server, log, wake, order.stop)

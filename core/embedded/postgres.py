@@ -45,7 +45,8 @@ class Addresses(NamedTuple):
 class EmbeddedPostgres(EmbeddedServer):
     """One private PostgreSQL, at ``dsn`` and ``owner_dsn`` while it runs.
 
-    Without ``fsync`` it is faster and loses data with the machine: for tests.
+    One that ``stands_back`` leaves the machine to others where it can, as a ledger should. Without
+    ``fsync`` it is faster and loses data with the machine: for tests.
     """
 
     name = "the private PostgreSQL"
@@ -54,10 +55,18 @@ class EmbeddedPostgres(EmbeddedServer):
     socket_name = f".s.PGSQL.{PORT}"
     patience_seconds = START_SECONDS
 
-    def __init__(self, data: Path, *, bindir: Path | None = None, fsync: bool = True) -> None:
+    def __init__(
+        self,
+        data: Path,
+        *,
+        bindir: Path | None = None,
+        fsync: bool = True,
+        stands_back: bool = False,
+    ) -> None:
         super().__init__(data)
         self._bindir = bindir
         self._fsync = fsync
+        self._stands_back = stands_back
 
     @property
     def dsn(self) -> str:
@@ -87,6 +96,7 @@ class EmbeddedPostgres(EmbeddedServer):
             major=binaries.major,
             options=self._options(),
             fsync=self._fsync,
+            stands_back=self._stands_back,
         )
         return guard.Order(
             service_pid=os.getpid(),

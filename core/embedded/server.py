@@ -102,11 +102,16 @@ class EmbeddedServer:
         """
         raise NotImplementedError
 
+    def _runs(self, pid: int) -> None:
+        """Its process is there, and may not answer yet."""
+
     async def _started(self, process: Process) -> None:
         assert process.stdout is not None
-        answer, _, reason = (await process.stdout.readline()).decode().strip().partition(" ")
+        answer, _, more = (await process.stdout.readline()).decode().strip().partition(" ")
         if answer == "refused":
-            raise StartRefused(reason)
+            raise StartRefused(more)
+        if answer == "started":
+            self._runs(int(more))
         pause_seconds = POLL_FIRST_SECONDS
         try:
             async with asyncio.timeout(self.patience_seconds) as deadline:

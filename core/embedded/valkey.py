@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote, unquote, urlsplit
 
+from core import slices
 from core.embedded import guard
 from core.embedded.find import find_server
 from core.embedded.server import ANSWER_SECONDS, EmbeddedServer, machine_memory_bytes
@@ -26,6 +28,8 @@ STOP_SECONDS = 8.0  # it closes its log of writes on SIGTERM
 # and forks in a third of it; what a fork copies is no more. Other C libraries ignore this.
 _MALLOC = "glibc.malloc.tcache_count=8000:glibc.malloc.hugetlb=1"
 Appendfsync = Literal["always", "everysec", "no"]
+
+log = logging.getLogger("stockade.embedded")
 
 
 class EmbeddedValkey(EmbeddedServer):
@@ -71,6 +75,10 @@ class EmbeddedValkey(EmbeddedServer):
             environ={"GLIBC_TUNABLES": _MALLOC},
             stop=[(signal.SIGTERM, STOP_SECONDS)],
         )
+
+    def _runs(self, pid: int) -> None:
+        if why := slices.shorten(pid):
+            log.info("the private store has no short slices: %s", why)
 
     async def _answers(self, deadline: asyncio.Timeout) -> bool:
         """One PING."""
