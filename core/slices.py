@@ -28,8 +28,11 @@ def shorten(pid: int = 0) -> str:
     number = _NUMBERS.get(platform.machine())
     if platform.system() != "Linux" or number is None:
         return f"not known how on {platform.system()}, {platform.machine()}"
-    niceness = os.getpriority(os.PRIO_PROCESS, pid)
-    policy = os.sched_getscheduler(pid)
+    try:
+        policy = os.sched_getscheduler(pid)
+        niceness = os.getpriority(os.PRIO_PROCESS, pid)
+    except OSError as error:
+        return str(error.strerror)
     wish = _ATTRIBUTES.pack(_ATTRIBUTES.size, policy, 0, niceness, 0, SLICE_NS, 0, 0, 0, 0)
     if _LIBC.syscall(number, pid, wish, 0):
         return os.strerror(ctypes.get_errno())

@@ -38,6 +38,22 @@ def is_running(pid: int) -> bool:
     return bool(state) and not state.startswith("Z")
 
 
+def family(pid: int) -> list[tuple[int, str]]:
+    """The children of a process and what they are called."""
+    said = subprocess.run(
+        ["ps", "-A", "-ww", "-o", "pid=,ppid=,stat=,args="],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    found = []
+    for line in said.splitlines():
+        child, parent, state, words = line.split(None, 3)
+        if int(parent) == pid and not state.startswith("Z"):
+            found.append((int(child), words))
+    return found
+
+
 class Service:
     """``stockade serve`` as a process that leads its own group, like one in a terminal."""
 

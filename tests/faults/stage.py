@@ -29,7 +29,7 @@ from tests.databases import postmaster
 from tests.faults.callers import Callers, Client, Held, Tally, check_held, check_keys, furnish
 from tests.holders import children
 from tests.ledgered import audit_ledger
-from tests.processes import Service, is_running, until
+from tests.processes import Service, family, is_running, until
 from tests.stored import Record, parse_record
 
 WORKERS = 2
@@ -290,19 +290,6 @@ def in_loop(call: Callable[[], Any]) -> Any:
     """The result of a coroutine, from a test that has no loop."""
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
         return runner.run(call())
-
-
-def family(pid: int) -> list[tuple[int, str]]:
-    """The children of a process and what they are called."""
-    said = subprocess.run(
-        ["ps", "-A", "-o", "pid=,ppid=,stat=,args="], capture_output=True, text=True, check=True
-    ).stdout
-    found = []
-    for line in said.splitlines():
-        child, parent, state, words = line.split(None, 3)
-        if int(parent) == pid and not state.startswith("Z"):
-            found.append((int(child), words))
-    return found
 
 
 def _one(look: Callable[[], list[int]]) -> int:

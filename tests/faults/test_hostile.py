@@ -24,8 +24,8 @@ import redis
 
 from core.embedded import valkey
 from tests.audit import audit
-from tests.faults.stage import family, in_loop
-from tests.processes import Service, until
+from tests.faults.stage import in_loop
+from tests.processes import Service, family, until
 
 IDLE = 10_000
 KEYS = 100_000
