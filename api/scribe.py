@@ -9,6 +9,7 @@ and on SIGTERM, it writes what there is and ends.
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import sys
 
@@ -26,12 +27,15 @@ from core.sheets import Book
 
 CANCEL_SECONDS = 0.1
 
+_log = logging.getLogger("stockade.scribe")
+
 
 def main(book_fd: int, sheet: int) -> int:
     """Write until told to stop. Returns the exit status."""
     settings = decode(sys.stdin.buffer.readline())
     configure(settings.log_level)
-    stand_back()
+    if why := stand_back():
+        _log.info("the scribe may run on any core: %s", why)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
             runner.run(_run(settings, Meters(Book(book_fd).sheet(sheet))))

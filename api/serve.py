@@ -77,7 +77,7 @@ async def _run(settings: Settings, listener: socket.socket, renewal: _Renewal) -
             servers.append(store := private_store(settings))
             settings = msgspec.structs.replace(settings, valkey_url=store.url)
         if settings.postgres_dsn is None:
-            servers.append(ledger := private_postgres(settings))
+            servers.append(ledger := private_postgres(settings, stands_back=True))
             settings = with_postgres(settings, ledger.addresses())
         stack.push_async_callback(_all, [server.stop for server in servers])
         await _all([server.start for server in servers])

@@ -23,9 +23,10 @@ def private_store(settings: Settings) -> EmbeddedValkey:
     )
 
 
-def private_postgres(settings: Settings) -> EmbeddedPostgres:
-    """A private PostgreSQL as the settings want it, not started yet."""
-    return EmbeddedPostgres(settings.data, bindir=settings.postgres_bin, stands_back=True)
+def private_postgres(settings: Settings, *, stands_back: bool = False) -> EmbeddedPostgres:
+    """A private PostgreSQL as the settings want it, not started yet. It ``stands_back`` where
+    there is more to do than to write and read the ledger."""
+    return EmbeddedPostgres(settings.data, bindir=settings.postgres_bin, stands_back=stands_back)
 
 
 @asynccontextmanager

@@ -73,7 +73,7 @@ class Order(NamedTuple):
     major: int  # version of the binaries
     options: list[str]
     fsync: bool
-    stands_back: bool  # see stand_back
+    stands_back: bool = False  # see stand_back; a service of before does not say
 
 
 class Refused(Exception):
@@ -129,24 +129,29 @@ def main(order: Order) -> None:
     _own(cluster, user)
     _forget_stranger(cluster, user)
     user.become()
-    if order.stands_back:
-        stand_back()
+    if order.stands_back and (why := stand_back()):
+        print(f"it may run on any core: {why}", flush=True)
     _die_with(guard_pid)
     program = binaries / "postgres"
     os.execve(program, [str(program), "-D", str(cluster), *order.options], _environ())
 
 
-def stand_back() -> None:
+def stand_back() -> str:
     """For this server, and the scribe that it works for: both write what happened already, and
     whoever waits for a reservation goes first.
 
     They have little weight, and keep to a quarter of the cores, on which others run as well: of two
-    busy cores one is not theirs to step into (ADR 0028).
+    busy cores one is not theirs to step into (ADR 0028). Why they do not keep to them, if so.
     """
     os.nice(NICENESS)
-    if hasattr(os, "sched_setaffinity"):  # Linux has it, macOS does not
-        cores = sorted(os.sched_getaffinity(0))
+    if not hasattr(os, "sched_setaffinity"):
+        return f"{sys.platform} does not let a process choose"
+    cores = sorted(os.sched_getaffinity(0))
+    try:
         os.sched_setaffinity(0, cores[-max(1, len(cores) // CORES_SHARE) :])
+    except OSError as error:  # a sandbox forbids it, or the cores were others a moment ago
+        return str(error.strerror)
+    return ""
 
 
 def _settle(order: Order, data: Path) -> tuple[User, Path, Path]:

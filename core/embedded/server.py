@@ -110,7 +110,7 @@ class EmbeddedServer:
         answer, _, more = (await process.stdout.readline()).decode().strip().partition(" ")
         if answer == "refused":
             raise StartRefused(more)
-        if answer == "started":
+        if answer == "started" and more:  # a guard that was installed since may be an older one
             self._runs(int(more))
         pause_seconds = POLL_FIRST_SECONDS
         try:

@@ -18,6 +18,7 @@ EDGES = {
         "core.meters": "counts what expired",
     },
     "core.collector": {},
+    "core.slices": {},
     "core.rates": {},
     "core.sheets": {"core.rates": "they are in the same book"},
     "core.tracing": {},
@@ -45,6 +46,7 @@ EDGES = {
     },
     "core.embedded": {
         "core.errors": "a server that cannot be started stops the start with one line",
+        "core.slices": "the store goes before who can wait",
     },
     "core.store": {
         "core.errors": "what went wrong in the store, as everybody knows it",

@@ -53,6 +53,13 @@ def test_the_stores_keep_what_they_acknowledge() -> None:
     assert COMPOSE["services"]["valkey"]["volumes"] == ["valkey:/data"]
 
 
+def test_the_unit_lets_processes_say_who_goes_first() -> None:
+    """Of the group that it denies, so that neither scribe nor workers are refused what they ask."""
+    denied = UNIT.index("SystemCallFilter=~@privileged @resources")
+    allowed = UNIT[denied:].splitlines()[2]
+    assert allowed == "SystemCallFilter=setpriority sched_setaffinity sched_setattr"
+
+
 def test_nobody_kills_what_still_drains() -> None:
     service = COMPOSE["services"]["stockade"]
     assert service["stop_grace_period"] == "60s"

@@ -47,6 +47,7 @@ UPPER = {
         "core.importing": "tells what became of a file",
         "core.model": "bodies are decoded into these structs, answers encoded from them",
         "core.collector": "a process is about to serve",
+        "core.slices": "a worker goes before who can wait",
         "core.policy_model": "likewise those of policy",
         "core.ledger": "what a rebuild reports",
         "core.opening": "`serve` migrates, and keeps a scribe; a command rebuilds",

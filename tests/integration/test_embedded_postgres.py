@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import stat
+import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -271,11 +272,9 @@ async def test_a_stale_pid_file_stops_no_start_and_is_no_readiness(fresh: Fresh)
 
 def server_that_ended() -> int:
     """The number of a process that ran, and runs no more."""
-    pid = os.fork()
-    if pid == 0:
-        os._exit(0)
-    os.waitpid(pid, 0)
-    return pid
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    return ended.pid
 
 
 async def test_a_server_that_was_started_by_hand_is_not_disturbed(fresh: Fresh) -> None:
