@@ -10,6 +10,7 @@ import importlib.machinery
 import os
 import random
 import secrets
+import shutil
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -26,6 +27,8 @@ from core.ledger.migrating import migrate
 from tests.ledgered import Ledger
 
 CORE = Path(__file__).parent.parent / "core"
+MEMORY = Path("/dev/shm")
+ROOM_BYTES = 4 * 2**30  # for the logs of a few stores, each of up to 1 GiB before it is rewritten
 
 # ``make proof`` searches for longer; by default a run shall stay short on two busy cores.
 hypothesis.settings.register_profile("stockade", deadline=None)
@@ -98,11 +101,19 @@ def _seeded(seed: int) -> None:
 
 
 @pytest.fixture(scope="session")
-def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of one private server for the whole run, as the service starts it."""
+def valkey() -> Iterator[str]:
+    """The URL of one private server for the whole run, as the service starts it.
+
+    Its log is in memory where there is room: on the disk of a busy machine one fsync may take
+    longer than a request waits, and then a test about something else hears 503.
+    """
+    roomy = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free >= ROOM_BYTES
     # A runner of its own: a server outlives the event loops of the tests that use it.
-    with asyncio.Runner() as runner:
-        server = EmbeddedValkey(tmp_path_factory.mktemp("valkey"))
+    with (
+        asyncio.Runner() as runner,
+        tempfile.TemporaryDirectory(dir=MEMORY if roomy else None) as directory,
+    ):
+        server = EmbeddedValkey(Path(directory))
         runner.run(server.start())
         yield server.url
         runner.run(server.stop())

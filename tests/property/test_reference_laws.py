@@ -13,7 +13,7 @@ from fractions import Fraction
 from itertools import pairwise
 
 import pytest
-from hypothesis import HealthCheck, Phase, assume, find, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from core.kernel import reference as rule
@@ -29,6 +29,7 @@ from core.kernel.reference import (
 )
 from core.kernel.reference_reserve import Decision, Demand
 from tests.property import strategies as drawn
+from tests.property.corners import unreached
 from tests.property.one_pool import main, one_pool, stocks
 from tests.property.world import Key, World
 
@@ -309,17 +310,6 @@ CORNERS: dict[str, Callable[[Run], bool]] = {
 }
 
 
-@pytest.mark.parametrize("corner", CORNERS)
-def test_strategies_reach(corner: str) -> None:
+def test_strategies_reach() -> None:
     """Each situation that a rule is about comes up within a few thousand examples."""
-    find(
-        runs(),
-        CORNERS[corner],
-        settings=settings(
-            max_examples=4_000,
-            phases=[Phase.generate],
-            database=None,
-            derandomize=True,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    assert not unreached(runs(), CORNERS)

@@ -77,7 +77,7 @@ async def test_a_customer_who_holds_too_many_reservations(store_url: str, tmp_pa
         await client.post("/v1/stock/receive", json={"lines": lines})
         batch = {"reservations": [*[basket(1)] * 3, basket(1, "c-8"), basket(1, None)]}
         results = (await client.post(f"{PATH}/batch", json=batch)).json()["results"]
-        assert [each["status"] for each in results] == [201, 201, 409, 201, 201]
+        assert [each["status"] for each in results] == [201, 201, 409, 201, 201], results
         assert results[2]["problem"]["code"] == "customer_limit"
         for path in (PATH, f"{PATH}?dry_run=true"):
             for partial in (False, True):
