@@ -11,14 +11,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/tcp.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { BUFFER = 8192, TIMES = 1 << 20, ID = 36 };
+enum { BUFFER = 8192, TIMES = 1 << 20, ID = 36, HEARD_AT_ONCE = 64 };
 
 struct caller {
     int fd;
@@ -30,7 +30,7 @@ struct caller {
 
 static double taken[2][TIMES]; /* of reserves that were granted, of commits that were done */
 static long done[2], refused[2], failed, absent, came;
-static int buys;
+static int buys, ears;
 static struct sockaddr_in service;
 
 static double now(void) {
@@ -51,6 +51,8 @@ static void join(struct caller *caller) {
         fail("connect");
     setsockopt(caller->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     fcntl(caller->fd, F_SETFL, O_NONBLOCK);
+    struct epoll_event look = {.events = EPOLLIN, .data.ptr = caller};
+    if (epoll_ctl(ears, EPOLL_CTL_ADD, caller->fd, &look)) fail("epoll_ctl");
     caller->doing = IDLE;
 }
 
@@ -121,11 +123,10 @@ int main(int count, char **words) {
     service.sin_port = htons(atoi(words[2]));
     if (inet_pton(AF_INET, words[1], &service.sin_addr) != 1) return 2;
     struct caller *crowd = calloc(callers, sizeof *crowd);
-    struct pollfd *looks = calloc(callers, sizeof *looks);
-    for (int n = 0; n < callers; n++) {
-        join(&crowd[n]);
-        looks[n] = (struct pollfd){crowd[n].fd, POLLIN, 0};
-    }
+    /* Not poll: to look at every connection each time made an echo's p99 2.0 ms where it is 1.4. */
+    struct epoll_event heard[HEARD_AT_ONCE];
+    if ((ears = epoll_create1(0)) < 0) fail("epoll_create1");
+    for (int n = 0; n < callers; n++) join(&crowd[n]);
     double start = now(), at;
     while ((at = now()) - start < seconds) {
         for (; came < (at - start) * rate; came++) {
@@ -143,9 +144,9 @@ int main(int count, char **words) {
             crowd[next].since = start + came / rate;
             say(&crowd[next], "/v1/reservations", body);
         }
-        if (poll(looks, callers, 1) < 0) fail("poll");
-        for (int n = 0; n < callers; n++)
-            if (looks[n].revents) listen_to(&crowd[n]);
+        int answers = epoll_wait(ears, heard, HEARD_AT_ONCE, 1);
+        if (answers < 0) fail("epoll_wait");
+        for (int n = 0; n < answers; n++) listen_to(heard[n].data.ptr);
     }
     double passed = now() - start;
     for (int verb = 0; verb < 2; verb++)
