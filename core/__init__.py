@@ -35,7 +35,8 @@
     embedded    private servers, Valkey and PostgreSQL: find, start, guard, stop
     watch       looks at the ledger for what nobody counts; gauges: what a worker knows if asked
     collector   the garbage collector, told what it need not look at
-    service     opens, wires and closes all of it (opening: what has to do with the ledger)
+    service     opens, wires and closes all of it (opening: what has to do with the ledger;
+                single_flight: one look for many who ask at once)
 
 Nothing is re-exported: one name, one home, one import path.
 """

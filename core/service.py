@@ -36,6 +36,7 @@ from core.protecting import Protection
 from core.reaper import Reaper
 from core.records import Records
 from core.settings import Settings, masked_url
+from core.single_flight import SingleFlight
 from core.stock import Stock
 from core.store import scripts
 from core.store.link import Link, ReplyError, open_link
@@ -83,6 +84,7 @@ class Service:
             trouble=self._on_trouble,
             meters=meters,
         )
+        self._refresh_policy = SingleFlight(self._look_at_policy)
         self.lane.planner.limiter.live_most = settings.customer_live_reservations
         self.stock = Stock(self.lane, shard, self._refresh_policy)
         self.journal = journal
@@ -344,7 +346,7 @@ class Service:
     async def _read_policy(self) -> None:
         self._use_policy(await self._shard.policy())
 
-    async def _refresh_policy(self) -> None:
+    async def _look_at_policy(self) -> None:
         """Reads the policy if its number changed. Raises StockUnavailable for another store."""
         self.lane.check_readable()
         epoch, number = await self._shard.policy_number()

@@ -242,6 +242,7 @@ EDGES = {
         "core.store": "records as values",
     },
     "core.pace": {},
+    "core.single_flight": {},
     "core.throttle": {
         "core.clock": "how much time went by",
         "core.errors": "who is not let in is told so",

@@ -29,6 +29,7 @@ UPPER = {
         "core.model": "levels of durability",
         "core.reaper": "opens it",
         "core.settings": "is opened by them",
+        "core.single_flight": "many who ask for the policy look once",
         "core.stock": "opens it",
         "core.store": "connects",
         "core.trust": "opens it",

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from core.channels import Sweep
-from core.errors import InsufficientStock, StockadeError
+from core.errors import InsufficientStock, StockadeError, UnknownChannel
 from core.model import Release
+from core.ops import Receipt
 from core.policy_model import ChannelSpec, LocationSpec
 from core.service import Service
 from core.stock_model import Receive, ReceiveLine
@@ -70,6 +71,26 @@ async def test_it_is_exact_from_the_answer_on(
     done.set()
     await asyncio.gather(*selling)
     assert seen > 50
+
+
+async def test_a_crowd_for_a_channel_that_is_new_asks_once(
+    store_url: str, store: Store, workers: Workers
+) -> None:
+    """Nor does it cost the store anything to be asked for one that there is not."""
+    one, other = [await workers(store_url, reaper=False, staleness_ms=0) for _ in range(2)]
+    await furnish(one, {"tee": 1_000})
+    await one.catalogue.put_channel("app", ChannelSpec())
+
+    def looks() -> int:
+        return int(store.info("commandstats")["cmdstat_hmget"]["calls"])
+
+    before = looks()
+    asked = [other.engine.reserve(demand(channel="app")) for _ in range(500)]
+    asked += [other.engine.reserve(demand(channel="none")) for _ in range(500)]
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    assert {type(each) for each in answers[:500]} == {Receipt}
+    assert {type(each) for each in answers[500:]} == {UnknownChannel}
+    assert looks() - before < 100  # one by one they would be a thousand and more
 
 
 async def test_a_closed_channel_is_closed_to_all_at_once(
