@@ -14,7 +14,6 @@ from core.backing import Backing
 from core.backlog import Backlog
 from core.catalogue import Catalogue, kernel_policy
 from core.channels import CutOff
-from core.clock import monotonic_ms
 from core.counting import Counting
 from core.embedded.valkey import find_running
 from core.engine import Engine
@@ -193,8 +192,7 @@ class Service:
         self.lane.epoch, self.lane.seq = meta.epoch, meta.seq
         self.lane.snapshot.clear()
         self.lane.deadlines.begin(meta.cursor)
-        monotonic = monotonic_ms()
-        self.lane.clock.heard(meta.time_ms, monotonic, monotonic)
+        self.lane.clock.heard(meta.time_ms, meta.sent_ms, meta.received_ms)
         self._use_policy(policy)
         self._reopen()
 

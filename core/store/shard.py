@@ -11,6 +11,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
+from core.clock import monotonic_ms
 from core.errors import StartRefused, StockUnavailable
 from core.model import Durability
 from core.policy_model import Channel, LocationView, Mode
@@ -24,7 +25,8 @@ class Meta(Struct, frozen=True):
     """What the shard is; ``epoch`` is empty if there is none.
 
     ``rebuilding``: how far a rebuild is that has not ended, in words; ``checked``: the run of the
-    server in which it was last held against the ledger; ``run_id``: the run of now.
+    server in which it was last held against the ledger; ``run_id``: the run of now; ``time_ms``:
+    the server's time, between ``sent_ms`` and ``received_ms`` of our monotonic clock.
     """
 
     format: str
@@ -36,6 +38,8 @@ class Meta(Struct, frozen=True):
     rebuilding: str
     checked: str
     time_ms: int
+    sent_ms: float
+    received_ms: float
     run_id: str
 
 
@@ -101,17 +105,20 @@ class Shard:
         """What the shard is; made if the store is empty and ``create``."""
         try:
             run_id = (await self._redis.info("server"))["run_id"]
+            sent_ms = monotonic_ms()
             found = await self._redis.evalsha(
                 scripts.START.sha.decode(), 2, keys.META, keys.LOCATIONS, scripts.FORMAT,
                 MAIN_ENTRY, int(create),
             )  # fmt: skip
+            received_ms = monotonic_ms()
         except RedisError as error:
             raise _error(error) from error
         form, epoch, *numbers, rebuilding, checked = (word.decode() for word in found[:8])
         seq, policy, cursor, purged = (int(word or 0) for word in numbers)
         return Meta(
-            form, epoch, seq, policy, cursor, purged, rebuilding, checked, int(found[8]), run_id
-        )
+            form, epoch, seq, policy, cursor, purged, rebuilding, checked,
+            int(found[8]), sent_ms, received_ms, run_id,
+        )  # fmt: skip
 
     async def must_be_rebuilt(self, epoch: str, why: str) -> None:
         """Takes a shard of this epoch from all workers: it lacks what was acknowledged."""

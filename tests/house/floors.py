@@ -49,6 +49,7 @@ EDGES = {
         "core.slices": "the store goes before who can wait",
     },
     "core.store": {
+        "core.clock": "between which moments the server's time was read",
         "core.errors": "what went wrong in the store, as everybody knows it",
         "core.model": "texts of the store become the values that cross walls",
         "core.policy_model": "texts of policy become the values that cross walls",

@@ -19,7 +19,6 @@ UPPER = {
         "core.catalogue": "opens it",
         "core.channels": "a DELETE that was cut off is carried to its end",
         "core.counting": "wires it",
-        "core.clock": "hears the server's time before the first request",
         "core.embedded": "finds the server of a data directory",
         "core.engine": "opens it",
         "core.errors": "refuses to start",

@@ -108,6 +108,33 @@ def test_less_than_a_second_off_is_no_jump(off: int, trip: int) -> None:
     assert estimate <= SERVER + 1_000 + trip // 2 + off + trip + 1
 
 
+@pytest.mark.parametrize("slow", [1.0, 0.5, 0.0])
+def test_a_slow_first_reply_is_no_jump_afterwards(slow: float) -> None:
+    """Nor is any slow reply: what it proves is the interval that it took, and no more."""
+    clock = ServerClock()
+    clock.heard(int(SERVER + 5_000 * slow), 0, 5_000)
+    assert clock.now_ms(5_000) <= SERVER + 5_000, "it may be late, nothing expires early"
+    heard(clock, 6_000, SERVER)
+    suspects = [clock.suspect]
+    assert abs(clock.now_ms(6_000) - (SERVER + 6_000)) <= 3
+    clock.heard(SERVER + 7_000, 7_000, 12_000)
+    suspects.append(clock.suspect)
+    assert abs(clock.now_ms(12_000) - (SERVER + 12_000)) <= 3
+    heard(clock, 13_000, SERVER + JUMP_MS + 5)
+    assert [*suspects, clock.suspect] == [False, False, True]
+
+
+def test_a_slow_reply_of_a_jump_can_be_accepted(clock: ServerClock) -> None:
+    suspects = []
+    clock.heard(SERVER + 60_000, 1_000, 6_000)
+    suspects.append(clock.suspect)
+    clock.accept()
+    heard(clock, 7_000, SERVER + 59_000)
+    suspects.append(clock.suspect)
+    assert suspects == [True, False]
+    assert abs(clock.now_ms(7_000) - (SERVER + 66_000)) <= 3
+
+
 @pytest.mark.parametrize("jump", [JUMP_MS + 2, -JUMP_MS - 2])
 def test_just_more_than_a_second_is_one(clock: ServerClock, jump: int) -> None:
     clock.heard(SERVER, 0, 0)
