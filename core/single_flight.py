@@ -10,28 +10,29 @@ class SingleFlight:
     """One run of ``work`` for all who ask before it begins, and one run at a time.
 
     Whoever asks while one is under way shares the next: what a run has seen may be older than the
-    question. What a run raises is raised to each who shares it; a caller who goes away ends none.
+    question. What a run raises is raised to each who shares it. It runs in the task of one of them;
+    if that one is cancelled, the next runs it anew.
     """
 
     def __init__(self, work: Callable[[], Awaitable[None]]) -> None:
         self._work = work
-        self._next: asyncio.Task[None] | None = None  # has not begun
-        self._last: asyncio.Task[None] | None = None  # has begun, and may have ended
+        self._turn = asyncio.Lock()  # in the order in which they ask
+        self._begun = self._ended = 0  # the numbers of the last run that has
+        self._error: Exception | None = None  # what the last that has ended raised
 
     async def __call__(self) -> None:
-        if self._next is None:
-            self._next = asyncio.get_running_loop().create_task(self._run())
-            self._next.add_done_callback(_seen)
-        await asyncio.shield(self._next)
+        wanted = self._begun + 1
+        async with self._turn:
+            if self._ended < wanted:
+                self._begun += 1
+                self._error = await self._run()
+                self._ended = self._begun
+            if self._error is not None:
+                raise self._error.with_traceback(None)  # or it grew with each who is told
 
-    async def _run(self) -> None:
-        if self._last is not None and not self._last.done():
-            await asyncio.wait([self._last])
-        self._last, self._next = self._next, None
-        await self._work()
-
-
-def _seen(task: asyncio.Task[None]) -> None:
-    """All who shared it may have gone away: then nobody else asks what it ended with."""
-    if not task.cancelled():
-        task.exception()
+    async def _run(self) -> Exception | None:
+        try:
+            await self._work()
+        except Exception as error:
+            return error
+        return None

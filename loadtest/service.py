@@ -11,8 +11,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-START_S = 60
-STOP_S = 30
+START_S = 180
+STOP_S = 90
 GREETING = "listening on "
 LOG_TAIL_LINES = 20
 

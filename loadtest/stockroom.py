@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -21,7 +22,7 @@ from loadtest.settings import Settings
 from loadtest.stocking import busy_lines
 
 RESTOCK_SHARE = 0.1  # of what a pool had at the start
-AGAIN = 20  # how often a pool is counted anew that was sold from meanwhile
+AGAIN_S = 30.0  # for so long a pool is counted anew that was sold from meanwhile
 STALE = 412
 
 
@@ -80,7 +81,10 @@ class Stockroom:
         """
         pool = self._pool(self._dice.randrange(self._settings.skus))
         off = self._dice.choice((-1, 0, 0, 1))
-        for attempt in range(AGAIN):
+        give_up_s = time.monotonic() + AGAIN_S
+        for attempt in itertools.count():
+            if time.monotonic() > give_up_s:
+                break
             found = (await read_pools(self._client, [pool[0]], {pool[1]})).get(pool)
             if found is None:  # nothing ever came there
                 return

@@ -19,7 +19,7 @@ from core.embedded import guard
 from core.errors import StartRefused
 
 SOCKET_PATH_MAX_BYTES = 103  # what macOS takes; Linux has room for four more
-ANSWER_SECONDS = 10.0  # between two signs of life of a server that has started
+ANSWER_SECONDS = 60.0  # between two signs of life of a server that has started: a disk may stall
 POLL_FIRST_SECONDS = 0.005
 POLL_MAX_SECONDS = 0.1
 LOG_LINES_SHOWN = 3
