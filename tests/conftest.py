@@ -31,8 +31,13 @@ MEMORY = Path("/dev/shm")
 ROOM_BYTES = 4 * 2**30  # for the logs of a few stores, each of up to 1 GiB before it is rewritten
 
 # ``make proof`` searches for longer; by default a run shall stay short on two busy cores.
-hypothesis.settings.register_profile("stockade", deadline=None)
-hypothesis.settings.register_profile("proof", deadline=None, max_examples=2_000)
+# What does not fit is drawn anew until there are as many as were asked for: how often that comes
+# in a row is chance.
+ANY = [hypothesis.HealthCheck.filter_too_much]
+hypothesis.settings.register_profile("stockade", deadline=None, suppress_health_check=ANY)
+hypothesis.settings.register_profile(
+    "proof", deadline=None, max_examples=2_000, suppress_health_check=ANY
+)
 hypothesis.settings.load_profile("stockade")
 
 
@@ -100,6 +105,12 @@ def _seeded(seed: int) -> None:
     random.seed(seed)
 
 
+def roomy() -> Path | None:
+    """A directory in memory for what stores write; None where there is no room for it."""
+    there = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free >= ROOM_BYTES
+    return MEMORY if there else None
+
+
 @pytest.fixture(scope="session")
 def valkey() -> Iterator[str]:
     """The URL of one private server for the whole run, as the service starts it.
@@ -107,11 +118,10 @@ def valkey() -> Iterator[str]:
     Its log is in memory where there is room: on the disk of a busy machine one fsync may take
     longer than a request waits, and then a test about something else hears 503.
     """
-    roomy = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free >= ROOM_BYTES
     # A runner of its own: a server outlives the event loops of the tests that use it.
     with (
         asyncio.Runner() as runner,
-        tempfile.TemporaryDirectory(dir=MEMORY if roomy else None) as directory,
+        tempfile.TemporaryDirectory(dir=roomy()) as directory,
     ):
         server = EmbeddedValkey(Path(directory))
         runner.run(server.start())
@@ -164,15 +174,17 @@ async def ledger(ledger_dsns: Addresses) -> AsyncIterator[Ledger]:
 
 
 @pytest.fixture
-async def fresh_valkey(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[EmbeddedValkey]]]:
+async def fresh_valkey() -> AsyncIterator[Callable[..., Awaitable[EmbeddedValkey]]]:
     """Starts private servers: ``await fresh_valkey(data=None, **options of EmbeddedValkey)``.
 
-    Without ``data`` each has a new directory. All are stopped after the test.
+    Without ``data`` each has a new directory, in memory like that of ``valkey``. All are stopped
+    after the test.
     """
     async with AsyncExitStack() as stack:
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=roomy())))
 
         async def start(data: Path | None = None, **options: object) -> EmbeddedValkey:
-            directory = data or tmp_path / f"valkey-{len(os.listdir(tmp_path))}"
+            directory = data or place / f"valkey-{len(os.listdir(place))}"
             server = EmbeddedValkey(directory, **options)  # type: ignore[arg-type]
             stack.push_async_callback(server.stop)
             await server.start()

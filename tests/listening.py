@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.processes import Service
 
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 180.0
 
 
 class Listener:

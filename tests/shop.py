@@ -19,7 +19,7 @@ from core.settings import Settings
 from core.store import keys
 from tests.audit import audit
 from tests.stored import Audit
-from tests.workers import stop_reaper
+from tests.workers import PATIENT, stop_reaper
 
 T = TypeVar("T")
 
@@ -68,7 +68,7 @@ class Shop:
         self._stack.push_async_callback(self._redis.aclose)
         await self._redis.flushall()
         settings = Settings(
-            data=self._directory, valkey_url=self.url, staleness_ms=staleness_ms
+            data=self._directory, valkey_url=self.url, staleness_ms=staleness_ms, **PATIENT
         )
         for _ in range(count):
             self.services.append(await self._stack.enter_async_context(open_service(settings)))

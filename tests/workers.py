@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import pytest
 import redis
 
+from core import protecting
 from core.model import Key, Line, Reserve
 from core.policy_model import ChannelSpec, SkuSpec
 from core.reaper import Reaper
@@ -25,6 +26,10 @@ from core.store import keys
 from tests.audit import audit
 
 PATIENCE_SECONDS = 20.0
+# A disk or a core of a busy machine may be away for seconds: only tests of that shall hear of it.
+PATIENT: dict[str, Any] = {
+    "wait_ms": 60_000, "store_timeout_seconds": 20, "ledger_wait_seconds": 20,
+}  # fmt: skip
 HOUR_MS = 3_600_000
 TURN_SECONDS = 0.002  # between two looks at a condition that no event announces
 
@@ -202,9 +207,10 @@ class Workers:
         self, url: str, *, data: Path | None = None, reaper: bool = True, audited: bool = True,
         **settings: Any,
     ) -> Service:  # fmt: skip
-        """A worker. ``audited``: after the test the store of this URL must be lawful."""
+        """A worker, as patient as PATIENT if nothing else is said. ``audited``: after the test the
+        store of this URL must be lawful."""
         stack = AsyncExitStack()
-        chosen = Settings(data=data or self.data, valkey_url=url, **settings)
+        chosen = Settings(data=data or self.data, valkey_url=url, **(PATIENT | settings))
         service = await stack.enter_async_context(open_service(chosen))
         self._open[service] = stack
         if audited:
@@ -230,6 +236,12 @@ class Workers:
 
 
 # --- fixtures: the conftests of integration and faults take them from here ---------------------
+
+
+@pytest.fixture
+def unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No worker looks at the policy by itself, however long the test takes."""
+    monkeypatch.setattr(protecting, "TURN_SECONDS", 3_600.0)
 
 
 @pytest.fixture

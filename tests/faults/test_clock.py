@@ -120,7 +120,8 @@ async def test_nothing_expires_while_the_clock_is_in_doubt(
     skewed.jump(ms)
     await noticed(service)
     assert "clock jumped by" in caplog.text
-    assert f"{ms / 1000:+.0f}" in caplog.text.split("jumped by ")[1][:6]
+    told_seconds = float(caplog.text.split("jumped by ")[1].split(" ")[0])
+    assert abs(told_seconds - ms / 1000) < 5
     await all_tidied(service)
     new = await engine.reserve(demand(), key(1))
     with pytest.raises(InsufficientStock):
@@ -140,7 +141,7 @@ async def test_nothing_expires_while_the_clock_is_in_doubt(
     await until(lambda: {record(skewed.store, id)[0] for id in due} == {"X"}, "expiry as ever")
     assert [record(skewed.store, id)[0] for id in ids] == list("CLRXX")
     short = (await engine.reserve(demand(ttl_seconds=1))).id
-    await until(lambda: record(skewed.store, short)[0] == "X", "expiry as ever", 3)
+    await until(lambda: record(skewed.store, short)[0] == "X", "expiry as ever")
     skewed.store.close()
 
 
@@ -201,7 +202,7 @@ async def test_a_jump_back_leaves_no_immortal_holds(skewed: Skewed, workers: Wor
     await until(lambda: service.readiness()["clock"] == "ok", "accepted")
     after = (await service.engine.reserve(demand(ttl_seconds=1))).id
     new = [during, after]
-    await until(lambda: {record(skewed.store, id)[0] for id in new} == {"X"}, "expired", 4)
+    await until(lambda: {record(skewed.store, id)[0] for id in new} == {"X"}, "expired")
     assert record(skewed.store, old)[0] == "R"
     assert int(text(skewed.store, keys.META, "cursor")) <= server_ms(skewed.store) // 1000
     skewed.jump(0)  # an hour later, as it were

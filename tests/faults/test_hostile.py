@@ -117,7 +117,8 @@ def test_slow_callers_hold_nobody_up(target: Target) -> None:
             each.sendall(HEAD + b"content-length: 1000\r\n\r\n")
         for byte in HEAD[:5]:
             for each in (*heads, *bodies):
-                each.sendall(bytes([byte]))
+                with suppress(ConnectionError):  # its time is up, on a machine that slow
+                    each.sendall(bytes([byte]))
             target.sells()
 
 

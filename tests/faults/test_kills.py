@@ -50,8 +50,14 @@ def postmaster(stage: Stage, callers: Callers, dice: random.Random) -> None:
 
 def backend(stage: Stage, callers: Callers, dice: random.Random) -> None:
     """One of PostgreSQL's; it ends the others and recovers."""
-    until(lambda: bool(stage.backends()), "somebody is connected")
-    stage.kill(dice.choice(stage.backends()))
+    found: list[int] = []
+
+    def connected() -> bool:
+        found[:] = stage.backends()
+        return bool(found)
+
+    until(connected, "somebody is connected")
+    stage.kill(dice.choice(found))
 
 
 def everything(stage: Stage, callers: Callers, dice: random.Random) -> None:

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -187,10 +188,12 @@ def test_all_of_it_is_killed_in_the_middle_of_a_rebuild(tmp_path: Path) -> None:
     shutil.rmtree(data / "valkey")
     with Service("--data", str(data)) as service:
         service.hears("the store is rebuilt from the ledger")
+        locks = (EmbeddedValkey.lock_name, "postgres.lock")
+        guards = [json.loads((data / name).read_text())["guard_pid"] for name in locks]
         os.killpg(service.process.pid, signal.SIGKILL)
-        for name in (EmbeddedValkey.lock_name, "postgres.lock"):
-            holder = json.loads((data / name).read_text())
-            os.kill(holder["guard_pid"], signal.SIGKILL)
+        for pid in guards:
+            with suppress(ProcessLookupError):  # it has noticed already, and is gone
+                os.kill(pid, signal.SIGKILL)
         service.finish()
     with Service("--data", str(data)) as service:
         url = service.url()

@@ -20,6 +20,7 @@ from tests.faults.stage import WORKERS, Stage
 from tests.processes import until
 
 AT_STORE = ("memory", "fsync")
+NOTICE = "notice_seconds = 3\nstore_timeout_seconds = 30"
 LOST = ("broken", "none", "unknown", "ledger_unavailable none", "ledger_unavailable unknown")
 
 
@@ -32,14 +33,15 @@ class Renewed(NamedTuple):
 
 @pytest.fixture(scope="module")
 def renewed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Renewed]:
-    """For all tests of this file. A balancer has a second to see that it stops."""
+    """For all tests of this file. A balancer has three seconds to see that it stops."""
     place = tmp_path_factory.mktemp("renewed")
     file = place / "stockade.toml"
-    file.write_text("notice_seconds = 1")
+    file.write_text(NOTICE)
     environ = {
-        "STOCKADE_CONFIG": str(file), "STOCKADE_NOTICE_SECONDS": "",
-        # Longer than a scribe is away that is renewed on a busy machine.
-        "STOCKADE_LEDGER_WAIT_SECONDS": "10",
+        "STOCKADE_CONFIG": str(file),
+        # Said in the file, or longer than a scribe is away that is renewed on a busy machine.
+        "STOCKADE_NOTICE_SECONDS": "", "STOCKADE_STORE_TIMEOUT_SECONDS": "",
+        "STOCKADE_DRAIN_SECONDS": "60", "STOCKADE_LEDGER_WAIT_SECONDS": "60",
     }  # fmt: skip
     with closing(Stage(place / "data", **environ)) as stage:
         yield Renewed(stage, file)
@@ -70,7 +72,7 @@ def test_every_process_is_replaced_and_nobody_hears_of_it(
     stage, file = renewed
     callers = stage.callers(dice.random())
     before = {*stage.workers(), stage.scribe()}
-    file.write_text('notice_seconds = 1\ncommit_durability = "ledger"')
+    file.write_text(f'{NOTICE}\ncommit_durability = "ledger"')
     callers.more(dice.randrange(100), *AT_STORE)
     stage.service.signal(signal.SIGHUP)
     stage.service.hears("everything is renewed")
@@ -92,8 +94,8 @@ def test_every_process_is_replaced_and_nobody_hears_of_it(
     ("settings", "said"),
     [
         ("notice_seconds = true", "nothing is renewed: "),
-        ("notice_seconds = 1\nstore_timeout_seconds = 1e-9", "goes on as it is"),
-        ('notice_seconds = 1\nvalkey_url = "redis://127.0.0.1:1"', "valkey_url stays as it was"),
+        ("notice_seconds = 3\nstore_timeout_seconds = 1e-9", "goes on as it is"),
+        (f'{NOTICE}\nvalkey_url = "redis://127.0.0.1:1"', "valkey_url stays as it was"),
     ],
 )
 def test_what_cannot_be_taken_is_told_and_changes_nothing(
@@ -105,7 +107,7 @@ def test_what_cannot_be_taken_is_told_and_changes_nothing(
     assert '"level":"error"' in stage.service.hears(said)
     if "valkey_url" in settings:
         stage.service.hears("everything is renewed")
-    file.write_text("notice_seconds = 1")
+    file.write_text(NOTICE)
     assert commit(stage, said.split()[0])["state"] == "committed"
     assert len(stage.workers()) == WORKERS
 

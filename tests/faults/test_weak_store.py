@@ -12,7 +12,7 @@ from functools import partial
 import pytest
 
 from core.embedded.valkey import EmbeddedValkey
-from core.errors import Overloaded, StockUnavailable
+from core.errors import Overloaded, StockUnavailable, Unavailable
 from core.model import Cancel, Commit, Extend, Fulfil, Release
 from core.ops import Receipt
 from core.policy_model import ChannelSpec, SkuSpec
@@ -99,7 +99,7 @@ async def test_every_acknowledged_change_survives_a_kill(
         while True:
             try:
                 return await call()
-            except StockUnavailable as error:
+            except Unavailable as error:
                 counts[error.outcome] += 1
                 await until(lambda: service.readiness()["ready"], "ready again")
 

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from tests.lua import server
-from tests.workers import calm_loop, store, worker, workers
+from tests.workers import calm_loop, store, unasked, worker, workers
 
-__all__ = ["calm_loop", "server", "store", "worker", "workers"]
+__all__ = ["calm_loop", "server", "store", "unasked", "worker", "workers"]

@@ -145,9 +145,10 @@ async def test_who_waits_behind_two_pipelines_is_refused_in_time(
     store_url: str, workers: Workers, store: Store
 ) -> None:
     """Not only once the store answers, which may be long after."""
-    worker = await workers(store_url, reaper=False, wait_ms=100)
+    worker = await workers(store_url, reaper=False)
     await furnish(worker, {"tee": 10_000})
     await worker.engine.reserve(demand())
+    worker.lane._wait_ms = 100
     asked: list[asyncio.Task[Receipt]] = []
 
     def come(number: int) -> None:
@@ -160,6 +161,6 @@ async def test_who_waits_behind_two_pipelines_is_refused_in_time(
     with frozen(store):
         come(CROWD)
         await until(lambda: len(worker.lane._flights) == FLIGHTS_MAX, "two are under way")
-        await until(refused, "the first that waited was told", 1.0)
+        await until(refused, "the first that waited was told")
         assert len(worker.lane._flights) == FLIGHTS_MAX, "and no answer was needed for that"
     await asyncio.gather(*asked, return_exceptions=True)

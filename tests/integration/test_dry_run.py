@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from core.model import DryRun, Line, Release, Reserve
 from core.ops import Receipt
 from core.policy_model import ChannelSpec, LocationSpec, SkuSpec
 from core.service import Service
-from tests.workers import Store, Workers, demand, furnish, make_due, picture, receive
+from tests.workers import Store, Workers, demand, furnish, make_due, picture, receive, server_ms
 
 
 def taken(answer: DryRun | Receipt) -> list[tuple[Any, ...]]:
@@ -32,7 +33,7 @@ async def test_it_says_what_the_next_reserve_gets(worker: Service, store: Store)
     await worker.catalogue.put_location("annex", LocationSpec())
     spec = ChannelSpec(floor_share=0.4, locations=["main", "annex"], ttl_seconds=600)
     await furnish(worker, {"tee": 10, "cap": 2}, web=spec)
-    before = picture(store)
+    before, began_ms = picture(store), server_ms(store)
     basket = Reserve("web", [Line("tee", 6), Line("cap", 1)], reference="order-1", customer="c")
     would = await worker.engine.dry_run(basket)
     assert picture(store) == before
@@ -40,9 +41,13 @@ async def test_it_says_what_the_next_reserve_gets(worker: Service, store: Store)
     assert (would.reference, would.customer) == ("order-1", "c")
     got = await worker.engine.reserve(basket)
     assert taken(would) == taken(got) == [("tee", "main", 6, 4, 2), ("cap", "main", 1, 1, 0)]
-    assert would.expires_at is not None
-    assert got.reservation().expires_at is not None
-    assert abs(int(would.expires_at[17:19]) - int(str(got.reservation().expires_at)[17:19])) < 10
+
+    def of(time: str | None) -> float:
+        assert time is not None
+        return datetime.fromisoformat(time).timestamp() * 1000
+
+    assert began_ms <= of(would.expires_at) - 600_000
+    assert of(would.expires_at) <= of(got.reservation().expires_at) <= server_ms(store) + 600_000
 
 
 async def test_it_is_refused_as_the_real_one_is(worker: Service, store: Store) -> None:

@@ -183,7 +183,7 @@ async def test_a_server_that_hangs_is_killed(
     pid = server_pid(server.socket)
     os.kill(pid, signal.SIGSTOP)
     await server.stop()
-    assert not is_running(pid)
+    until(lambda: not is_running(pid), "it is gone")
 
 
 async def test_a_cancelled_start_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ async def sell(worker: Service) -> dict[str, str]:
 
 async def age(ledger: Ledger, days: int = DAYS + 1) -> None:
     """Makes all that happened so much older."""
-    for month in {datetime.now(UTC) - timedelta(days=n) for n in range(0, 2 * days, 20)}:
+    for month in {datetime.now(UTC) - timedelta(days=n) for n in range(0, 2 * days + 28, 20)}:
         await ledger.fetch("SELECT stockade.open_month($1)", month.date())
     for table in ("reservation_version", "movement"):
         await ledger.fetch(f"UPDATE stockade.{table} SET time = time - $1 * interval '1 day'", days)

@@ -23,7 +23,7 @@ def run(directory: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """The command in a directory, with its data in ``data`` there."""
     return subprocess.run(
         [*COMMAND, *words, "--data", "data"],
-        cwd=directory, env=environ(), capture_output=True, text=True, check=False, timeout=60,
+        cwd=directory, env=environ(), capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
 
 

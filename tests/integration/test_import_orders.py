@@ -186,7 +186,7 @@ async def test_orders_come_beside_workers_that_sell(
     workers: Workers, store_url: str, store: Store, file: Path
 ) -> None:
     seller, worker = await workers(store_url), await workers(store_url)
-    await furnish(seller, {"tee": 5_000, "cap": 5_000})
+    await furnish(seller, {"tee": 10**6, "cap": 5_000})
     running = True
 
     async def sell() -> None:

@@ -105,6 +105,7 @@ async def test_a_key_that_another_worker_used_is_met_in_the_script(
     assert (again.id, again.replayed, new.replayed) == (first.id, True, False)
 
 
+@pytest.mark.usefixtures("unasked")
 @pytest.mark.parametrize("verb", ["reserve", "receive", "late commit"])
 async def test_nothing_is_planned_on_an_old_policy(
     pair: tuple[Service, Service], store: Store, verb: str
@@ -141,10 +142,11 @@ async def test_a_worker_whose_windows_or_estimate_are_off_takes_the_servers(
     now = int(text(store, keys.META, "h"))
     store.hset(keys.META, mapping={"h": now + hour, "hp": now})  # a worker ahead of midnight
     await worker.engine.reserve(demand(), key(1))
-    assert lane.meters.scripts["reserve", "clock"] == 1
+    asked = lane.meters.scripts["reserve", "clock"]
+    assert asked >= 1
     lane.clock._trusted_ms = lane.clock._latest_ms = lane.clock._latest_ms - 5_000
     await worker.engine.reserve(demand())
-    assert lane.meters.scripts["reserve", "clock"] == 2
+    assert lane.meters.scripts["reserve", "clock"] > asked
     assert abs(lane.now_ms - server_ms(store)) < 1_000
 
 
@@ -300,8 +302,11 @@ async def test_callers_may_go_at_any_moment(
 
     buyers = [asyncio.ensure_future(buyer(number)) for number in range(600)]
     pending = set(buyers)
+    leaving = set(buyers[::2])
+    buyers[0].cancel()
     while pending:
-        for each in dice.sample(sorted(pending, key=id), k=min(len(pending), 10)):
+        there = sorted(leaving & pending, key=id)
+        for each in dice.sample(there, k=min(len(there), 10)):
             if dice.random() < 0.5:
                 each.cancel()
         _, pending = await asyncio.wait(pending, timeout=dice.uniform(0, 0.004))

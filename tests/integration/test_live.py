@@ -282,7 +282,7 @@ async def test_who_is_refused_takes_nothing(
 ) -> None:
     """Of what is asked for at once, what is refused for its units leaves its place to the others,
     and what is refused for its place leaves its units."""
-    worker = await bounded(workers, store_url, 1, staleness_ms=1_000)
+    worker = await bounded(workers, store_url, 1, staleness_ms=60_000)
     await furnish(worker, {"tee": 100})
     await worker.catalogue.put_sku("mug", SkuSpec(customer_limit=3))
     await receive(worker, {"mug": 100})

@@ -49,7 +49,7 @@ def test_the_page_from_top_to_bottom(tmp_path: Path, services: dict[str, str]) -
         script = f"set -e; [ ! -f state ] || . ./state\n{block}\n{STATE}"
         done = subprocess.run(
             ["bash", "-c", script], cwd=tmp_path, env=environ, capture_output=True, text=True,
-            check=False, timeout=60,
+            check=False, timeout=300,
         )  # fmt: skip
         assert done.returncode == 0, (block, done.stdout, done.stderr)
         told.append(done.stdout)

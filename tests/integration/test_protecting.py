@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from core import throttle
 from core.auditing.variance import ORDERS_ALARM
 from core.engine import Engine
 from core.errors import InsufficientStock, Overloaded
@@ -161,8 +162,9 @@ async def test_many_who_switch_switch_once(workers: Workers, store_url: str) -> 
 
 
 async def test_fewer_reservations_are_taken_and_every_commit(
-    workers: Workers, store_url: str
+    workers: Workers, store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(throttle, "monotonic_ms", lambda: 0.0)
     worker = await workers(store_url, reaper=False, protect_rate=4, workers=2)
     await furnish(worker, {"tee": 100}, **HALF)
     held = [await worker.engine.reserve(demand()) for _ in range(20)]

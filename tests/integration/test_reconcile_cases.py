@@ -237,7 +237,7 @@ async def test_a_scribe_that_stands_at_a_change_goes_on(
     (repaired,) = await reconciler.repair(shop.worker, [case])
     assert repaired.state == "done", repaired.text
     await audit_ledger(reconciler.ledger.dsn, reconciler.url)
-    assert not store.hget(keys.META, "ledger")
+    await until(lambda: not store.hget(keys.META, "ledger"), "the scribe goes on")
     assert (await reconciler.run(whole=True))[1] == []
     assert Accounts(row(store, TEE)).on_hand == before + delta == 60
     drifts = await reconciler.ledger.fetch(

@@ -22,7 +22,7 @@ from core.stock_model import Count, CountLine
 from tests.histories import CHANNELS, LOCATIONS, REFERENCES, SKUS, History, history
 from tests.ledgered import Ledger
 from tests.stored import parse_record
-from tests.workers import Store, Workers, demand, furnish, key, make_due, server_ms
+from tests.workers import Store, Workers, demand, furnish, key, make_due, receive, server_ms
 
 VERBS_DONE = 240
 RARELY = {"import", "policy", "drop", "expire", "drift", "repair"}
@@ -139,10 +139,11 @@ async def test_a_movement_is_shown_whole(past: History, reader: Service, ledger:
 
 
 async def test_reservations_by_any_filter_are_those_that_fit(
-    past: History, reader: Service, ledger: Ledger, store: Store, seed: int, looked: int
-) -> None:
+    past: History, reader: Service, ledger: Ledger, store: Store, store_url: str, seed: int,
+    looked: int,
+) -> None:  # fmt: skip
     """Each as a single read gives it, newest first; a passed deadline counts as expired."""
-    await deadlines_pass(past, reader, store, ledger)
+    await deadlines_pass(past, reader, store, ledger, store_url)
     everything = {}
     for id in sorted(past.held, reverse=True):
         everything[id] = (await reader.engine.reservation(id)).reservation()
@@ -166,10 +167,14 @@ async def test_reservations_by_any_filter_are_those_that_fit(
 
 
 async def deadlines_pass(
-    past: History, reader: Service, store: Store, ledger: Ledger
+    past: History, reader: Service, store: Store, ledger: Ledger, url: str
 ) -> None:
     """Some deadlines have passed, and nobody has looked: the ledger has the record as it is."""
-    for id in past.held[::5]:
+    await receive(reader, {"tee": 500})
+    extra = [(await reader.engine.reserve(demand())).id for _ in range(2)]
+    past.held += extra  # one of each at least, whatever was drawn
+    await ledger.catch_up(url)
+    for id in {*past.held[:-2:5], extra[0]}:
         if (await reader.engine.reservation(id)).reservation().state == "reserved":
             make_due(store, id)
             record = store.hget(f"{{s0}}:rsv:{created_ms(id) // 1000}", id).decode()
@@ -204,6 +209,9 @@ async def test_what_is_at_risk_is_open_in_a_pool_with_a_deficit(
     past: History, reader: Service, store_url: str, ledger: Ledger, seed: int, looked: int
 ) -> None:
     """The unpaid ones first, each kind newest first."""
+    await receive(reader, {"tee": 500})
+    paid = await reader.engine.reserve(demand())  # one at least, whatever was drawn
+    await reader.engine.commit(paid.id, Commit())
     lines = [CountLine("tee", "main", 0), CountLine("cap", "back", 0)]
     await reader.stock.count(Count(lines), [None, None])
     await ledger.catch_up(store_url)

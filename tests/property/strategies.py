@@ -196,6 +196,10 @@ def worlds(draw: st.DrawFn, max_steps: int = 12) -> World:
     world = draw(new_worlds())
     for key in draw(st.lists(keys(world), min_size=1, max_size=3)):
         world.receive(key, draw(quantities))
+    if draw(st.booleans()):  # one lies everywhere: what is asked for may come from several places
+        sku = draw(st.sampled_from(sorted(world.skus)))
+        for location in sorted(world.policy.locations):
+            world.receive((sku, location), draw(quantities))
     for _ in range(draw(st.integers(2, max_steps))):
         draw(steps(world))
         if draw(st.integers(0, 7)) == 7:
@@ -373,8 +377,9 @@ def amendments(draw: st.DrawFn, world: World) -> list[Order]:
     if channel is None or {world.held[n].key[1] for n in held} - world.policy.locations.keys():
         return []
     wanted = [
-        Line(sku, draw(st.sampled_from([q, q, max(1, q - 1), q + 1, 2 * q])), draw(pin))
+        Line(sku, draw(st.sampled_from([q, q, max(1, q - 1), q + 1, 2 * q, q + more])), draw(pin))
         for (sku, location), q in there.items()
+        for more in [1 + world.pools[sku, location].shared]  # as a rule the place has not so many
         for pin in [st.sampled_from([None, None, location, *channel.locations])]
         if draw(st.integers(0, 4))
     ] or [Line(first.key[0], 1)]

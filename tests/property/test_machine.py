@@ -231,13 +231,12 @@ WANTED = (
     "applied", "rebased", "conflict", "known", "last unit contended", "floor met", "ceiling met",
     "late commit won", "late commit lost", "expire racing commit", "replayed", "deficit opened",
     "fact short", "dry run came true", "transfer", "stock:conflict", "channel deleted",
-    "channel in use",
 )  # fmt: skip
 # Of those a run has about ten, and some runs none: they are wanted where the search is longer.
 RARE = (
     "policy", "deficit paid by what went back", "deficit paid by a receipt", "amend",
     "amend moved location", "amend of what was shipped in part", "amend refused",
-    "return restocked elsewhere", "reallocation by policy",
+    "return restocked elsewhere", "reallocation by policy", "channel in use",
 )  # fmt: skip
 
 

@@ -43,8 +43,11 @@ from tests.shop import Shop, key_of
 
 
 @pytest.fixture
-async def shop(store_url: str, tmp_path: Path) -> AsyncIterator[Shop]:
-    """Two engines without reapers on an empty store that refuse nothing unasked; audited."""
+async def shop(
+    store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Shop]:
+    """Two engines on an empty store that do nothing and refuse nothing unasked; audited."""
+    monkeypatch.setattr("core.protecting.TURN_SECONDS", 3_600.0)
     async with Shop(store_url, tmp_path) as opened:
         await opened.open(2)
         await opened.stop_reapers()

@@ -186,7 +186,7 @@ async def test_who_waits_for_an_answer_is_left_in_peace(door: Door) -> None:
 
 
 async def test_who_never_says_anything_idles_no_longer_than_others(door: Door) -> None:
-    door.server.config.timeout_keep_alive = cast(Any, 0.05)
+    door.server.config.timeout_keep_alive = cast(Any, 0.5)
     silent = await door.said()
     after = await door.said(GET)
     assert (silent, statuses(after)) == (b"", [200])

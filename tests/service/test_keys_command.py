@@ -17,7 +17,7 @@ import pytest
 from tests.processes import ROOT, Service, until
 
 KEY = re.compile(r"stockade_[a-z0-9]{16}\.[A-Za-z0-9_-]{43}")
-FELT_SECONDS = 5.0
+FELT_SECONDS = 30.0
 ASKED = 8  # new connections each time, so that both workers are
 
 
@@ -76,8 +76,8 @@ def test_two_workers_hear_of_every_change(tmp_path: Path) -> None:
         assert statuses(url, first) == {200}
         third: dict[str, str] = json.loads(keys(data, "rotate", id, "--overlap", "0", "--json"))
         felt(second, 401)
-        assert statuses(url, first) == {401}
-        assert statuses(url, third["key"]) == {200}
+        felt(first, 401)
+        felt(third["key"], 200)
         assert id in keys(data, "revoke", id)
         felt(third["key"], 401)
         rows: list[dict[str, Any]] = json.loads(keys(data, "list", "--json"))

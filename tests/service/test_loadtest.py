@@ -11,7 +11,7 @@ from typing import Any
 
 from tests.processes import ROOT
 
-LIMIT_S = 120
+LIMIT_S = 600
 BUYERS = 300
 
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.processes import ROOT, Service
+from tests.processes import ROOT, Service, until
 from tests.service.test_reconcile_command import call, reconcile
 
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -30,13 +30,17 @@ def test_reading_a_reconciliation(tmp_path: Path) -> None:
         call("PUT", f"{url}/v1/skus/tee-m", {})
         lines = [{"sku": "tee-m", "location": "main", "quantity": 40}]
         call("POST", f"{url}/v1/stock/receive", {"lines": lines})
+        until(
+            lambda: call("GET", f"{url}/readyz")["ledger"]["lag"]["events"] == 0,
+            "the ledger has it",
+        )
         blocks = BLOCK.findall(section)
         assert len(blocks) == 5
         said = ""
         for block in blocks:
             done = subprocess.run(
                 ["sh", "-ec", block], cwd=tmp_path, env=environ, capture_output=True, text=True,
-                check=False, timeout=60,
+                check=False, timeout=300,
             )  # fmt: skip
             assert done.returncode == 0, (block, done.stdout, done.stderr)
             said += done.stdout

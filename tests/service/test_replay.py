@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "loadtest" / "data" / "orders-sample.csv"
-LIMIT_S = 120
+LIMIT_S = 600
 
 
 async def replay(tmp_path: Path, *settings: str, log: Path = SAMPLE) -> tuple[int, str, Any]:

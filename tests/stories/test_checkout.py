@@ -57,7 +57,7 @@ async def test_a_slow_redirect_is_waited_for(shop: Storefront) -> None:
     """The bank's page takes longer than the basket was held. The shop had extended it first, so
     the rival who asks for the last unit all the while never gets it."""
     await shop.stocks("socks", 1)
-    basket = await shop.reserve({"socks": 1}, ttl_seconds=2)
+    basket = await shop.reserve({"socks": 1}, ttl_seconds=4)
     extended = await shop.extend(basket, 900)
     assert seconds_of(extended) > seconds_of(basket)
     asked_after = 0
