@@ -34,9 +34,10 @@ from tests.stored import Record, parse_record
 
 WORKERS = 2
 AGAIN_SECONDS = 0.5  # between the death of everything and the next start
-# Short, so that a test sees what comes of them.
+# Short, so that a test sees what comes of them; towards the store it is as impatient as ever.
 ENVIRON = {
     "STOCKADE_LEDGER_WAIT_SECONDS": "1", "STOCKADE_LEDGER_TIMEOUT_SECONDS": "3",
+    "STOCKADE_STORE_TIMEOUT_SECONDS": "", "STOCKADE_WAIT_MS": "",
 }  # fmt: skip
 
 

@@ -40,7 +40,7 @@ def renewed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Renewed]:
     environ = {
         "STOCKADE_CONFIG": str(file),
         # Said in the file, or longer than a scribe is away that is renewed on a busy machine.
-        "STOCKADE_NOTICE_SECONDS": "", "STOCKADE_STORE_TIMEOUT_SECONDS": "",
+        "STOCKADE_NOTICE_SECONDS": "", "STOCKADE_WAIT_MS": "30000",
         "STOCKADE_DRAIN_SECONDS": "60", "STOCKADE_LEDGER_WAIT_SECONDS": "60",
     }  # fmt: skip
     with closing(Stage(place / "data", **environ)) as stage:

@@ -111,6 +111,8 @@ def test_a_log_that_was_cut_back_by_a_second_or_two(
         cut = since + dice.uniform(*CUT_SECONDS)
         until(lambda: time.monotonic() >= cut, "the time that is lost")
         stage.told(callers)
+        if not behind:
+            until(lambda: stage.readiness()["ledger"]["lag"]["events"] == 0, "the ledger has all")
         stage.kill_all(lambda: os.truncate(log_of(stage), size))
     lost, words = stage.audit(dice)
     print(words)
