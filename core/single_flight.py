@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from types import TracebackType
 
 
 class SingleFlight:
@@ -18,7 +19,8 @@ class SingleFlight:
         self._work = work
         self._turn = asyncio.Lock()  # in the order in which they ask
         self._begun = self._ended = 0  # the numbers of the last run that has
-        self._error: Exception | None = None  # what the last that has ended raised
+        self._error: Exception | None = None  # what the last that has ended raised, and where
+        self._origin: TracebackType | None = None
 
     async def __call__(self) -> None:
         wanted = self._begun + 1
@@ -26,9 +28,10 @@ class SingleFlight:
             if self._ended < wanted:
                 self._begun += 1
                 self._error = await self._run()
+                self._origin = self._error.__traceback__ if self._error is not None else None
                 self._ended = self._begun
             if self._error is not None:
-                raise self._error.with_traceback(None)  # or it grew with each who is told
+                raise self._error.with_traceback(self._origin)  # or it grew with each who is told
 
     async def _run(self) -> Exception | None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 
 import pytest
 
@@ -73,6 +74,8 @@ async def test_what_goes_wrong_is_heard_by_all_and_by_nobody_after_them(look: Lo
         look.let_go.release()
     answers = await asyncio.gather(*(ask() for _ in range(100)), return_exceptions=True)
     assert answers == [look.error] * 100
+    told = traceback.format_exception(look.error)
+    assert sum("raise self.error" in line for line in told) == 2, "of each look, where it came from"
     assert look.begun == 2
     look.error = None
     look.let_go.release()
